@@ -1,0 +1,92 @@
+// swift-tools-version: 6.2
+
+import PackageDescription
+
+let nio: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
+let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
+let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
+let nioWebSocket: Target.Dependency = .product(name: "NIOWebSocket", package: "swift-nio")
+let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
+let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
+let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
+let hummingbird: Target.Dependency = .product(name: "Hummingbird", package: "hummingbird")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
+let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let configuration: Target.Dependency = .product(name: "Configuration", package: "swift-configuration")
+let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit")
+let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift")
+
+let package = Package(
+  name: "baton",
+  platforms: [.macOS(.v15), .iOS(.v18)],
+  products: [
+    .executable(name: "baton", targets: ["baton"]),
+    .library(name: "BatonGateway", targets: ["BatonGateway"]),
+    .library(name: "BatonProducer", targets: ["BatonProducer"]),
+    .library(name: "BatonClient", targets: ["BatonClient"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-ssl.git", from: "2.37.6"),
+    .package(url: "https://github.com/apple/swift-collections.git", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-log.git", from: "1.16.2"),
+    .package(url: "https://github.com/apple/swift-metrics.git", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-configuration.git", from: "1.4.0"),
+    .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1"),
+    .package(url: "https://github.com/vapor/jwt-kit.git", from: "5.7.1"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
+  ],
+  targets: [
+    // run
+    .executableTarget(
+      name: "baton",
+      dependencies: [
+        "BatonGateway", "BatonProducer", "BatonClient", "BatonRedis", "BatonSession",
+        arguments, configuration, logging, lifecycle, histogram,
+      ]),
+
+    // products
+    .target(
+      name: "BatonGateway",
+      dependencies: [
+        "BatonRedis", "BatonWebSocket", "BatonSession",
+        nio, nioPosix, nioHTTP1, nioSSL, hummingbird, lifecycle, logging, metrics, jwt,
+      ],
+      resources: [.embedInCode("Web")]),
+    .target(
+      name: "BatonProducer",
+      dependencies: ["BatonRedis", "BatonSession", nio, nioPosix, logging]),
+    .target(
+      name: "BatonClient",
+      dependencies: ["BatonWebSocket", "BatonSession", nio, nioPosix, nioHTTP1, nioSSL]),
+
+    // protocols
+    .target(name: "BatonRedis", dependencies: ["CHiredis", nio, nioPosix, nioSSL]),
+    .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket]),
+
+    // core
+    .target(name: "BatonSession", dependencies: ["CZlib", nio, collections]),
+
+    // outside
+    .target(name: "CHiredis", linkerSettings: [.linkedLibrary("hiredis")]),
+    .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
+
+    // tests
+    .executableTarget(
+      name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
+    .testTarget(name: "BatonRedisTests", dependencies: ["BatonRedis", nio, nioPosix, nioEmbedded]),
+    .testTarget(
+      name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
+    .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),
+    .testTarget(name: "BatonClientTests", dependencies: ["BatonClient", "BatonSession", nio, nioPosix, nioEmbedded]),
+    .testTarget(name: "BatonProducerTests", dependencies: ["BatonProducer", "BatonSession", "BatonRedis", nio, nioPosix]),
+    .testTarget(
+      name: "BatonGatewayTests",
+      dependencies: ["BatonGateway", "BatonSession", "BatonRedis", nio, nioPosix, nioHTTP1, nioEmbedded]),
+  ],
+  swiftLanguageModes: [.v6]
+)

@@ -83,7 +83,8 @@ let package = Package(
       name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
     .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),
     .testTarget(name: "BatonClientTests", dependencies: ["BatonClient", "BatonSession", nio, nioPosix, nioEmbedded]),
-    .testTarget(name: "BatonProducerTests", dependencies: ["BatonProducer", "BatonSession", "BatonRedis", nio, nioPosix]),
+    .testTarget(
+      name: "BatonProducerTests", dependencies: ["BatonProducer", "BatonSession", "BatonRedis", nio, nioPosix]),
     .testTarget(
       name: "BatonGatewayTests",
       dependencies: ["BatonGateway", "BatonSession", "BatonRedis", nio, nioPosix, nioHTTP1, nioEmbedded]),

@@ -1,0 +1,82 @@
+import NIOCore
+
+/// One item of the stream, as it was read.
+package struct Entry: Sendable {
+  package enum Payload: Sendable, Equatable {
+    case none
+    case text(ByteBuffer)
+    /// Not UTF-8; delivered as base64.
+    case binary(ByteBuffer)
+    /// Names and values together exceed `--max-entry-bytes`: not kept, `skipped` says so.
+    case tooBig
+  }
+
+  package struct Field: Sendable, Equatable {
+    package var name: ByteBuffer
+    package var value: ByteBuffer
+
+    package init(name: ByteBuffer, value: ByteBuffer) {
+      self.name = name
+      self.value = value
+    }
+  }
+
+  package var id: EntryID
+  /// Nil only where the entry was too large to be read.
+  package var check: UInt32?
+  package var event: String = Entry.token
+  package var response: String?
+  package var n: UInt64?
+  /// How many deltas it holds; 1 where the producer joined none.
+  package var joined: UInt64 = 1
+  package var payload: Payload = .none
+  package var fields: [Field] = []
+  /// Names and values together.
+  package var bytes: Int = 0
+
+  package static let token = "token"
+
+  package init(id: EntryID, check: UInt32?) {
+    self.id = id
+    self.check = check
+  }
+
+  package var offset: Offset { Offset(id: id, check: check) }
+  package var place: Place { Place(offset: offset, response: response, n: n) }
+
+  /// `end`, `error` and `cancelled` end a response.
+  package var endsResponse: Bool { event == "end" || event == "error" || event == "cancelled" }
+
+  /// Whether this entry is the next numbered delta after `place`: proof that nothing lies between them.
+  package func follows(_ place: Place) -> Bool {
+    guard let n, let last = place.n, let response, response == place.response, joined <= n else { return false }
+    return n - joined == last
+  }
+
+  /// Whether `next` may be joined to this one in a frame (PROTOCOL 4).
+  package func joins(_ next: Entry) -> Bool {
+    guard event == Entry.token, next.event == Entry.token, response == next.response,
+      fields.isEmpty, next.fields.isEmpty, case .text = payload, case .text = next.payload
+    else { return false }
+    switch (n, next.n) {
+    case (nil, nil): return true
+    case (let n?, let m?): return m >= next.joined && m - next.joined == n
+    default: return false
+    }
+  }
+}
+
+/// Where something stands in a stream: the last entry before it, and what numbers that entry.
+package struct Place: Sendable, Equatable {
+  package var offset: Offset
+  package var response: String?
+  package var n: UInt64?
+
+  package static let zero = Place(offset: .zero)
+
+  package init(offset: Offset, response: String? = nil, n: UInt64? = nil) {
+    self.offset = offset
+    self.response = response
+    self.n = n
+  }
+}

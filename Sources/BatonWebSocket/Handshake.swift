@@ -1,0 +1,39 @@
+import Crypto
+import Foundation
+import NIOHTTP1
+
+/// Rules that both ends of the opening handshake share (RFC 6455 section 4).
+enum Handshake {
+  /// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+  static func accept(forKey key: String) -> String {
+    let digest = Insecure.SHA1.hash(data: Data((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").utf8))
+    return Data(digest).base64EncodedString()
+  }
+
+  /// Whether the text is a token (RFC 9110 section 5.6.2).
+  static func isToken(_ text: some StringProtocol) -> Bool {
+    !text.isEmpty
+      && text.utf8.allSatisfy { byte in
+        switch byte {
+        case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+          UInt8(ascii: "0")...UInt8(ascii: "9"):
+          true
+        default:
+          "!#$%&'*+-.^_`|~".utf8.contains(byte)
+        }
+      }
+  }
+}
+
+extension HTTPHeaders {
+  /// The members of a comma list, over all fields of that name.
+  func members(_ name: String) -> [String] {
+    self[name].flatMap { $0.split(separator: ",", omittingEmptySubsequences: false) }
+      .map { String($0).trimmingCharacters(in: .whitespaces) }
+      .filter { !$0.isEmpty }
+  }
+
+  func hasMember(_ name: String, _ member: String) -> Bool {
+    members(name).contains { $0.lowercased() == member }
+  }
+}

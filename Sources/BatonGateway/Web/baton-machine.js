@@ -1,0 +1,419 @@
+// When to connect, to what, from which offset, and when to stop: everything a Baton client decides.
+// It has no clock, no socket and no dice: each call is one event (with the time and a random number),
+// and returns the actions to take. Tests/Conformance/client/README.md names both; its cases run here
+// and in the Swift client.
+
+/** Milliseconds. @see Tests/Conformance/client/README.md */
+export const limits = {
+  backoffBase: 250, // full jitter: the n-th attempt in a row waits up to base · 2ⁿ …
+  backoffCap: 10_000, // … but never longer than this
+  healthy: 5_000, // a connection that stayed attached this long starts the count anew
+  connect: 10_000, // from the connect to `attached`
+  ping: 25_000, // silence before a ping, where the gateway names no pingMs
+  pong: 10_000, // what a ping may take
+  wakePong: 3_000, // the same, after sleep or a change of network
+  retryAfter: 300_000, // the longest wait a gateway can ask for
+  upgrade: 1_000, // over SSE: until the first try to get back to WebSocket; doubles …
+  upgradeCap: 600_000, // … up to this
+  unanswered: 64, // inputs and cancels that wait for their answer
+};
+
+const endings = new Set(['end', 'error', 'cancelled']);
+const finalCodes = new Set([1002, 1003, 1007, 1008, 1009, 4403]);
+const retriedStatuses = new Set([408, 425, 429]);
+
+/** @typedef {{at: number, random: number, event: string, [more: string]: any}} Event */
+/** @typedef {{do: string, [more: string]: any}} Action */
+
+export class BatonMachine {
+  /**
+   * @param {{urls?: number, offset?: string, last?: number, response?: string, rollup?: string|number,
+   *   until?: 'end', device?: string, renewsToken?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
+   *   `urls`: how many there are; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
+   */
+  constructor(options = {}) {
+    this.options = options;
+    /** The place in the stream to go on after; undefined until a gateway named one. @type {string|undefined} */
+    this.offset = options.offset;
+    /** idle, connecting, behind, live, stalled, waiting, unauthorized, suspended or ended. */
+    this.state = 'idle';
+    this.url = 0;
+    this.transport = 'websocket';
+    /** @type {Map<string, object>} */
+    this.unanswered = new Map();
+    /** Attempts in a row that came to nothing: what backoff counts. */
+    this.failures = 0;
+    /** Attempts in a row of which not even a refusal came back: what leads to SSE. */
+    this.unreached = 0;
+    this.offline = false;
+    this.upgradeIn = limits.upgrade;
+    this.#forgetConnection();
+  }
+
+  /** @param {Event} event @returns {Action[]} */
+  handle(event) {
+    if (this.state === 'ended') return [];
+    this.at = event.at;
+    this.random = event.random;
+    /** @type {Action[]} */
+    this.actions = [];
+    this[`on_${event.event}`](event);
+    return this.actions;
+  }
+
+  // What the app does
+
+  on_start() {
+    if (this.state === 'idle') this.#connect();
+  }
+
+  on_close() {
+    if (this.#connected) this.#do({ do: 'disconnect', code: 1000 });
+    this.#end({ reason: 'closed' });
+  }
+
+  on_suspend() {
+    if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
+    this.#forgetConnection();
+    this.#become('suspended');
+  }
+
+  on_resume() {
+    if (this.state !== 'suspended') return;
+    this.failures = 0;
+    this.#connect();
+  }
+
+  /** Goes to the next URL at once. */
+  on_move() {
+    if (!this.#connected && this.state !== 'waiting') return;
+    if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
+    this.failures = 0;
+    this.#rotate();
+    this.#connect();
+  }
+
+  /** Asks for everything again from the start: what is shown can't be mended otherwise. */
+  on_replay() {
+    const wasConnected = this.#connected;
+    if (wasConnected) this.#do({ do: 'disconnect', code: 4000 });
+    this.offset = '0';
+    this.#do({ do: 'deliver', frame: { type: 'reset', reason: 'replay', from: '0', offset: '0' } });
+    if (wasConnected) this.#connect();
+  }
+
+  on_submit({ frame }) {
+    if (this.unanswered.size >= (this.options.maxUnanswered ?? limits.unanswered)) {
+      this.#do({ do: 'settle', key: frame.key, error: 'too_many' });
+    } else if (this.#blocked) {
+      this.#do({ do: 'settle', key: frame.key, error: 'needs_websocket' });
+    } else {
+      this.unanswered.set(frame.key, frame);
+      if (this.#attached) this.#send(frame);
+    }
+  }
+
+  on_token({ token }) {
+    if (this.state === 'unauthorized') {
+      if (this.failures <= 1) this.#connect();
+      else this.#wait(this.#jitter(this.failures - 1));
+    } else if (this.#attached) {
+      this.#send({ type: 'auth', token });
+    }
+  }
+
+  // What becomes of a connection
+
+  on_opened() {}
+
+  on_failed() {
+    if (!this.#connected) return;
+    if (!this.offline) this.unreached += 1;
+    this.#retry();
+  }
+
+  on_refused({ status, retryAfterMs = 0 }) {
+    if (!this.#connected) return;
+    if (status === 204) this.#end({ reason: 'finished' });
+    else if (status === 401) this.#needToken({ status });
+    else if (status >= 400 && status < 500 && !retriedStatuses.has(status)) this.#end({ reason: 'rejected', status });
+    else this.#retry(retryAfterMs);
+  }
+
+  on_closed({ code }) {
+    if (!this.#connected) return;
+    if (code === 1000) this.#end({ reason: 'finished' });
+    else if (code === 4401) this.#needToken({ code });
+    else if (finalCodes.has(code)) this.#end({ reason: 'rejected', code });
+    else this.#retry(this.retryAfterMs);
+  }
+
+  on_garbled() {
+    if (!this.#connected) return;
+    this.#do({ do: 'disconnect', code: 4000 });
+    this.#retry();
+  }
+
+  on_timer() {
+    switch (this.state) {
+      case 'waiting':
+        return this.#connect();
+      case 'connecting':
+        this.#do({ do: 'disconnect', code: 4000 });
+        return this.on_failed();
+      case 'behind':
+      case 'live':
+      case 'stalled':
+        return this.transport === 'sse' ? this.#checkStream() : this.#checkPulse();
+    }
+  }
+
+  on_frame({ frame }) {
+    if (!this.#connected || frame === null || typeof frame !== 'object') return;
+    this.on_heard();
+    if (frame.type === undefined) return this.#entry(frame);
+    switch (frame.type) {
+      case 'attached':
+        return this.#welcome(frame);
+      case 'live':
+      case 'reset':
+      case 'skipped':
+      case 'behind':
+      case 'stalled':
+        this.#move(frame.offset);
+        this.#do({ do: 'deliver', frame });
+        if (frame.type !== 'skipped') this.#become(frame.type === 'reset' ? 'behind' : frame.type);
+        return;
+      case 'draining':
+        this.retryAfterMs = Math.max(0, Number(frame.retryAfterMs) || 0);
+        return this.#do({ do: 'deliver', frame });
+      case 'expiring':
+        this.#do({ do: 'deliver', frame });
+        if (this.options.renewsToken) this.#do({ do: 'needToken' });
+        return;
+      case 'accepted':
+        if (this.unanswered.delete(frame.key)) this.#do({ do: 'settle', key: frame.key, inboxId: frame.inboxId });
+        return;
+      case 'error':
+        if (this.unanswered.delete(frame.key)) {
+          return this.#do({ do: 'settle', key: frame.key, error: frame.code, message: frame.message });
+        }
+        return this.#do({ do: 'deliver', frame });
+    }
+  }
+
+  /** Something came that is no frame: a comment line. */
+  on_heard() {
+    this.heardAt = this.at;
+    this.pinged = false;
+  }
+
+  // What the platform tells
+
+  on_offline() {
+    this.offline = true;
+    if (this.#attached) this.#pingNow();
+  }
+
+  on_online() {
+    this.offline = false;
+    this.upgradeIn = limits.upgrade; // another network may let WebSockets through
+    if (this.#attached) return this.#pingNow();
+    if (this.state === 'waiting') {
+      this.failures = 0;
+      this.#do({ do: 'timer', ms: this.#jitter(0) });
+    } else if (this.state === 'connecting') {
+      this.#do({ do: 'disconnect', code: 4000 });
+      this.#connect();
+    }
+  }
+
+  /** The page is looked at again, or the machine wakes from sleep. */
+  on_wake() {
+    if (this.#attached) return this.#pingNow();
+    if (this.state !== 'waiting') return;
+    this.failures = 0;
+    this.#connect();
+  }
+
+  /** Whether a WebSocket got through beside the event stream. */
+  on_probed({ passed }) {
+    if (this.transport !== 'sse' || !this.#attached) return;
+    if (!passed) {
+      this.upgradeIn = Math.min(this.upgradeIn * 2, limits.upgradeCap);
+      this.upgradeAt = this.at + this.upgradeIn;
+      return this.#refuseUnanswered('needs_websocket');
+    }
+    this.#do({ do: 'disconnect', code: 4000 });
+    this.unreached = 0;
+    this.upgradeIn = limits.upgrade;
+    this.#connect();
+  }
+
+  // How
+
+  get #attached() {
+    return this.state === 'behind' || this.state === 'live' || this.state === 'stalled';
+  }
+
+  get #connected() {
+    return this.#attached || this.state === 'connecting';
+  }
+
+  /** Known to stay without a WebSocket for a while. */
+  get #blocked() {
+    return this.transport === 'sse' && this.upgradeIn > limits.upgrade;
+  }
+
+  #do(action) {
+    this.actions.push(action);
+  }
+
+  #become(state) {
+    if (this.state === state) return;
+    this.state = state;
+    this.#do({ do: 'state', state });
+  }
+
+  #move(offset) {
+    if (typeof offset === 'string') this.offset = offset;
+  }
+
+  #forgetConnection() {
+    this.attachedAt = undefined;
+    this.pinged = false;
+    this.retryAfterMs = 0;
+  }
+
+  #connect() {
+    this.#forgetConnection();
+    this.#become('connecting');
+    const { last, response, rollup, until, device } = this.options;
+    const query = {};
+    if (this.offset !== undefined) query.offset = this.offset;
+    else if (response !== undefined) query.response = response;
+    else if (last !== undefined) query.last = String(last);
+    else query.offset = '0';
+    if (rollup !== undefined) query.rollup = String(rollup);
+    if (until !== undefined) query.until = until;
+    if (device !== undefined) query.device = device;
+    const round = Math.max(2, this.options.urls ?? 1);
+    this.transport = this.options.sse && Math.floor(this.unreached / round) % 2 === 1 ? 'sse' : 'websocket';
+    const transport = this.transport === 'sse' ? { transport: 'sse' } : {};
+    this.#do({ do: 'connect', url: this.url, ...transport, query });
+    this.#do({ do: 'timer', ms: limits.connect });
+  }
+
+  #welcome(frame) {
+    this.#move(frame.offset);
+    this.attachedAt = this.at;
+    this.pingMs = frame.pingMs >= 1000 && frame.pingMs <= 300_000 ? frame.pingMs : limits.ping;
+    this.#do({ do: 'deliver', frame });
+    this.#become('behind');
+    if (this.transport === 'sse') {
+      this.unreached = Math.max(2, this.options.urls ?? 1); // the next attempt starts with SSE again
+      this.upgradeAt = this.at + this.upgradeIn;
+      this.#do({ do: 'timer', ms: Math.min(this.upgradeIn, this.pingMs) });
+    } else {
+      this.unreached = 0;
+      this.#do({ do: 'timer', ms: this.pingMs });
+      for (const held of this.unanswered.values()) this.#send(held);
+    }
+  }
+
+  #entry(frame) {
+    if (typeof frame.id !== 'string') return;
+    this.#move(frame.id);
+    const wanted = this.options.response;
+    if (wanted !== undefined && frame.response !== wanted) return;
+    this.#do({ do: 'deliver', frame });
+    if (wanted !== undefined && endings.has(frame.event)) {
+      this.#do({ do: 'disconnect', code: 1000 });
+      this.#end({ reason: 'finished' });
+    }
+  }
+
+  #checkPulse() {
+    if (this.pinged) {
+      this.#do({ do: 'disconnect', code: 4000 });
+      return this.#retry();
+    }
+    const silent = this.at - this.heardAt;
+    if (silent < this.pingMs) this.#do({ do: 'timer', ms: this.pingMs - silent });
+    else this.#ping(limits.pong);
+  }
+
+  /** An event stream can't be pinged: its comment lines must do. */
+  #checkStream() {
+    if (this.at - this.heardAt >= 3 * this.pingMs) {
+      this.#do({ do: 'disconnect', code: 4000 });
+      return this.#retry();
+    }
+    const due = this.upgradeAt - this.at;
+    if (due <= 0) {
+      this.upgradeAt = Infinity;
+      this.#do({ do: 'probe' });
+    }
+    this.#do({ do: 'timer', ms: due > 0 ? Math.min(due, this.pingMs) : this.pingMs });
+  }
+
+  #pingNow() {
+    if (this.transport === 'websocket') return this.#ping(limits.wakePong);
+    this.#do({ do: 'disconnect', code: 4000 });
+    this.#connect();
+  }
+
+  #ping(deadline) {
+    this.pinged = true;
+    this.#send({ type: 'ping' });
+    this.#do({ do: 'timer', ms: deadline });
+  }
+
+  #send(frame) {
+    if (this.transport === 'websocket') this.#do({ do: 'send', frame });
+  }
+
+  #jitter(failures) {
+    return Math.floor(this.random * Math.min(limits.backoffCap, limits.backoffBase * 2 ** Math.min(failures, 30)));
+  }
+
+  #rotate() {
+    this.url = (this.url + 1) % (this.options.urls ?? 1);
+  }
+
+  #countFailure() {
+    if (this.attachedAt !== undefined && this.at - this.attachedAt >= limits.healthy) this.failures = 0;
+    this.failures += 1;
+  }
+
+  #retry(retryAfterMs = 0) {
+    this.#countFailure();
+    this.#rotate();
+    const jitter = this.#jitter(this.failures - 1);
+    this.#wait(this.offline ? limits.backoffCap : Math.min(retryAfterMs, limits.retryAfter) + jitter);
+  }
+
+  #wait(ms) {
+    this.#forgetConnection();
+    this.#become('waiting');
+    this.#do({ do: 'timer', ms });
+  }
+
+  #needToken(why) {
+    if (!this.options.renewsToken) return this.#end({ reason: 'rejected', ...why });
+    this.#countFailure();
+    this.#forgetConnection();
+    this.#become('unauthorized');
+    this.#do({ do: 'needToken' });
+  }
+
+  #end(why) {
+    this.#refuseUnanswered('ended');
+    this.#become('ended');
+    this.#do({ do: 'end', ...why });
+  }
+  #refuseUnanswered(error) {
+    for (const key of this.unanswered.keys()) this.#do({ do: 'settle', key, error });
+    this.unanswered.clear();
+  }
+}

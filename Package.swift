@@ -80,7 +80,9 @@ let package = Package(
     // tests
     .executableTarget(
       name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
-    .testTarget(name: "BatonRedisTests", dependencies: ["BatonRedis", nio, nioPosix, nioEmbedded]),
+    .target(name: "RedisServer", path: "Tests/RedisServer"),
+    .testTarget(
+      name: "BatonRedisTests", dependencies: ["BatonRedis", "CHiredis", "RedisServer", nio, nioPosix, nioEmbedded]),
     .testTarget(
       name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
     .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),

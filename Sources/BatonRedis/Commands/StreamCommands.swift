@@ -1,0 +1,126 @@
+import NIOCore
+
+extension RedisCommand {
+  package enum Trim: Sendable {
+    /// `MAXLEN ~`: at least so many entries are kept.
+    case about(Int)
+    /// `MAXLEN =`: exactly so many entries are kept.
+    case exactly(Int)
+  }
+
+  /// Answered with the new entry's id. `id` nil lets the server choose.
+  package static func xadd(
+    _ key: String, id: RedisStreamID? = nil, trim: Trim? = nil, fields: [(name: Argument, value: Argument)]
+  ) -> RedisCommand {
+    var arguments: [Argument] = [.string(key)]
+    switch trim {
+    case .about(let count): arguments += ["MAXLEN", "~", .integer(Int64(count))]
+    case .exactly(let count): arguments += ["MAXLEN", "=", .integer(Int64(count))]
+    case nil: break
+    }
+    arguments.append(id.map { .string($0.description) } ?? "*")
+    for field in fields { arguments += [field.name, field.value] }
+    return RedisCommand("XADD", arguments)
+  }
+
+  /// Entries after `after`, at most `count` a stream; never blocks. See ``RESPReply/decodedStreams(_:)``.
+  package static func xread(count: Int, _ streams: [(key: String, after: RedisStreamID)]) -> RedisCommand {
+    var arguments: [Argument] = ["COUNT", .integer(Int64(count)), "STREAMS"]
+    arguments.reserveCapacity(3 + 2 * streams.count)
+    for stream in streams { arguments.append(.string(stream.key)) }
+    for stream in streams { arguments.append(.string(stream.after.description)) }
+    return RedisCommand("XREAD", arguments)
+  }
+
+  /// Entries from `from` to `through`, both included, oldest first. See ``RESPReply/decodedEntries(_:)``.
+  package static func xrange(
+    _ key: String, from: RedisStreamID = .zero, through: RedisStreamID = .max, count: Int
+  ) -> RedisCommand {
+    RedisCommand(
+      "XRANGE", .string(key), .string(from.description), .string(through.description), "COUNT", .integer(Int64(count)))
+  }
+
+  /// Entries from `from` down to `through`, both included, newest first.
+  package static func xrevrange(
+    _ key: String, from: RedisStreamID = .max, through: RedisStreamID = .zero, count: Int
+  ) -> RedisCommand {
+    RedisCommand(
+      "XREVRANGE", .string(key), .string(from.description), .string(through.description), "COUNT",
+      .integer(Int64(count)))
+  }
+
+  /// See ``RedisStreamInfo``. Refused with `ERR no such key` where there is none.
+  package static func xinfoStream(_ key: String) -> RedisCommand { RedisCommand("XINFO", "STREAM", .string(key)) }
+}
+
+extension RESPReply {
+  /// XADD's answer.
+  package func decodedID() throws(RedisError) -> RedisStreamID {
+    guard let bytes = try accepted().bytes, let id = RedisStreamID(bytes.readableBytesView) else {
+      throw .unexpectedReply("XADD")
+    }
+    return id
+  }
+
+  /// XREAD's answer: the streams with something new, by their place among the `keys` that were asked for.
+  package func decodedStreams(_ keys: [String]) throws(RedisError) -> [(index: Int, read: RawEntries)] {
+    try accepted()
+    if isNull { return [] }
+    guard let elements else { throw .unexpectedReply("XREAD") }
+    var streams: [(index: Int, read: RawEntries)] = []
+    streams.reserveCapacity(elements.count)
+    var index = 0
+    for stream in elements {
+      guard var pair = stream.elements, pair.count == 2, let key = pair.next(), let entries = pair.next() else {
+        throw .unexpectedReply("XREAD")
+      }
+      // Redis answers in the order of the question; an overrun may have taken a long key's bytes.
+      guard let name = key.bytes else {
+        if isOverrun { break }
+        throw .unexpectedReply("XREAD")
+      }
+      while index < keys.count, !keys[index].utf8.elementsEqual(name.readableBytesView) { index += 1 }
+      guard index < keys.count else { throw .unexpectedReply("XREAD") }
+      streams.append((index, try entries.decodedEntries("XREAD")))
+      index += 1
+    }
+    return streams
+  }
+}
+
+/// XINFO STREAM's answer.
+package struct RedisStreamInfo: Sendable {
+  /// The number of entries.
+  package let length: Int
+  package let lastGeneratedID: RedisStreamID
+  /// Entries ever added; nil before Redis 7.
+  package let entriesAdded: UInt64?
+  /// Nil before Redis 7.
+  package let maxDeletedEntryID: RedisStreamID?
+  package let firstEntry: RawEntry?
+  package let lastEntry: RawEntry?
+
+  package init(_ reply: RESPReply) throws(RedisError) {
+    guard var elements = try reply.accepted().elements else { throw .unexpectedReply("XINFO STREAM") }
+    var (length, entriesAdded) = (Int64?.none, Int64?.none)
+    var (lastID, deletedID) = (RedisStreamID?.none, RedisStreamID?.none)
+    var (first, last) = (RawEntry?.none, RawEntry?.none)
+    while let name = elements.next()?.text, let value = elements.next() {
+      switch name {
+      case "length": length = value.integer
+      case "entries-added": entriesAdded = value.integer
+      case "last-generated-id": lastID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
+      case "max-deleted-entry-id": deletedID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
+      case "first-entry": first = value.decodedEntry
+      case "last-entry": last = value.decodedEntry
+      default: break
+      }
+    }
+    guard let length, let lastID, (length == 0) == (first == nil), (length == 0) == (last == nil) else {
+      throw .unexpectedReply("XINFO STREAM")
+    }
+    self.length = Int(length)
+    self.entriesAdded = entriesAdded.map { UInt64(bitPattern: $0) }
+    (lastGeneratedID, maxDeletedEntryID, firstEntry, lastEntry) = (lastID, deletedID, first, last)
+  }
+}

@@ -1,0 +1,72 @@
+import NIOCore
+
+/// A connection that is logged in. Its methods, but for the `async` ones, are called on its event loop.
+package final class RedisConnection: Sendable {
+  package typealias Completion = (Result<[RESPReply], RedisError>) -> Void
+
+  package let eventLoop: any EventLoop
+  private let handler: NIOLoopBound<RedisConnectionHandler>
+
+  init(handler: NIOLoopBound<RedisConnectionHandler>, eventLoop: any EventLoop) {
+    (self.handler, self.eventLoop) = (handler, eventLoop)
+  }
+
+  /// Sends the commands back to back and completes once, with one reply for each, refusals among them.
+  ///
+  /// All that is sent in one turn of the event loop shares one write. If `deadline` passes, the connection is closed
+  /// and everything unanswered on it fails with ``RedisError/timedOut``. ``RedisError/overloaded`` comes at once.
+  package func send(_ commands: [RedisCommand], deadline: NIODeadline, completion: @escaping Completion) {
+    handler.value.send(commands, deadline: deadline, completion: completion)
+  }
+
+  /// Sends one command; a refusal is a failure.
+  package func send(
+    _ command: RedisCommand, deadline: NIODeadline, completion: @escaping (Result<RESPReply, RedisError>) -> Void
+  ) {
+    send([command], deadline: deadline) { result in
+      completion(
+        result.flatMap { replies in
+          guard let reply = replies.first else { return .failure(.unexpectedReply(command.name)) }
+          return reply.error.map { .failure($0) } ?? .success(reply)
+        })
+    }
+  }
+
+  /// For the control plane, from anywhere.
+  package func send(_ commands: [RedisCommand], timeout: TimeAmount) async throws -> [RESPReply] {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute {
+        self.send(commands, deadline: .now() + timeout) { continuation.resume(with: $0) }
+      }
+    }
+  }
+
+  /// For the control plane, from anywhere; a refusal is thrown.
+  package func send(_ command: RedisCommand, timeout: TimeAmount) async throws -> RESPReply {
+    guard let reply = try await send([command], timeout: timeout).first else {
+      throw RedisError.unexpectedReply(command.name)
+    }
+    return try reply.accepted()
+  }
+
+  /// Called with each message to a subscriber.
+  package var onPush: ((RESPReply) -> Void)? {
+    get { handler.value.onPush }
+    set { handler.value.onPush = newValue }
+  }
+
+  /// Called once, also if it is set after the end.
+  package var onClose: ((RedisError) -> Void)? {
+    get { handler.value.onClose }
+    set { handler.value.onClose = newValue }
+  }
+
+  /// Nil while it is open.
+  package var closeReason: RedisError? { handler.value.closeReason }
+
+  /// Bytes of commands not yet answered.
+  package var pipelineBytes: Int { handler.value.pipelineBytes }
+
+  /// Fails what is unanswered with ``RedisError/stopped``.
+  package func close() { handler.value.close(.stopped) }
+}

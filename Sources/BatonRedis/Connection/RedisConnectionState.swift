@@ -1,0 +1,144 @@
+import NIOCore
+
+/// What a connection does: log in, pipeline, match replies with requests, give up in time.
+///
+/// Past-tense events in, actions out; `Completion` is the driver's handle for one request.
+package struct RedisConnectionState<Completion> {
+  package enum SendAction {
+    /// Write the commands; look again at `wakeAt` if there is one.
+    case write(wakeAt: NIODeadline?)
+    case refuse(Completion, RedisError)
+  }
+
+  package enum ReplyAction {
+    case wait
+    case ready
+    case complete(Completion, [RESPReply])
+    /// A message to a subscriber.
+    case push(RESPReply)
+    case close(RedisError, failing: [Completion])
+  }
+
+  package enum TimeAction {
+    case wait
+    case wakeAt(NIODeadline)
+    case close(RedisError, failing: [Completion])
+  }
+
+  private struct Request {
+    /// Nil for the login.
+    var completion: Completion?
+    var commands: Int
+    var bytes: Int
+    var deadline: NIODeadline
+    var replies: [RESPReply] = []
+  }
+
+  private enum Phase {
+    case connecting
+    case loggingIn
+    case ready
+    case closed(RedisError)
+  }
+
+  private let login: [RedisCommand]
+  private let maxPipelineBytes: Int
+  private var phase = Phase.connecting
+  private var requests = CircularBuffer<Request>()
+  private var isSubscriber = false
+  private var wakeAt: NIODeadline?
+  /// Bytes of commands not yet answered, at most `maxPipelineBytes`.
+  package private(set) var pipelineBytes = 0
+
+  package init(url: RedisURL, clientName: String, maxPipelineBytes: Int) {
+    self.maxPipelineBytes = maxPipelineBytes
+    var login: [RedisCommand] = []
+    if let password = url.password {
+      login.append(RedisCommand("AUTH", (url.username.map { [.string($0)] } ?? []) + [.string(password)]))
+    }
+    if url.database != 0 { login.append(RedisCommand("SELECT", .integer(Int64(url.database)))) }
+    login.append(RedisCommand("CLIENT", "SETNAME", .string(clientName)))
+    // Says what the others keep quiet: LOADING, MASTERDOWN, NOAUTH.
+    login.append(RedisCommand("PING"))
+    self.login = login
+  }
+
+  /// The first commands to write; look again at `deadline`.
+  package mutating func connected(deadline: NIODeadline) -> [RedisCommand] {
+    guard case .connecting = phase else { return [] }
+    phase = .loggingIn
+    requests.append(Request(completion: nil, commands: login.count, bytes: 0, deadline: deadline))
+    wakeAt = deadline
+    return login
+  }
+
+  /// Requests are answered in order, each by one reply per command.
+  package mutating func sendRequested(
+    _ commands: [RedisCommand], deadline: NIODeadline, completion: Completion
+  ) -> SendAction {
+    switch phase {
+    case .ready: break
+    case .closed(let error): return .refuse(completion, error)
+    case .connecting, .loggingIn: return .refuse(completion, .connectionLost)
+    }
+    let bytes = commands.reduce(0) { $0 + $1.encoded.readableBytes }
+    guard pipelineBytes + bytes <= maxPipelineBytes else { return .refuse(completion, .overloaded) }
+    pipelineBytes += bytes
+    isSubscriber = isSubscriber || commands.contains { $0.name == "SUBSCRIBE" }
+    requests.append(Request(completion: completion, commands: commands.count, bytes: bytes, deadline: deadline))
+    if let wakeAt, wakeAt <= deadline { return .write(wakeAt: nil) }
+    wakeAt = deadline
+    return .write(wakeAt: deadline)
+  }
+
+  package mutating func replyReceived(_ reply: RESPReply) -> ReplyAction {
+    if case .closed = phase { return .wait }
+    if isSubscriber, reply.isMessage { return .push(reply) }
+    guard !requests.isEmpty else {
+      // Before it hangs up, a server may say why without having been asked.
+      let error = reply.error ?? .protocolViolation("a reply that nobody asked for")
+      return .close(error, failing: closed(error))
+    }
+    requests[requests.startIndex].replies.append(reply)
+    guard requests[requests.startIndex].replies.count == requests[requests.startIndex].commands else { return .wait }
+    let request = requests.removeFirst()
+    pipelineBytes -= request.bytes
+    if let completion = request.completion { return .complete(completion, request.replies) }
+
+    for (command, reply) in zip(login, request.replies) where command.name != "CLIENT" {
+      guard let error = reply.error else { continue }
+      return .close(error, failing: closed(error))
+    }
+    phase = .ready
+    return .ready
+  }
+
+  /// Replies come in order, so any deadline that has passed condemns the connection.
+  package mutating func timePassed(now: NIODeadline) -> TimeAction {
+    if case .closed = phase { return .wait }
+    wakeAt = requests.lazy.map(\.deadline).min()
+    guard let wakeAt else { return .wait }
+    return wakeAt <= now ? .close(.timedOut, failing: closed(.timedOut)) : .wakeAt(wakeAt)
+  }
+
+  /// The connection ended; the first reason counts. What to fail with it.
+  package mutating func closed(_ error: RedisError) -> [Completion] {
+    if case .closed = phase { return [] }
+    phase = .closed(error)
+    defer { requests.removeAll() }
+    pipelineBytes = 0
+    return requests.compactMap(\.completion)
+  }
+
+  /// Why it ended, once it has.
+  package var closeReason: RedisError? {
+    if case .closed(let error) = phase { error } else { nil }
+  }
+}
+
+extension RESPReply {
+  fileprivate var isMessage: Bool {
+    guard var elements, elements.count == 3, let kind = elements.next()?.bytes else { return false }
+    return kind.readableBytesView.elementsEqual("message".utf8)
+  }
+}

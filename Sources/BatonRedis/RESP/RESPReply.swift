@@ -1,0 +1,134 @@
+import CHiredis
+import NIOCore
+
+/// One reply or a part of one: a place in a flat array of nodes, whose strings are slices of one buffer.
+package struct RESPReply: Sendable {
+  package enum Value: Equatable, Sendable {
+    case string(ByteBuffer)
+    case status(ByteBuffer)
+    case error(ByteBuffer)
+    case integer(Int64)
+    case null
+    /// The number of elements; they are in ``RESPReply/elements``.
+    case array(Int)
+    /// A string of so many bytes that was not kept.
+    case elided(Int)
+  }
+
+  final class Storage: Sendable {
+    let nodes: [BatonRESPNode]
+    let bytes: ByteBuffer
+    let isOverrun: Bool
+
+    init(_ reply: BatonRESPReply) {
+      nodes = Array(UnsafeBufferPointer(start: reply.nodes, count: reply.nodeCount))
+      bytes = ByteBuffer(bytes: UnsafeBufferPointer(start: reply.bytes, count: reply.byteCount))
+      isOverrun = reply.overrun
+    }
+
+    func slice(_ node: BatonRESPNode) -> ByteBuffer {
+      bytes.getSlice(at: Int(node.offset), length: Int(node.length)) ?? ByteBuffer()
+    }
+  }
+
+  let storage: Storage
+  let index: Int
+
+  init(storage: Storage, index: Int) {
+    self.storage = storage
+    self.index = index
+  }
+
+  init(_ reply: BatonRESPReply) {
+    self.init(storage: Storage(reply), index: 0)
+  }
+
+  var node: BatonRESPNode { storage.nodes[index] }
+
+  /// Strings were elided because the whole reply, of which this may be a part, passed its limit.
+  package var isOverrun: Bool { storage.isOverrun }
+
+  package var value: Value {
+    let node = node
+    return switch node.kind {
+    case BatonRESPString: .string(storage.slice(node))
+    case BatonRESPStatus: .status(storage.slice(node))
+    case BatonRESPError: .error(storage.slice(node))
+    case BatonRESPInteger: .integer(node.value)
+    case BatonRESPArray: .array(Int(node.length))
+    case BatonRESPElided: .elided(Int(node.value))
+    default: .null
+    }
+  }
+
+  package var isNull: Bool { node.kind == BatonRESPNull }
+
+  /// A bulk or status string's bytes.
+  package var bytes: ByteBuffer? {
+    let node = node
+    return node.kind == BatonRESPString || node.kind == BatonRESPStatus ? storage.slice(node) : nil
+  }
+
+  /// A bulk or status string as text, repaired where it is not UTF-8.
+  package var text: String? { bytes.map { String(buffer: $0) } }
+
+  /// An integer, or a string of decimal digits.
+  package var integer: Int64? {
+    node.kind == BatonRESPInteger ? node.value : text.flatMap { Int64($0) }
+  }
+
+  /// The server's refusal, if that is what it is.
+  package var error: RedisError? {
+    let node = node
+    return node.kind == BatonRESPError ? .server(String(buffer: storage.slice(node))) : nil
+  }
+
+  /// An array's elements; nil for everything else.
+  package var elements: Elements? {
+    node.kind == BatonRESPArray ? Elements(reply: self) : nil
+  }
+
+  /// Throws the server's refusal.
+  @discardableResult
+  package func accepted() throws(RedisError) -> RESPReply {
+    if let error { throw error }
+    return self
+  }
+
+  package struct Elements: Sequence, IteratorProtocol, Sendable {
+    private let storage: Storage
+    private var position: Int
+    private let end: Int
+    package let count: Int
+
+    fileprivate init(reply: RESPReply) {
+      let node = reply.node
+      (storage, position, end) = (reply.storage, reply.index + 1, Int(node.offset))
+      count = Int(node.length)
+    }
+
+    package var underestimatedCount: Int { count }
+
+    package mutating func next() -> RESPReply? {
+      guard position < end else { return nil }
+      let reply = RESPReply(storage: storage, index: position)
+      let node = reply.node
+      position = node.kind == BatonRESPArray ? Int(node.offset) : position + 1
+      return reply
+    }
+  }
+}
+
+extension RESPReply: CustomStringConvertible {
+  package var description: String {
+    if let elements { return "[\(elements.map(\.description).joined(separator: ", "))]" }
+    return switch value {
+    case .string(let bytes): "\"\(String(buffer: bytes))\""
+    case .status(let bytes): String(buffer: bytes)
+    case .error(let bytes): "-\(String(buffer: bytes))"
+    case .integer(let value): "\(value)"
+    case .elided(let bytes): "<\(bytes) bytes>"
+    case .null, .array: "null"
+    }
+  }
+}

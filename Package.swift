@@ -71,7 +71,9 @@ let package = Package(
     .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket, crypto]),
 
     // core
-    .target(name: "BatonSession", dependencies: ["CZlib", nio, collections]),
+    .target(
+      name: "BatonSession", dependencies: ["CZlib", nio, collections],
+      resources: [.embedInCode("Append/append.lua")]),
 
     // outside
     .target(name: "CHiredis", linkerSettings: [.linkedLibrary("hiredis")]),

@@ -1,0 +1,139 @@
+import Collections
+
+/// What the tail tells about one session, in the order in which it happened.
+package enum TailUpdate: Sendable {
+  /// The session is followed from here on.
+  case opened(base: Place)
+  /// New entries, right behind the last ones.
+  case appended(Segment)
+  /// The last entry was deleted, and it was the newest: the same history ends here now.
+  case rebased(Place)
+  /// Continuity is broken; the new history is followed from `base` on.
+  case reset(Reset, base: Place)
+  /// The stream was read after this ticket was drawn, and all it held was told.
+  case confirmed(ticket: UInt64)
+  /// The store has been out of reach for 2 s.
+  case stalled
+  /// The key holds another type.
+  case wrongType
+}
+
+/// A session's window: its newest entries, and the one place before them. Devices are cursors over it.
+package struct SessionLog {
+  /// The last entry before the window.
+  package private(set) var base: Place = .zero
+  /// The last entry that the tail has seen.
+  package private(set) var end: Place = .zero
+  /// False until the tail has looked for the first time.
+  package private(set) var isOpen = false
+  /// Grows with every reset.
+  package private(set) var epoch = 0
+  package private(set) var reset: Reset?
+  /// What the window held before the reset, oldest first.
+  package private(set) var past: [Offset] = []
+  package private(set) var isStalled = false
+  package private(set) var isWrongType = false
+  package private(set) var confirmed: UInt64 = 0
+  /// Bytes of the segments that are kept.
+  package private(set) var bytes = 0
+
+  /// Counts entries; the window holds `first..<next`.
+  package private(set) var first = 0
+  package private(set) var next = 0
+  private var segments: Deque<(start: Int, segment: Segment)> = []
+
+  package init() {}
+
+  package mutating func apply(_ update: TailUpdate) {
+    switch update {
+    case .opened(let base):
+      isOpen = true
+      drop(to: base)
+    case .appended(let segment):
+      guard let last = segment.entries.last else { return }
+      segments.append((next, segment))
+      next += segment.entries.count
+      bytes += segment.bytes
+      end = last.place
+    case .rebased(let base):
+      drop(to: base)
+    case .reset(let reset, let base):
+      past = segments.flatMap { $0.segment.entries.map(\.offset) }
+      epoch += 1
+      self.reset = reset
+      drop(to: base)
+      // Nobody who stood in the old window stands anywhere in the new one.
+      next += 1
+      first = next
+    case .confirmed(let ticket):
+      confirmed = max(confirmed, ticket)
+      isStalled = false
+      isWrongType = false
+    case .stalled:
+      isStalled = true
+    case .wrongType:
+      isWrongType = true
+    }
+  }
+
+  /// Lets the oldest segments go until at most `limit` bytes are left.
+  package mutating func shrink(toBytes limit: Int) {
+    while bytes > limit, let oldest = segments.popFirst() {
+      bytes -= oldest.segment.bytes
+      first = oldest.start + oldest.segment.entries.count
+      if let last = oldest.segment.entries.last { base = last.place }
+    }
+  }
+
+  private mutating func drop(to place: Place) {
+    segments.removeAll()
+    bytes = 0
+    first = next
+    base = place
+    end = place
+  }
+
+  /// Where somebody who has `place`'s entry goes on in the window; nil where the window does not hold it.
+  package func index(after offset: Offset) -> Int? {
+    guard isOpen else { return nil }
+    if base.offset.matches(offset) { return first }
+    guard offset.id > base.offset.id, offset.id <= end.offset.id else { return nil }
+    guard let (start, segment) = segments.first(where: { ($0.segment.entries.last?.id ?? .zero) >= offset.id }),
+      let found = segment.entries.firstIndex(where: { $0.offset.matches(offset) })
+    else { return nil }
+    return start + found + 1
+  }
+
+  /// The segment that holds entry `index`, and the range of it from there to its end.
+  package func segment(at index: Int) -> (Segment, Range<Int>)? {
+    guard index >= first, index < next else { return nil }
+    var low = 0
+    var high = segments.count
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if segments[middle].start <= index { low = middle } else { high = middle }
+    }
+    let (start, segment) = segments[low]
+    return (segment, (index - start)..<segment.entries.count)
+  }
+
+  /// All entries from `index` on as one segment, the same for all who ask for the same.
+  package func gather(from index: Int) -> Segment {
+    if let known = gathered.known, known.range == index..<next { return known.segment }
+    var entries: [Entry] = []
+    var reached = index
+    while let (segment, range) = segment(at: reached) {
+      entries += segment.entries[range]
+      reached += range.count
+    }
+    let segment = Segment(entries)
+    gathered.known = (index..<next, segment)
+    return segment
+  }
+
+  private final class Gathered {
+    var known: (range: Range<Int>, segment: Segment)?
+  }
+
+  private let gathered = Gathered()
+}

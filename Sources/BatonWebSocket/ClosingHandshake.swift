@@ -5,19 +5,20 @@ import NIOCore
 package struct ClosingHandshake: Sendable {
   package enum Action: Equatable, Sendable {
     case nothing
-    /// Write this close frame (nothing else after it), then do what follows.
-    case send(CloseCode?, reason: String, then: After)
+    /// Write this close frame (nothing else after it), do what follows once it is written, and call `deadlinePassed`
+    /// at the deadline, written or not.
+    case send(CloseCode?, reason: String, then: After, deadline: NIODeadline)
     case closeTransport
   }
 
   package enum After: Equatable, Sendable {
     /// The peer has sent its close frame: close TCP.
     case closeTransport
-    /// Go on reading for the peer's close frame; call `deadlinePassed` at the deadline.
-    case awaitPeer(until: NIODeadline)
-    /// The peer is not to be listened to any more: close the output side, drop what still comes, and call
-    /// `deadlinePassed` at the deadline. Closing both sides at once could destroy the close frame on its way.
-    case endOutput(until: NIODeadline)
+    /// Go on reading for the peer's close frame.
+    case awaitPeer
+    /// The peer is not to be listened to any more: close the output side and drop what still comes until it ends TCP.
+    /// Closing both sides at once could destroy the close frame on its way.
+    case endOutput
   }
 
   private enum State {
@@ -52,18 +53,18 @@ package struct ClosingHandshake: Sendable {
   package mutating func close(_ code: CloseCode, reason: String = "", now: NIODeadline) -> Action {
     guard case .open = state else { return .nothing }
     state = .awaitingPeer
-    return .send(code, reason: reason, then: .awaitPeer(until: now + patience))
+    return .send(code, reason: reason, then: .awaitPeer, deadline: now + patience)
   }
 
   /// The peer's close frame arrived: its code is echoed once, unless ours was first.
   package mutating func peerClosed(_ code: CloseCode?, now: NIODeadline) -> Action {
     switch (state, role) {
     case (.open, .server):
-      state = .closed
-      return .send(code, reason: "", then: .closeTransport)
+      state = .awaitingEnd
+      return .send(code, reason: "", then: .closeTransport, deadline: now + patience)
     case (.open, .client):
       state = .awaitingEnd
-      return .send(code, reason: "", then: .endOutput(until: now + patience))
+      return .send(code, reason: "", then: .endOutput, deadline: now + patience)
     case (.awaitingPeer, .server):
       state = .closed
       return .closeTransport
@@ -80,7 +81,7 @@ package struct ClosingHandshake: Sendable {
     switch state {
     case .open:
       state = .awaitingEnd
-      return .send(violation.code, reason: violation.reason, then: .endOutput(until: now + patience))
+      return .send(violation.code, reason: violation.reason, then: .endOutput, deadline: now + patience)
     case .awaitingPeer:
       state = .closed
       return .closeTransport

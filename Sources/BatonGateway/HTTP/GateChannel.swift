@@ -1,0 +1,84 @@
+import HTTPTypes
+import HummingbirdCore
+import Logging
+import NIOCore
+import NIOHTTP1
+import NIOHTTPTypes
+import NIOHTTPTypesHTTP1
+import NIOSSL
+
+/// A connection of which the gate has not yet decided what it carries.
+package struct GatedConnection: ServerChildChannelValue {
+  package let channel: any Channel
+  let http: EventLoopFuture<Gate.HTTP?>
+}
+
+/// What Hummingbird's server does with each connection: the HTTP/1 codec, the gate, and Hummingbird's own handlers once
+/// a control request asks for them.
+package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
+  package typealias Value = GatedConnection
+
+  package let responder: HTTPChannelHandler.Responder
+  let front: DeviceFront
+  let tls: NIOSSLContext?
+  let limits: HTTPLimits
+
+  package init(
+    front: DeviceFront, tls: NIOSSLContext?, limits: HTTPLimits, responder: @escaping HTTPChannelHandler.Responder
+  ) {
+    self.front = front
+    self.tls = tls
+    self.limits = limits
+    self.responder = responder
+  }
+
+  package func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<GatedConnection> {
+    channel.eventLoop.makeCompletedFuture {
+      try channel.syncOptions?.setOption(
+        .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 1024, maximum: 65_536))
+      let pipeline = channel.pipeline.syncOperations
+      if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls)) }
+      var decoderLimits = NIOHTTPDecoderLimitConfiguration()
+      decoderLimits.maxHeaderFieldSize = limits.maxHeaderBytes
+      decoderLimits.maxHeaderListSize = limits.maxHeaderBytes
+      decoderLimits.maxHeaderFieldCount = 100
+      let encoder = HTTPResponseEncoder()
+      let decoder = ByteToMessageHandler(
+        HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes, limitConfiguration: decoderLimits))
+      let decided = channel.eventLoop.makePromise(of: Gate.HTTP?.self)
+      let isSecure = tls != nil
+      let idleTimeout = limits.idleTimeout
+      let gate = Gate(
+        front: front, decoder: decoder, encoder: encoder, headerTimeout: limits.headerTimeout, decided: decided
+      ) { channel in
+        let pipeline = channel.pipeline.syncOperations
+        try pipeline.addHandler(HTTP1ToHTTPServerCodec(secure: isSecure))
+        try pipeline.addHandler(
+          HTTPConnectionStateHandler(idleTimeout: .nanoseconds(idleTimeout.nanoseconds), logger: logger))
+        return try NIOAsyncChannel(
+          wrappingChannelSynchronously: channel, configuration: .init(isOutboundHalfClosureEnabled: true))
+      }
+      try pipeline.addHandlers([encoder, decoder, gate])
+      return GatedConnection(channel: channel, http: decided.futureResult)
+    }
+  }
+
+  package func handle(value: GatedConnection, logger: Logger) async {
+    guard let http = try? await value.http.get() else { return }
+    await handleHTTP(asyncChannel: http, logger: logger)
+  }
+}
+
+/// Bounds of a connection that carries HTTP.
+package struct HTTPLimits: Sendable {
+  /// Of the request line and the headers together.
+  package var maxHeaderBytes = 16 * 1024
+  /// Until the first request's head is there.
+  package var headerTimeout: TimeAmount = .seconds(10)
+  /// Between requests, and while one is slow to arrive.
+  package var idleTimeout: TimeAmount = .seconds(60)
+  /// Of a request to append.
+  package var maxBodyBytes = 1 << 20
+
+  package init() {}
+}

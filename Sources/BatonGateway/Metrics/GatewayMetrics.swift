@@ -1,0 +1,131 @@
+import BatonSession
+import CoreMetrics
+import NIOConcurrencyHelpers
+import NIOCore
+import Synchronization
+
+/// What an operator asks first. Events that are rare are counted at once; what happens per delivery goes to
+/// `LoopCounters`, which nobody waits for.
+package final class GatewayMetrics: Sendable {
+  package enum ResumeOutcome: String, CaseIterable, Sendable {
+    /// From the window in memory, from Redis, told to start anew, or nothing yet to resume from.
+    case window, history, reset, waiting
+  }
+
+  package let registry: MetricsRegistry
+  private let devices: Meter
+  private let attaches: Counter
+  package let sessions: Meter
+  package let windowBytes: Meter
+  package let entriesRead: Counter
+  package let misshapenFields: Counter
+  /// From an entry's id (its time in Redis) to the read that brought it.
+  package let lag: Timer
+  package let redisLatency: Timer
+  package let redisReconnects: Counter
+  package let redisErrors: Counter
+  package let tailSweepFinds: Counter
+  private let resumes: [ResumeOutcome: Counter]
+  private let resets: [ResetReason: Counter]
+  private let loops = NIOLockedValueBox<[LoopCounters]>([])
+
+  package init(registry: MetricsRegistry = MetricsRegistry(help: GatewayMetrics.help)) {
+    self.registry = registry
+    func counter(_ label: String, _ dimensions: [(String, String)] = []) -> Counter {
+      Counter(label: label, dimensions: dimensions, factory: registry)
+    }
+    devices = Meter(label: "devices", factory: registry)
+    attaches = counter("attaches_total")
+    sessions = Meter(label: "sessions", factory: registry)
+    windowBytes = Meter(label: "window_bytes", factory: registry)
+    entriesRead = counter("entries_read_total")
+    misshapenFields = counter("misshapen_fields_total")
+    lag = Timer(label: "lag_seconds", factory: registry)
+    redisLatency = Timer(label: "redis_latency_seconds", factory: registry)
+    redisReconnects = counter("redis_reconnects_total")
+    redisErrors = counter("redis_errors_total")
+    tailSweepFinds = counter("sweep_finds_total")
+    resumes = Dictionary(
+      uniqueKeysWithValues: ResumeOutcome.allCases.map { ($0, counter("resumes_total", [("outcome", $0.rawValue)])) })
+    resets = Dictionary(
+      uniqueKeysWithValues: [ResetReason.trimmed, .diverged, .ahead, .deleted].map {
+        ($0, counter("resets_total", [("reason", $0.rawValue)]))
+      })
+  }
+
+  func deviceAttached() {
+    devices.increment()
+    attaches.increment()
+  }
+
+  func deviceLeft() { devices.decrement() }
+
+  package func resumed(_ outcome: ResumeOutcome) { resumes[outcome]?.increment() }
+  package func reset(_ reason: ResetReason) { resets[reason]?.increment() }
+
+  func refused(status: UInt) {
+    Counter(label: "http_refusals_total", dimensions: [("status", String(status))], factory: registry).increment()
+  }
+
+  /// The counters of one event loop; the driver of that loop keeps them.
+  package func makeLoopCounters() -> LoopCounters {
+    let counters = LoopCounters()
+    loops.withLockedValue { $0.append(counters) }
+    return counters
+  }
+
+  /// The Prometheus text.
+  package var text: String {
+    var delivered: UInt64 = 0
+    var frames: UInt64 = 0
+    var bytes: UInt64 = 0
+    for loop in loops.withLockedValue({ $0 }) {
+      delivered &+= loop.entriesDelivered.value
+      frames &+= loop.framesSent.value
+      bytes &+= loop.bytesSent.value
+    }
+    var text = registry.text
+    for (name, value) in [("entries_delivered", delivered), ("frames_sent", frames), ("bytes_sent", bytes)] {
+      let name = "baton_\(name)_total"
+      if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
+      text += "# TYPE \(name) counter\n\(name) \(value)\n"
+    }
+    return text
+  }
+
+  package static let help = [
+    "baton_devices": "Attached devices.",
+    "baton_attaches_total": "Devices that were let in.",
+    "baton_sessions": "Sessions with devices.",
+    "baton_window_bytes": "Bytes of entries kept for devices.",
+    "baton_entries_read_total": "Entries read from Redis, each once.",
+    "baton_entries_delivered_total": "Entries sent to devices, once a device.",
+    "baton_frames_sent_total": "Frames that carried entries; fewer than entries where deltas were joined.",
+    "baton_bytes_sent_total": "Bytes of frames that carried entries.",
+    "baton_misshapen_fields_total": "Fields of a wrong shape, forwarded as they are.",
+    "baton_lag_seconds": "From an entry's id to the read that brought it.",
+    "baton_redis_latency_seconds": "From a command to its reply.",
+    "baton_redis_reconnects_total": "Connections to Redis that were replaced.",
+    "baton_redis_errors_total": "Commands that Redis refused.",
+    "baton_sweep_finds_total": "Sweeps that found entries nobody had announced.",
+    "baton_resumes_total": "Attaches by where they went on from.",
+    "baton_resets_total": "Devices told that continuity is broken.",
+    "baton_http_refusals_total": "Requests refused, by status.",
+  ]
+}
+
+/// Counters with one writer: the event loop that they belong to.
+package final class LoopCounters: Sendable {
+  package let entriesDelivered = LoopCounter()
+  package let framesSent = LoopCounter()
+  package let bytesSent = LoopCounter()
+}
+
+package final class LoopCounter: Sendable {
+  private let count = Atomic<UInt64>(0)
+
+  package var value: UInt64 { count.load(ordering: .relaxed) }
+
+  /// Only on the loop that owns it.
+  package func add(_ amount: UInt64) { count.store(count.load(ordering: .relaxed) &+ amount, ordering: .relaxed) }
+}

@@ -1,0 +1,145 @@
+/** An entry of the stream, as PROTOCOL section 4 has it. `type` is `entry`; its own kind is `event`. */
+export interface Entry {
+  type: 'entry';
+  /** Its offset, with its check. */
+  id: string;
+  /** `token`, `start`, `end`, `error`, `cancelled`, `input`, or the producer's own. */
+  event: string;
+  response?: string;
+  /** The number of the (last) delta in this entry within its response, from 1. */
+  n?: number;
+  /** How many deltas this entry stands for; absent: 1. */
+  joined?: number;
+  data?: string;
+  /** Base64, in place of `data`, where the data is not UTF-8. */
+  data64?: string;
+  fields?: Record<string, unknown>;
+}
+
+export interface Reset {
+  type: 'reset';
+  reason: 'trimmed' | 'diverged' | 'ahead' | 'deleted' | 'replay';
+  /** Everything after this place is no longer true. `0`: everything. */
+  from: string;
+  offset: string;
+  requested?: string;
+  first?: string | null;
+  last?: string | null;
+}
+
+export type BatonEvent =
+  | Entry
+  | Reset
+  | { type: 'attached'; session: string; device: string; node: string; offset: string; features?: string[] }
+  | { type: 'live'; offset: string }
+  | { type: 'behind' }
+  | { type: 'skipped'; offset: string; reason: string; bytes: number }
+  | { type: 'stalled'; reason: string }
+  | { type: 'draining'; retryAfterMs: number }
+  | { type: 'expiring'; inMs: number }
+  | { type: 'error'; code: string; message?: string };
+
+export type State = 'connecting' | 'behind' | 'live' | 'stalled' | 'waiting' | 'unauthorized' | 'suspended' | 'ended';
+
+export interface End {
+  /** `finished`: nothing more will come; `closed`: by this app; `rejected`: by the gateway. */
+  reason: 'finished' | 'closed' | 'rejected';
+  code?: number;
+  status?: number;
+  /** What the gateway says there is to mend. */
+  detail?: string;
+}
+
+export interface Response {
+  text: string;
+  /** The number of the last delta. */
+  n: number;
+  state: 'open' | 'end' | 'error' | 'cancelled';
+}
+
+/** The offset together with the text before it: neither is of use without the other. */
+export interface Snapshot {
+  offset: string;
+  responses?: Record<string, Response>;
+}
+
+export interface Store {
+  load(): Snapshot | undefined | Promise<Snapshot | undefined>;
+  /** At most once a second, and when the page is hidden or left. */
+  save(snapshot: Snapshot): void | Promise<void>;
+}
+
+export interface Options {
+  /** Where to go on: `0` (all, the default), `$` (only what comes), or a place that was kept with its text. */
+  offset?: string;
+  /** Instead of `offset`: the newest entries, 1 to 10,000. */
+  last?: number;
+  /** Instead of both: this response only, to its end. */
+  response?: string;
+  /** Whether deltas may come joined: while behind (`auto`), never (`off`), or within this many milliseconds, 1 to 1000. */
+  rollup?: 'auto' | 'off' | number;
+  /** Ends once nothing is open any more. */
+  until?: 'end';
+  /** This device's name, 1 to 64 characters. */
+  device?: string;
+  /** A JWT; or a function that gives one, asked again when it has expired. */
+  token?: string | (() => string | Promise<string>);
+  /**
+   * What outlives a reload of the page. Without it everything is asked for again, from `offset` or `last`. `session` keeps
+   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing). An app that keeps the text itself
+   * gives a store of its own, and may ignore `responses`.
+   */
+  store?: 'session' | Store;
+  /** Bytes that may wait for a `for await` loop; default 1 MiB. */
+  maxBuffer?: number;
+
+  /** The whole text of a response whenever it changes, and what was added; undefined where text was taken back. */
+  ontext?(text: string, response: string, added: string | undefined): void;
+  onstate?(state: State): void;
+  onend?(end: End): void;
+  onentry?(entry: Entry): void;
+  onreset?(event: Reset): void;
+  onattached?(event: BatonEvent & { type: 'attached' }): void;
+  onlive?(event: BatonEvent & { type: 'live' }): void;
+  onbehind?(event: BatonEvent & { type: 'behind' }): void;
+  onskipped?(event: BatonEvent & { type: 'skipped' }): void;
+  onstalled?(event: BatonEvent & { type: 'stalled' }): void;
+  ondraining?(event: BatonEvent & { type: 'draining' }): void;
+  onexpiring?(event: BatonEvent & { type: 'expiring' }): void;
+  onerror?(event: BatonEvent & { type: 'error' }): void;
+
+  /** Stand-ins for the browser's own parts, for tests and demonstrations. */
+  platform?: Partial<Record<'WebSocket' | 'fetch' | 'now' | 'random' | 'setTimeout' | 'clearTimeout' | 'window' | 'document' | 'sessionStorage', any>>;
+}
+
+/** Why something was refused: `code` is the gateway's, or `too_big`, `too_many`, `needs_websocket`, `key_conflict`, `ended`, `rejected`, `one_reader`. */
+export class BatonError extends Error {
+  code: string;
+  status?: number;
+  closeCode?: number;
+}
+
+export interface Session extends AsyncIterable<BatonEvent> {
+  readonly session: string;
+  /** The place after the last entry that was delivered. */
+  readonly offset: string | undefined;
+  readonly state: State;
+  readonly transport: 'websocket' | 'sse';
+  /** The URL in use, and the name of its gateway. */
+  readonly url: string;
+  readonly node: string | undefined;
+  readonly responses: ReadonlyMap<string, Readonly<Response>>;
+  /** Resolves when the session ends on this device; never rejects. */
+  readonly ended: Promise<End>;
+  text(response?: string): string;
+  /** Resolves once it is in the session, rejects with a BatonError. Sent again after a lost connection; `key` makes a repetition harmless. */
+  input(data: string, options?: { key?: string }): Promise<{ key: string; inboxId: string }>;
+  /** Asks the response's producer to stop, wherever it runs. */
+  cancel(response: string, options?: { key?: string }): Promise<{ key: string; inboxId: string }>;
+  /** Goes to the next gateway now, at the same place. */
+  move(): void;
+  close(): void;
+}
+
+/** Attaches to a session and stays attached, across lost connections, gateways, sleep and networks. Throws a TypeError for a bad name or URL. */
+export function attach(urls: string | string[], session: string, options?: Options): Session;

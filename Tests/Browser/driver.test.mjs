@@ -1,0 +1,455 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { attach, BatonError } from '../../Sources/BatonGateway/Web/baton.js';
+import { Page, token, turn } from './fakes.mjs';
+
+test('the five lines of a newcomer: text as it comes', async () => {
+  const page = new Page();
+  const shown = [];
+  const session = await page.attach({ ontext: (text, response, added) => shown.push([text, response, added]) });
+  assert.equal(page.socket.url.href, 'ws://gw-1:8080/v1/sessions/s?offset=0');
+  assert.deepEqual(page.socket.protocols, ['baton.v1']);
+  page.socket.welcome();
+  page.socket.receive(token(1, 'Hel'), token(2, 'lo'), { type: 'live', offset: '2-0.00000002' });
+  assert.deepEqual(shown, [['Hel', 'r1', 'Hel'], ['Hello', 'r1', 'lo']]);
+  assert.equal(session.text('r1'), 'Hello');
+  assert.equal(session.offset, '2-0.00000002');
+  assert.equal(session.node, 'gw-1');
+  assert.equal(session.state, 'live');
+});
+
+test('a lost connection: the next gateway, at the very next token', async () => {
+  const page = new Page();
+  const states = [];
+  const session = await page.attach({ onstate: (state) => states.push(state) }, ['http://gw-1', 'https://gw-2/base/']);
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  const old = page.socket;
+  old.lose(1006);
+  assert.equal(session.state, 'waiting');
+  await page.pass(125);
+  assert.equal(page.socket.url.href, 'wss://gw-2/base/v1/sessions/s?offset=1-0.00000001');
+  old.receive(token(2, 'too late'));
+  page.socket.welcome('1-0.00000001');
+  page.socket.receive(token(2, 'b'));
+  assert.equal(session.text('r1'), 'ab');
+  assert.deepEqual(states, ['connecting', 'behind', 'waiting', 'connecting', 'behind']);
+});
+
+test('reset replaces what is shown', async () => {
+  const page = new Page();
+  const shown = [];
+  const session = await page.attach({ ontext: (...values) => shown.push(values) });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b'), { type: 'reset', reason: 'ahead', from: '1-0.00000001', offset: '1-0.00000001' });
+  assert.equal(session.text('r1'), 'a');
+  page.socket.receive(token(2, 'B'), { type: 'reset', reason: 'deleted', from: '0', offset: '0' });
+  assert.equal(session.offset, '0');
+  assert.deepEqual(shown.slice(2), [['a', 'r1', undefined], ['aB', 'r1', 'B'], ['', 'r1', undefined]]);
+});
+
+test('a reset into the middle of a joined frame: everything comes again', async () => {
+  const page = new Page();
+  const resets = [];
+  const session = await page.attach({ onreset: ({ reason }) => resets.push(reason) });
+  page.socket.welcome();
+  const old = page.socket;
+  old.receive(token(9, 'abcdefghi', { joined: 9 }), { type: 'reset', reason: 'ahead', from: '4-0.00000004', offset: '4-0.00000004' });
+  old.receive(token(5, 'lost'));
+  await turn();
+  assert.equal(old.closedWith, 4000);
+  assert.equal(page.socket.url.search, '?offset=0');
+  assert.equal(session.text('r1'), '');
+  assert.deepEqual(resets, ['replay']);
+});
+
+test('iterating: everything in order, then the end', async () => {
+  const page = new Page();
+  const session = await page.attach({ until: 'end' });
+  const seen = [];
+  const reading = (async () => {
+    for await (const event of session) seen.push(event.type === 'entry' ? event.data : event.type);
+  })();
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b'), { type: 'live', offset: '2-0.00000002' });
+  page.socket.lose(1000);
+  await reading;
+  assert.deepEqual(seen, ['attached', 'a', 'b', 'live']);
+  assert.deepEqual(await session.ended, { reason: 'finished' });
+});
+
+test('a refusal is thrown into the loop, in words', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  const reading = session[Symbol.asyncIterator]().next();
+  page.socket.open();
+  page.socket.lose(4403);
+  await assert.rejects(reading, (error) => error instanceof BatonError && error.closeCode === 4403 && /does not allow/.test(error.message));
+  assert.throws(() => session[Symbol.asyncIterator](), /one loop/);
+  await assert.rejects(session.input('hi'), { code: 'ended' });
+});
+
+test('leaving the loop closes the session', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  setImmediate(() => page.socket.receive(token(1, 'a')));
+  for await (const event of session) if (event.type === 'entry') break;
+  assert.equal(page.socket.closedWith, 1000);
+  assert.equal(session.state, 'ended');
+});
+
+test('a reader that lags suspends the connection; nothing is lost or doubled', async () => {
+  const page = new Page();
+  const session = await page.attach({ maxBuffer: 10_000 });
+  const reader = session[Symbol.asyncIterator]();
+  page.socket.welcome();
+  const first = page.socket;
+  for (let n = 1; n <= 100; n++) first.receive(token(n, 'x'.repeat(500)));
+  assert.equal(first.closedWith, 4000);
+  assert.equal(session.state, 'suspended');
+  const held = Number(session.offset.split('-')[0]);
+  assert.ok(held >= 5 && held <= 10, `held ${held} entries of 1,200 bytes`);
+  for (let n = 0; n < held; n++) await reader.next(); // `attached` and all but one
+  assert.equal(page.sockets.length, 1);
+  assert.equal((await reader.next()).value.n, held);
+  await turn();
+  assert.equal(page.socket.url.searchParams.get('offset'), session.offset);
+  page.socket.welcome(session.offset);
+  page.socket.receive(token(held + 1, 'next'));
+  assert.equal((await reader.next()).value.type, 'attached');
+  assert.equal((await reader.next()).value.data, 'next');
+});
+
+test('input and cancel resolve when accepted, survive a lost connection, and are refused in words', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  const typed = session.input('hello', { key: 'k1' });
+  const stop = session.cancel('r1', { key: 'k2' });
+  assert.deepEqual(page.socket.sent, [{ type: 'input', key: 'k1', data: 'hello' }, { type: 'cancel', key: 'k2', response: 'r1' }]);
+  await assert.rejects(session.input('again', { key: 'k1' }), { code: 'key_conflict' });
+  page.socket.lose();
+  await page.pass(125);
+  page.socket.welcome();
+  assert.equal(page.socket.sent.length, 2);
+  page.socket.receive({ type: 'accepted', key: 'k1', inboxId: '5-0' }, { type: 'error', key: 'k2', code: 'forbidden', message: 'scope cancel is missing' });
+  assert.deepEqual(await typed, { key: 'k1', inboxId: '5-0' });
+  await assert.rejects(stop, { code: 'forbidden', message: 'scope cancel is missing' });
+  await assert.rejects(session.input('€'.repeat(22_000)), { code: 'too_big' });
+  session.input('key of its own');
+  session.input('and another');
+  const [one, two] = page.socket.sent.slice(-2);
+  assert.match(one.key, /^[0-9a-f]{32}$/);
+  assert.notEqual(one.key, two.key);
+});
+
+test('tokens: as a subprotocol, asked for once, and again after 4401', async () => {
+  const page = new Page();
+  const tokens = ['t1', 't2'];
+  await page.attach({ token: async () => tokens.shift() });
+  assert.deepEqual(page.socket.protocols, ['baton.v1', 'bearer.t1']);
+  page.socket.welcome();
+  page.socket.lose(1006);
+  await page.pass(125);
+  assert.deepEqual(page.socket.protocols, ['baton.v1', 'bearer.t1']);
+  page.socket.welcome();
+  await page.pass(5000);
+  page.socket.lose(4401);
+  await turn();
+  assert.deepEqual(page.socket.protocols, ['baton.v1', 'bearer.t2']);
+});
+
+test('a token that can not be had is asked for again, and the app is told', async () => {
+  const page = new Page();
+  let asked = 0;
+  const told = [];
+  const session = await page.attach({
+    token: async () => {
+      asked += 1;
+      if (asked === 2) throw new Error('offline');
+      return `t${asked}`;
+    },
+    onerror: ({ code }) => told.push(code),
+  });
+  page.socket.welcome();
+  page.socket.lose(4401);
+  await turn();
+  assert.equal(session.state, 'unauthorized');
+  await page.pass(1000);
+  assert.deepEqual(page.socket.protocols, ['baton.v1', 'bearer.t3']);
+  assert.deepEqual(told, ['token']);
+});
+
+test('expiring: the new token goes over the open connection', async () => {
+  const page = new Page();
+  const tokens = ['t1', 't2'];
+  await page.attach({ token: () => tokens.shift() });
+  page.socket.welcome();
+  page.socket.receive({ type: 'expiring', inMs: 30000 });
+  await turn();
+  assert.deepEqual(page.socket.sent, [{ type: 'auth', token: 't2' }]);
+});
+
+test('a dead socket is found by a ping', async () => {
+  const page = new Page();
+  await page.attach();
+  page.socket.welcome();
+  await page.pass(25_000);
+  assert.deepEqual(page.socket.sent, [{ type: 'ping' }]);
+  await page.pass(10_000);
+  assert.equal(page.sockets[0].closedWith, 4000);
+  await page.pass(125);
+  assert.equal(page.sockets.length, 2);
+});
+
+test('back/forward cache: closed when put aside, on again at the same place', async () => {
+  const page = new Page();
+  await page.attach();
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  await page.window_('pagehide');
+  assert.equal(page.socket.closedWith, 4000);
+  await page.pass(100_000);
+  assert.equal(page.sockets.length, 1);
+  await page.window_('pageshow');
+  assert.equal(page.socket.url.searchParams.get('offset'), '1-0.00000001');
+});
+
+test('online, offline and visibility reach the machine, until the session is closed', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  await page.window_('offline');
+  await page.show('visible');
+  assert.equal(page.socket.sent.length, 2);
+  await page.pass(3_000);
+  assert.equal(session.state, 'waiting');
+  await page.window_('online');
+  await page.pass(125);
+  assert.equal(page.sockets.length, 2);
+  session.close();
+  await page.window_('online');
+  await page.pass(100_000);
+  assert.equal(page.sockets.length, 2);
+  assert.equal(page.timers.size, 0);
+});
+
+test('reload: by default everything again; with the tab’s store at the place, with the text', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'Hel'), token(2, 'lo'));
+  await page.window_('pagehide');
+  const shown = [];
+  const again = await page.attach({ store: 'session', ontext: (text) => shown.push(text) });
+  assert.equal(page.socket.url.searchParams.get('offset'), '2-0.00000002');
+  assert.deepEqual(shown, ['Hello']);
+  page.socket.welcome('2-0.00000002');
+  page.socket.receive(token(3, '!'));
+  assert.equal(again.text('r1'), 'Hello!');
+  await page.attach();
+  assert.equal(page.socket.url.searchParams.get('offset'), '0');
+});
+
+test('the tab’s store is written once a second, and never with a text that is too long for it', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b'));
+  assert.equal(page.storage.size, 0);
+  await page.pass(1000);
+  assert.match(page.storage.get('baton:s'), /"offset":"2-0.00000002".*"text":"ab"/);
+  page.socket.receive(token(3, 'x'.repeat(600_000)));
+  await page.pass(1000);
+  assert.equal(page.storage.size, 0);
+});
+
+test('a store of the app’s', async () => {
+  const page = new Page();
+  const saved = [];
+  await page.attach({ store: { load: async () => ({ offset: '7-0.00000007' }), save: (snapshot) => saved.push(snapshot.offset) } });
+  assert.equal(page.socket.url.searchParams.get('offset'), '7-0.00000007');
+  page.socket.welcome('7-0.00000007');
+  page.socket.receive(token(8, 'a'));
+  await page.show('hidden');
+  assert.deepEqual(saved, ['8-0.00000008']);
+});
+
+test('a store that can not be read or written does not stop the stream', async () => {
+  const page = new Page();
+  const told = [];
+  globalThis.reportError = (error) => told.push(error.message);
+  const broken = () => {
+    throw new Error('no room');
+  };
+  const session = await page.attach({ store: { load: broken, save: broken }, onerror: ({ message }) => told.push(message) });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  await page.show('hidden');
+  delete globalThis.reportError;
+  assert.equal(session.text('r1'), 'a');
+  assert.deepEqual(told, ['what was kept could not be read: Error: no room', 'no room']);
+});
+
+test('a mistake in a callback does not stop the stream', async () => {
+  const page = new Page();
+  const told = [];
+  globalThis.reportError = (error) => told.push(error.message);
+  const session = await page.attach({
+    onentry() {
+      throw new Error('the app’s');
+    },
+  });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b'));
+  delete globalThis.reportError;
+  assert.equal(session.text('r1'), 'ab');
+  assert.deepEqual(told, ['the app’s', 'the app’s']);
+});
+
+test('closing inside a callback ends there', async () => {
+  const page = new Page();
+  const session = await page.attach({ onentry: ({ n }) => n === 1 && session.close() });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b'));
+  assert.equal(session.text('r1'), 'a');
+  assert.deepEqual(await session.ended, { reason: 'closed' });
+});
+
+test('closing while actions are still to be taken leaves nothing behind', async () => {
+  const page = new Page();
+  const states = [];
+  const session = await page.attach({ store: 'session', onstate: (state) => states.push(state), onattached: () => session.close() });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  assert.deepEqual(states, ['connecting', 'behind', 'ended']);
+  assert.equal(page.timers.size, 0);
+});
+
+test('what is said at once, and closed at once, still happens in order', async () => {
+  const page = new Page();
+  const session = attach('http://gw', 's', { platform: page.platform });
+  const typed = session.input('early', { key: 'k' });
+  await turn();
+  page.socket.welcome();
+  assert.deepEqual(page.socket.sent, [{ type: 'input', key: 'k', data: 'early' }]);
+  session.close();
+  await assert.rejects(typed, { code: 'ended' });
+});
+
+test('names and addresses that are none are refused at once', () => {
+  for (const name of ['', '..', 'a/b', 'a b', 'ä', 'x'.repeat(129)]) assert.throws(() => attach('http://gw', name), TypeError);
+  assert.throws(() => attach([], 's'), TypeError);
+  assert.throws(() => attach('no address', 's'), TypeError);
+});
+
+// Server-sent events
+
+async function blocked(options = {}) {
+  const page = new Page();
+  const session = await page.attach(options);
+  page.socket.lose();
+  await page.pass(125);
+  page.socket.lose();
+  await page.pass(250);
+  assert.equal(page.sockets.length, 2);
+  return { page, session };
+}
+
+function stream(request) {
+  let controller;
+  const body = new ReadableStream({ start: (c) => (controller = c) });
+  request.resolve(new Response(body, { headers: { 'Content-Type': 'text/event-stream' } }));
+  const settled = () => new Promise((resolve) => setImmediate(resolve));
+  return {
+    async write(text) {
+      controller.enqueue(new TextEncoder().encode(text));
+      await settled();
+    },
+    async send(...frames) {
+      for (const frame of frames) await this.write(`data: ${JSON.stringify(frame)}\n\n`);
+    },
+    async end() {
+      controller.close();
+      await settled();
+    },
+  };
+}
+
+const attached = { type: 'attached', session: 's', device: 'd', node: 'gw-1', offset: '0', pingMs: 25000 };
+
+test('WebSocket does not get through: server-sent events, then back to WebSocket beside it', async () => {
+  const { page, session } = await blocked();
+  assert.equal(page.request.url.href, 'http://gw-1:8080/v1/sessions/s?offset=0');
+  assert.equal(page.request.options.headers.Accept, 'text/event-stream');
+  const events = stream(page.request);
+  await events.send(attached, token(1, 'a'));
+  assert.equal(session.transport, 'sse');
+  assert.equal(session.text('r1'), 'a');
+  await page.pass(1000);
+  assert.equal(page.socket.url.searchParams.get('offset'), '$');
+  await events.send(token(2, 'b'));
+  const probe = page.socket;
+  probe.welcome('2-0.00000002');
+  await turn();
+  assert.equal(probe.closedWith, 1000);
+  assert.ok(page.request.options.signal.aborted);
+  assert.equal(page.socket.url.searchParams.get('offset'), '2-0.00000002');
+  page.socket.welcome('2-0.00000002');
+  assert.equal(session.transport, 'websocket');
+  assert.equal(session.text('r1'), 'ab');
+});
+
+test('a way back that hangs is given up, and what was typed is refused in words', async () => {
+  const { page, session } = await blocked();
+  const events = stream(page.request);
+  await events.send(attached);
+  const typed = session.input('hi');
+  await page.pass(1000);
+  const probe = page.socket;
+  probe.open();
+  await page.pass(10_000);
+  assert.equal(probe.closedWith, 1000);
+  await assert.rejects(typed, { code: 'needs_websocket' });
+  await events.send(token(1, 'a'));
+  assert.equal(session.text('r1'), 'a');
+});
+
+test('an event stream that ends is opened again at its place', async () => {
+  const { page } = await blocked();
+  const events = stream(page.request);
+  await events.send(attached, token(1, 'a'));
+  await events.end();
+  await page.pass(500);
+  assert.equal(page.requests.length, 2);
+  assert.equal(page.request.url.searchParams.get('offset'), '1-0.00000001');
+});
+
+test('a refusal over HTTP says what to mend', async () => {
+  const { page, session } = await blocked({ token: 'wrong' });
+  assert.equal(page.request.url.searchParams.get('token'), 'wrong');
+  const problem = JSON.stringify({ type: 'about:blank', detail: 'this token is for another session' });
+  page.request.resolve(new Response(problem, { status: 403, headers: { 'Content-Type': 'application/problem+json' } }));
+  assert.deepEqual(await session.ended, { reason: 'rejected', status: 403, detail: 'this token is for another session' });
+});
+
+test('204 is the end; 503 is waited for', async () => {
+  const first = await blocked();
+  first.page.request.resolve(new Response(null, { status: 204 }));
+  assert.deepEqual(await first.session.ended, { reason: 'finished' });
+  const second = await blocked();
+  second.page.request.resolve(new Response('', { status: 503, headers: { 'Retry-After': '5' } }));
+  await new Promise((resolve) => setImmediate(resolve));
+  await second.page.pass(5_499);
+  assert.equal(second.page.requests.length, 1);
+  await second.page.pass(1);
+  assert.equal(second.page.requests.length, 2);
+});
+
+test('a page that is no event stream is no gateway', async () => {
+  const { page, session } = await blocked();
+  page.request.resolve(new Response('<html>log in</html>', { headers: { 'Content-Type': 'text/html' } }));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(session.state, 'waiting');
+});

@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Responses } from '../../Sources/BatonGateway/Web/baton-text.js';
+import { EventParser } from '../../Sources/BatonGateway/Web/baton-wire.js';
+import { token } from './fakes.mjs';
+
+const base64 = (...bytes) => Buffer.from(bytes).toString('base64');
+
+test('text, count and state of each response', () => {
+  const responses = new Responses();
+  responses.add({ id: '1-0.00000001', event: 'start', response: 'r1' });
+  assert.equal(responses.add(token(2, 'Hel')), 'Hel');
+  responses.add({ id: '3-0', event: 'token', response: 'r2', n: 1, data: 'other' });
+  responses.add(token(9, 'lo', { joined: 7 }));
+  responses.add({ id: '10-0', event: 'input', data: 'a question' });
+  responses.add({ id: '11-0', event: 'token', data: 'nobody' });
+  responses.add({ id: '12-0', event: 'token', response: 'r1' });
+  assert.equal(responses.add({ id: '13-0', event: 'cancelled', response: 'r1' }), undefined);
+  assert.deepEqual(responses.snapshot(), {
+    r1: { text: 'Hello', n: 10, state: 'cancelled' },
+    r2: { text: 'other', n: 1, state: 'open' },
+    '': { text: 'nobody', n: 1, state: 'open' },
+  });
+});
+
+test('a character split over deltas is put together, whatever the cut', () => {
+  for (const [bytes, text] of [[[0xf0, 0x9f, 0x8e, 0xbb], '🎻'], [[0xe2, 0x82, 0xac], '€'], [[0xc3, 0xa9], 'é']]) {
+    for (let cut = 1; cut < bytes.length; cut++) {
+      const responses = new Responses();
+      assert.equal(responses.add(token(1, undefined, { data64: base64(0x61, ...bytes.slice(0, cut)) })), 'a');
+      assert.equal(responses.snapshot(), undefined);
+      assert.equal(responses.add(token(2, undefined, { data64: base64(...bytes.slice(cut), 0x62) })), text + 'b');
+    }
+  }
+});
+
+test('bytes that never become a character are shown as such, and hold nothing up', () => {
+  const responses = new Responses();
+  responses.add(token(1, undefined, { data64: base64(0xff, 0x61, 0xf0) }));
+  responses.add(token(2, 'b'));
+  assert.equal(responses.all.get('r1').text, '\ufffda\ufffdb');
+});
+
+test('everything after a place is taken back', () => {
+  const responses = new Responses();
+  for (const [n, text] of ['a', 'b', 'c', 'd'].entries()) responses.add(token(n + 1, text));
+  responses.add({ id: '5-0', event: 'end', response: 'r1' });
+  responses.add({ id: '6-0', event: 'token', response: 'r2', n: 1, data: 'x' });
+  assert.equal(responses.dropAfter('2-0.ffffffff'), true);
+  assert.deepEqual(responses.snapshot(), { r1: { text: 'ab', n: 2, state: 'open' } });
+  responses.add(token(3, 'C'));
+  assert.equal(responses.all.get('r1').text, 'abC');
+  assert.equal(responses.dropAfter('0'), true);
+  assert.deepEqual(responses.snapshot(), {});
+});
+
+test('taking back half a character brings the other half back', () => {
+  const responses = new Responses();
+  responses.add(token(1, undefined, { data64: base64(0xc3) }));
+  responses.add(token(2, undefined, { data64: base64(0xa9) }));
+  responses.dropAfter('1-0');
+  assert.equal(responses.add(token(2, undefined, { data64: base64(0xa8) })), 'è');
+});
+
+test('a place inside a joined entry, or before what is remembered, is not known', () => {
+  const responses = new Responses('5-0.00000005');
+  responses.add(token(9, 'abcd', { joined: 4 }));
+  assert.equal(responses.dropAfter('7-0'), false);
+  assert.equal(responses.dropAfter('4-0'), false);
+  assert.equal(responses.dropAfter('5-0'), true);
+  assert.equal(responses.all.size, 0);
+});
+
+test('what is remembered for taking back is bounded', () => {
+  const responses = new Responses();
+  for (let n = 1; n <= 9000; n++) responses.add(token(n, 'x'));
+  assert.equal(responses.dropAfter('100-0'), false);
+  assert.equal(responses.dropAfter('8000-0'), true);
+  assert.equal(responses.all.get('r1').text.length, 8000);
+});
+
+test('server-sent events in any cut, with comments, other fields and both line ends', () => {
+  const wire = 'retry: 100\n\n: still here\n\nid: 1-0\r\ndata: {"id":"1-0"}\r\n\r\ndata:{"type":\ndata:"live"}\n\nevent: x\n\ndata: {oops\n\n';
+  const expected = [{ event: 'heard' }, { event: 'frame', frame: { id: '1-0' } }, { event: 'frame', frame: { type: 'live' } }, { event: 'garbled' }];
+  for (let size = 1; size < wire.length; size++) {
+    const told = [];
+    const parser = new EventParser((event) => told.push(event));
+    for (let i = 0; i < wire.length; i += size) parser.feed(wire.slice(i, i + size));
+    assert.deepEqual(told, expected, `in pieces of ${size}`);
+  }
+});

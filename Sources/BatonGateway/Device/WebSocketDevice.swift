@@ -158,7 +158,7 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
     switch action {
     case .nothing: break
     case .closeTransport: context.close(promise: nil)
-    case .send(let code, let reason, let then):
+    case .send(let code, let reason, let then, let deadline):
       pings?.cancel()
       let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
       var frame = context.channel.allocator.buffer(capacity: 32)
@@ -172,7 +172,7 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
         }
       }
       context.writeAndFlush(wrapOutboundOut(frame), promise: written)
-      context.eventLoop.scheduleTask(in: .seconds(5)) {
+      context.eventLoop.scheduleTask(deadline: deadline) {
         bound.value.perform(bound.value.closing.deadlinePassed())
       }
     }

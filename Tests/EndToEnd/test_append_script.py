@@ -1,5 +1,6 @@
 """The atomic step against real servers: the cases of Tests/Conformance/producer, and what only a server shows."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -29,11 +30,10 @@ def packaged(package, binary):
     return str(path)
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def server(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("redis")
+@contextlib.contextmanager
+def redis_server(binary, folder):
     path = str(folder / "redis.sock")
-    command = [SERVERS[request.param](), "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(folder)]
+    command = [binary, "--port", "0", "--unixsocket", path, "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = redis.Redis(unix_socket_path=path)
     try:
@@ -45,6 +45,12 @@ def server(request, tmp_path_factory):
         client.close()
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    with redis_server(SERVERS[request.param](), tmp_path_factory.mktemp("redis")) as client:
+        yield client
 
 
 def answers(client):

@@ -1,0 +1,8 @@
+import ArgumentParser
+
+@main
+struct Baton: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "baton", abstract: "Streams AI answers that survive lost connections.",
+    subcommands: [Publish.self])
+}

@@ -1,0 +1,106 @@
+import ArgumentParser
+import BatonSession
+import Foundation
+import NIOCore
+import NIOPosix
+
+struct Publish: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Append an answer to a session, from standard input or from a language model.",
+    discussion: """
+      Without --openai each line of standard input is one delta, its newline included; its end is the answer's end.
+      With --openai the model's answer is appended as it comes; a key for it is taken from OPENAI_API_KEY.
+      """)
+
+  @Argument(help: "The session's name.")
+  var session: String
+
+  @Option(help: "Where Redis is: redis://, rediss:// or unix://. The default is redis://127.0.0.1:6379/0.")
+  var redis: String?
+
+  @Option(help: "Append through this gateway instead, http://HOST:PORT.")
+  var url: String?
+
+  @Option(help: "A token for the gateway with the scope publish.")
+  var token: String?
+
+  @Option(help: "How the keys in Redis begin.")
+  var keyPrefix = ProcessInfo.processInfo.environment["BATON_KEY_PREFIX"] ?? "baton:"
+
+  @Option(help: "The response's name; a fresh one unless told. One that is open is taken over.")
+  var response: String?
+
+  @Option(
+    help: "An OpenAI-compatible endpoint, http://HOST:PORT (/v1/chat/completions is added as far as it is missing).")
+  var openai: String?
+
+  @Option(help: "What to ask the model.")
+  var prompt: String?
+
+  @Option(help: "Which model to ask.")
+  var model = "default"
+
+  func validate() throws {
+    guard SessionName(session) != nil else {
+      throw ValidationError("The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    if let response, !Shape.name(response.utf8, upTo: 128) {
+      throw ValidationError("The response '\(response)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    if redis != nil, url != nil { throw ValidationError("Give --redis or --url, not both.") }
+    if openai != nil, prompt == nil { throw ValidationError("--openai needs a --prompt.") }
+    if openai == nil, prompt != nil { throw ValidationError("--prompt needs --openai.") }
+    for case let address? in [url, openai] where Self.isNoHTTP(address) {
+      throw ValidationError("'\(address)' is not an address like http://127.0.0.1:8080.")
+    }
+  }
+
+  private static func isNoHTTP(_ address: String) -> Bool {
+    guard let url = URL(string: address), let host = url.host, !host.isEmpty else { return true }
+    return url.scheme != "http" && url.scheme != "https"
+  }
+
+  func run() async throws {
+    guard let name = SessionName(session) else { return }
+    let response = response ?? "r-" + String(UInt64.random(in: 0 ... .max), radix: 36)
+    do {
+      let target: any PublishTarget =
+        if let url {
+          GatewayTarget(url: url, session: name, response: response, token: token)
+        } else {
+          try await RedisTarget(
+            url: redis ?? ProcessInfo.processInfo.environment["BATON_REDIS"] ?? "redis://127.0.0.1:6379/0",
+            session: name, prefix: keyPrefix, response: response)
+        }
+      try await target.open()
+      if let openai, let prompt {
+        try await ModelSource(endpoint: openai, model: model, prompt: prompt).publish(to: target)
+      } else {
+        try await StandardInput().publish(to: target)
+      }
+    } catch let failure as PublishFailure {
+      FileHandle.standardError.write(Data("baton publish: \(failure)\n".utf8))
+      throw ExitCode(failure.status)
+    }
+  }
+}
+
+/// Where an answer is appended to; one open, then deltas, then one end.
+protocol PublishTarget: Sendable {
+  func open() async throws(PublishFailure)
+  /// Waits while too much is on its way.
+  func append(_ delta: ByteBuffer) async throws(PublishFailure)
+  /// Returns when all of it is there.
+  func end(_ state: ResponseState, _ data: String?) async throws(PublishFailure)
+}
+
+/// Why an answer could not be appended, or not wholly.
+struct PublishFailure: Error, CustomStringConvertible {
+  /// As in sysexits.h: 69 something is out of reach, 70 a fault of ours, 78 wrong configuration.
+  let status: Int32
+  let description: String
+
+  static func unavailable(_ what: String) -> PublishFailure { PublishFailure(status: 69, description: what) }
+  static func fault(_ what: String) -> PublishFailure { PublishFailure(status: 70, description: what) }
+  static func configuration(_ what: String) -> PublishFailure { PublishFailure(status: 78, description: what) }
+}

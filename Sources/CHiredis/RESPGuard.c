@@ -24,6 +24,7 @@ const char *baton_guard_feed(
   BatonRESPGuard *guard, uint64_t maxBulkBytes, const char *bytes, size_t count, BatonGuardSink sink, void *context
 ) {
   static const char *const refused = "out of memory";
+  const char *violation = NULL;
   const char *at = bytes, *end = bytes + count;
   // What lies between `pending` and `at` has been looked at and not yet been passed on.
   const char *pending = bytes;
@@ -34,7 +35,7 @@ const char *baton_guard_feed(
       switch (*at) {
       case '$': guard->state = BatonGuardBulkHeader; guard->headerBytes = 0; break;
       case '*': case ':': case '+': case '-': guard->state = BatonGuardLine; guard->lineBytes = 0; break;
-      default: return "not a RESP2 reply";
+      default: violation = "not a RESP2 reply"; goto end;
       }
       guard->previous = 0;
       if (guard->state == BatonGuardLine) at++;
@@ -44,11 +45,17 @@ const char *baton_guard_feed(
       const char *newline = at;
       while (newline < end && *newline != '\n') newline++;
       guard->lineBytes += (size_t)(newline - at);
-      if (guard->lineBytes > maxLineBytes) return "a line of more than 65536 bytes";
+      if (guard->lineBytes > maxLineBytes) {
+        violation = "a line of more than 65536 bytes";
+        goto end;
+      }
       if (newline > at) guard->previous = newline[-1];
       at = newline;
       if (at == end) break;
-      if (guard->previous != '\r') return "a line end without carriage return";
+      if (guard->previous != '\r') {
+        violation = "a line end without carriage return";
+        goto end;
+      }
       at++;
       guard->state = BatonGuardType;
       break;
@@ -59,7 +66,11 @@ const char *baton_guard_feed(
       const char *start = at;
       bool split = guard->headerBytes > 0, whole = false;
       while (at < end && !whole) {
-        if (guard->headerBytes == sizeof guard->header) return "a malformed bulk string length";
+        if (guard->headerBytes == sizeof guard->header) {
+          at = start;
+          violation = "a malformed bulk string length";
+          goto end;
+        }
         guard->header[guard->headerBytes++] = *at;
         whole = *at++ == '\n';
       }
@@ -69,7 +80,11 @@ const char *baton_guard_feed(
         break;
       }
       int64_t length = guard->headerBytes < 4 ? -2 : bulkLength(guard->header, guard->headerBytes);
-      if (length == -2) return "a malformed bulk string length";
+      if (length == -2) {
+        at = start;
+        violation = "a malformed bulk string length";
+        goto end;
+      }
       if (length >= 0 && (uint64_t)length > maxBulkBytes) {
         char note[48];
         int noteBytes = snprintf(note, sizeof note, "-ELIDED %" PRId64 "\r\n", length);
@@ -94,7 +109,10 @@ const char *baton_guard_feed(
       size_t taken = (size_t)(end - at) < guard->remaining ? (size_t)(end - at) : (size_t)guard->remaining;
       bool skipped = guard->state == BatonGuardSkip;
       for (uint64_t i = guard->remaining > 2 ? guard->remaining - 2 : 0; i < taken; i++)
-        if (at[i] != (guard->remaining - i == 2 ? '\r' : '\n')) return "a bulk string that does not end with CRLF";
+        if (at[i] != (guard->remaining - i == 2 ? '\r' : '\n')) {
+          violation = "a bulk string that does not end with CRLF";
+          goto end;
+        }
       guard->remaining -= taken;
       at += taken;
       if (skipped) pending = at;
@@ -103,5 +121,7 @@ const char *baton_guard_feed(
     }
     }
   }
-  return end > pending && !sink(context, pending, (size_t)(end - pending)) ? refused : NULL;
+end:
+  // The whole replies in front of a violation still count.
+  return at > pending && !sink(context, pending, (size_t)(at - pending)) ? refused : violation;
 }

@@ -31,6 +31,7 @@ package final class RedisServer: @unchecked Sendable {
     var all = [
       "--port", "\(port)", "--bind", "127.0.0.1", "--unixsocket", socketPath, "--dir", self.directory.path,
       "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "redis.log",
+      "--enable-debug-command", "local",
     ]
     if tls {
       all += ["--tls-port", "\(tlsPort)", "--tls-auth-clients", "no"]
@@ -55,16 +56,15 @@ package final class RedisServer: @unchecked Sendable {
     return directory
   }
 
-  /// Again on the same socket and ports, after ``stop()``. With `waiting` false it returns at once.
-  package func start(waiting: Bool = true) throws {
+  /// Again on the same socket and ports, after ``stop()``, with `more` arguments; waits until it takes connections.
+  package func start(_ more: String...) throws {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")
-    process.arguments = ["redis-server"] + arguments
+    process.arguments = ["redis-server"] + arguments + more
     process.standardOutput = FileHandle.nullDevice
     process.standardError = FileHandle.nullDevice
     try process.run()
     lock.withLock { self.process = process }
-    guard waiting else { return }
     let deadline = ContinuousClock.now + .seconds(30)
     while !Self.accepts(socketPath) {
       guard process.isRunning, ContinuousClock.now < deadline else {
@@ -89,6 +89,27 @@ package final class RedisServer: @unchecked Sendable {
   /// SIGSTOP, until ``resume()``.
   package func pause() { kill(pid, SIGSTOP) }
   package func resume() { kill(pid, SIGCONT) }
+
+  /// An authority, `ca.crt`, and with it a certificate for localhost and 127.0.0.1, `redis.crt` and `redis.key`.
+  package static func makeCertificates(in directory: URL) throws {
+    let script = """
+      set -e
+      key() { openssl ecparam -genkey -name prime256v1 -noout -out $1.key; }
+      key ca; key redis
+      openssl req -x509 -new -key ca.key -subj '/CN=Test authority' -days 30 -out ca.crt
+      openssl req -new -key redis.key -subj /CN=localhost -out redis.csr
+      echo subjectAltName=DNS:localhost,IP:127.0.0.1 > names
+      openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile names -out redis.crt
+      """
+    let process = Process()
+    process.executableURL = URL(filePath: "/bin/sh")
+    process.arguments = ["-c", script]
+    process.currentDirectoryURL = directory
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    process.waitUntilExit()
+    if process.terminationStatus != 0 { throw Failure(description: "no certificates; is openssl installed?") }
+  }
 
   /// What redis-cli prints for a command, without the last newline.
   @discardableResult

@@ -45,7 +45,9 @@ final class RedisConnectionHandler: ChannelInboundHandler {
     }
   }
 
+  /// The first reason counts.
   func close(_ error: RedisError) {
+    if state.closeReason != nil { return }
     end(error, failing: state.closed(error))
   }
 

@@ -1,0 +1,192 @@
+import Foundation
+import NIOConcurrencyHelpers
+import NIOCore
+import RedisServer
+import Testing
+
+@testable import BatonRedis
+
+/// Against real servers: how one gets in, and what goes wrong there.
+@Suite struct ServerTests {
+  @Test func checksTheCertificate() async throws {
+    let directory = try RedisServer.makeDirectory()
+    try RedisServer.makeCertificates(in: directory)
+    let server = try RedisServer(tls: true, directory: directory, "--bind", "127.0.0.1", "127.0.0.2")
+    let ca = directory.appending(path: "ca.crt").path
+    for host in ["127.0.0.1", "localhost"] {
+      let redis = try await connect("rediss://\(host):\(server.tlsPort)?cacert=\(ca)")
+      #expect(try await redis.ask(.ping).text == "PONG")
+    }
+    for url in [
+      // Unknown authority; another name than the certificate's; no TLS there at all.
+      "rediss://localhost:\(server.tlsPort)", "rediss://127.0.0.2:\(server.tlsPort)?cacert=\(ca)",
+    ] {
+      let error = await #expect(throws: RedisError.self) { try await connect(url) }
+      #expect(error?.kind == .configuration && error?.reason == .tls, "\(url): \(error as Any)")
+    }
+    let error = await #expect(throws: RedisError.self) { try await connect("rediss://localhost:1?cacert=/none.pem") }
+    #expect(error?.kind == .configuration && error?.description.contains("/none.pem") == true)
+
+    let plain = try RedisServer(tcp: true)
+    let url = "rediss://127.0.0.1:\(plain.port)?cacert=\(ca)"
+    await #expect(throws: RedisError.self) { try await connect(url) { $0.connectTimeout = .seconds(1) } }
+  }
+
+  @Test func logsInAndSelects() async throws {
+    let server = try RedisServer(tcp: true)
+    try server.cli("ACL", "SETUSER", "ann", "on", ">s3cret/", "~*", "+@all", "-role")
+    try server.cli("CONFIG", "SET", "requirepass", "top")
+    let redis = try await connect("redis://ann:s3cret%2F@127.0.0.1:\(server.port)/3")
+    let list = try #require(try await redis.ask(RedisCommand("CLIENT", "INFO")).text)
+    #expect(list.contains("user=ann") && list.contains("db=3") && list.contains("name=baton"))
+    let refused = await #expect(throws: RedisError.self) { try await redis.ask(.role) }
+    #expect(refused?.code == "NOPERM" && refused?.kind == .configuration)
+    #expect(try await connect("redis+unix://:top@\(server.socketPath)?db=1").ask(.ping).text == "PONG")
+
+    for (url, code) in [
+      (server.url, "NOAUTH"), ("redis://wrong@127.0.0.1:\(server.port)", "WRONGPASS"),
+      ("redis://top@127.0.0.1:\(server.port)/99", "ERR"),
+    ] {
+      let error = await #expect(throws: RedisError.self) { try await connect(url) }
+      #expect(error?.code == code && error?.kind == .configuration)
+    }
+  }
+
+  @Test func saysWhereNobodyAnswers() async throws {
+    for url in ["redis://127.0.0.1:1", "unix:///tmp/none.sock", "redis://no-such-host.invalid:1"] {
+      let error = await #expect(throws: RedisError.self) { try await connect(url) }
+      #expect(error?.reason == .connectFailed && error?.kind == .retry)
+    }
+  }
+
+  @Test(arguments: [true, false]) func givesUpInTime(stopped: Bool) async throws {
+    let server = try RedisServer()
+    let redis = try await connect(server.unixURL)
+    if stopped { server.pause() } else { try server.cli("CLIENT", "PAUSE", "60000", "ALL") }
+    defer { server.resume() }
+    let patient = Task { try await redis.send(.time, timeout: .seconds(60)) }
+    await #expect(throws: RedisError.timedOut) { try await redis.send(.ping, timeout: .milliseconds(50)) }
+    await #expect(throws: RedisError.timedOut) { try await patient.value }
+    #expect(try await redis.onLoop { redis.closeReason } == .timedOut)
+    await #expect(throws: RedisError.timedOut) { try await redis.ask(.ping) }
+    if stopped {
+      await #expect(throws: RedisError.timedOut) {
+        try await connect(server.unixURL) { $0.connectTimeout = .milliseconds(50) }
+      }
+    }
+  }
+
+  @Test func pipelinesInOneTurn() async throws {
+    let server = try RedisServer()
+    let redis = try await connect(server.unixURL) { $0.maxPipelineBytes = 1 << 20 }
+    let seen = NIOLockedValueBox<[String]>([])
+    try await redis.onLoop {
+      for i in 0..<1000 as Range<Int64> {
+        redis.send([RedisCommand("ECHO", .integer(i)), .ping], deadline: .now() + .seconds(30)) { result in
+          seen.withLockedValue { $0.append((try? result.get().map(\.description).joined()) ?? "failed") }
+        }
+      }
+      let big = RedisCommand("ECHO", .bytes(ByteBuffer(repeating: 1, count: 1 << 20)))
+      redis.send(big, deadline: .now() + .seconds(30)) { result in
+        seen.withLockedValue { $0.append("\(result)".contains("maxPipelineBytes") ? "overloaded" : "sent") }
+      }
+    }
+    _ = try await redis.ask(.ping)
+    #expect(seen.withLockedValue { $0 } == ["overloaded"] + (0..<1000).map { "\"\($0)\"PONG" })
+    #expect(try await redis.onLoop { redis.pipelineBytes } == 0)
+  }
+
+  @Test func elidesAndLivesOn() async throws {
+    let server = try RedisServer()
+    let redis = try await connect(server.unixURL) {
+      $0.maxPipelineBytes = 64 << 20
+      $0.limits.maxReplyBytes = 20 << 20
+    }
+    let huge = RedisCommand.Argument.bytes(ByteBuffer(repeating: 120, count: 20_000_000))
+    _ = try await redis.ask(.xadd("s", id: RedisStreamID(1, 1), fields: [(.string("n"), 1), (.string("data"), huge)]))
+    _ = try await redis.ask(.xadd("s", id: RedisStreamID(1, 2), fields: [("n", 2)]))
+    let streams = try await redis.ask(.xread(count: 9, [("s", .zero)])).decodedStreams(["s"])
+    let read = try #require(streams.first).read
+    #expect(read.entries.map(\.id) == [RedisStreamID(1, 1), RedisStreamID(1, 2)] && !read.isCut)
+    #expect(read.entries[0].byteCount == 20_000_006 && read.entries[0].isElided && !read.entries[1].isElided)
+    #expect(read.entries[0].fields[1].value == .elided(20_000_000))
+
+    // Ten of 3 MB: six fit, and the next says how large it is.
+    let large = RedisCommand.Argument.bytes(ByteBuffer(repeating: 120, count: 3_000_000))
+    for i in 1...10 {
+      _ = try await redis.ask(.xadd("t", id: RedisStreamID(2, UInt64(i)), fields: [(.string("d"), large)]))
+    }
+    let cut = try await redis.ask(.xrange("t", count: 10)).decodedEntries()
+    #expect(
+      cut.isCut && cut.entries.count == 6 && cut.cut?.id == RedisStreamID(2, 7) && cut.cut?.byteCount == 3_000_001)
+    let rest = try await redis.ask(.xrange("t", from: RedisStreamID(2, 7), count: 10)).decodedEntries()
+    #expect(!rest.isCut && rest.entries.count == 4)
+    #expect(rest.entries[3].fields[0].value.bytes == ByteBuffer(repeating: 120, count: 3_000_000))
+  }
+
+  @Test func transactsAndScripts() async throws {
+    let server = try RedisServer()
+    let redis = try await connect(server.unixURL)
+    _ = try await redis.ask(RedisCommand("SET", "text", "x"))
+    _ = try await redis.ask(.xadd("s", fields: [("a", 1)]))
+    let results = try await redis.transaction(
+      [.xinfoStream("s"), .xinfoStream("none"), .xrange("text", count: 1), .type("text")], timeout: .seconds(30))
+    #expect(try RedisStreamInfo(results[0]).length == 1)
+    #expect(results[1].error?.description.contains("no such key") == true)
+    #expect(results[2].error?.code == "WRONGTYPE" && results[3].text == "string")
+    let refused = await #expect(throws: RedisError.self) {
+      try await redis.transaction([.ping, RedisCommand("NONSENSE")], timeout: .seconds(30))
+    }
+    #expect(refused?.kind == .configuration && refused?.description.contains("NONSENSE") == true)
+
+    let script = RedisScript("return {KEYS[1], ARGV[1], #ARGV}")
+    for _ in 0..<2 {
+      let reply = try await redis.run(script, keys: ["k"], ["v", 2], timeout: .seconds(30))
+      #expect(reply.description == "[\"k\", \"v\", 2]")
+    }
+    #expect(try server.cli("INFO", "commandstats").contains("cmdstat_eval:calls=1,"))
+
+    #expect(try await redis.ask(.exists("s", "none")).integer == 1)
+    #expect(try await redis.ask(.pexpire("s", milliseconds: 60_000)).integer == 1)
+    #expect(try await redis.ask(.delete(["s", "none"])).integer == 1)
+    #expect(try await redis.ask(.unlink(["text"])).integer == 1)
+    #expect(try RedisRole(try await redis.ask(.role)) == .master(offset: 0))
+    #expect(try await redis.ask(.time).decodedTime() > 1_600_000_000_000_000)
+    #expect(try await redis.ask(.info("server")).decodedInfo()["redis_version"]?.isEmpty == false)
+  }
+
+  @Test func noticesChangesOfKeysThatDoNotExistYet() async throws {
+    let server = try RedisServer()
+    let listener = try await connect(server.unixURL)
+    let redis = try await connect(server.unixURL)
+    let notices = NIOLockedValueBox<[RedisInvalidation]>([])
+    let subscribed: EventLoopFuture<Int64> = listener.eventLoop.flatSubmit {
+      let promise = listener.eventLoop.makePromise(of: Int64.self)
+      listener.onPush = { message in notices.withLockedValue { $0 += [RedisInvalidation(message)].compactMap(\.self) } }
+      listener.send([.clientID, .subscribeInvalidate], deadline: .now() + .seconds(30)) { result in
+        promise.completeWith(result.map { $0[0].integer ?? 0 }.mapError { $0 })
+      }
+      return promise.futureResult
+    }
+    _ = try await redis.ask(.trackingOn(redirect: try await subscribed.get()))
+
+    func notice() async throws -> RedisInvalidation {
+      try await eventually { notices.withLockedValue { $0.isEmpty ? nil : $0.removeFirst() } }
+    }
+    for change in [["XADD", "s", "*", "a", "b"], ["DEL", "s"], ["SET", "s", "x", "PX", "20"], []] {
+      _ = try await redis.send([.xread(count: 1, [("s", .zero)])], timeout: .seconds(30))
+      if !change.isEmpty {
+        let process = try await connect(server.unixURL)
+        _ = try await process.ask(RedisCommand(change[0], change.dropFirst().map { .string($0) }))
+        #expect(try await notice() == .keys(["s"]))
+      } else {
+        // The key expires.
+        #expect(try await notice() == .keys(["s"]))
+      }
+    }
+    try server.cli("FLUSHALL")
+    #expect(try await notice() == .everything)
+    // A subscriber answers PING between notices.
+    #expect(try await listener.ask(.ping).elements?.count == 2)
+  }
+}

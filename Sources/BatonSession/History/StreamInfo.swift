@@ -82,8 +82,7 @@ package enum Verdict: Sendable, Equatable {
   /// All retained entries lie after the place, and as many were added as are retained.
   private static func provesCount(_ offset: Offset, _ evidence: Evidence, _ info: StreamInfo) -> Bool {
     if let first = info.first, first.id <= offset.id { return false }
-    guard let now = info.entriesAdded else { return offset == .zero }
-    guard let then = evidence.added, now >= then else { return false }
+    guard let now = info.entriesAdded, let then = evidence.added, now >= then else { return false }
     return now - then == info.length
   }
 }

@@ -341,7 +341,8 @@ package struct Cursor: Sendable {
       pendingReset = reset
       phase = .locating(Locator(.newest(n), pageLimit: Cursor.pageLimit))
     case .end:
-      var candidates = [place.offset.id: place.offset, startPlace.offset.id: startPlace.offset]
+      var candidates = [startPlace.offset.id: startPlace.offset]
+      candidates[place.offset.id] = place.offset
       for offset in past where offset.id > startPlace.offset.id && offset.id <= place.offset.id {
         candidates[offset.id] = offset
       }

@@ -194,6 +194,10 @@ package struct Tail: Sendable {
     isStalled = false
     round.removeAll()
     suspects.removeAll()
+    for session in sweepQueue where followed[session]?.evidence?.existed == true {
+      // Another master may have counted otherwise.
+      followed[session]?.evidence?.added = nil
+    }
     noticedAll()
     return reads()
   }

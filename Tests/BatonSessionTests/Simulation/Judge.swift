@@ -1,0 +1,98 @@
+@testable import BatonSession
+
+/// All that ever happened to one session's stream, and whether what a device was told is true to it (PROTOCOL 10).
+struct History {
+  struct Fate {
+    var entry: Entry
+    /// Those that were retained, and those gone before it, when this one was appended: the lineage's place in order.
+    var lineage: Int
+    var position: Int
+    var removedAt: Int64?
+    /// Removed by XDEL, which makes no gap; trimming and loss do.
+    var wasDeleted = false
+  }
+
+  /// By serial number.
+  var fates: [Int: Fate] = [:]
+  /// The serials of each lineage in order; a lineage that branches off begins with a copy of what it shares.
+  var lineages: [[Int]] = [[]]
+  /// Something happened that may break continuity, so resets are allowed.
+  var wasDisturbed = false
+
+  var current: Int { lineages.count - 1 }
+
+  mutating func added(_ written: Written) {
+    fates[written.serial] = Fate(entry: written.entry, lineage: current, position: lineages[current].count)
+    lineages[current].append(written.serial)
+  }
+
+  mutating func removed(_ written: [Written], at now: Int64, byDeletion: Bool) {
+    for one in written {
+      fates[one.serial]?.removedAt = now
+      fates[one.serial]?.wasDeleted = byDeletion
+    }
+  }
+
+  /// From now on the stream holds just these: after DEL, a restore or a lossy failover.
+  mutating func branched(keeping retained: [Written]) {
+    wasDisturbed = true
+    let kept = retained.map(\.serial)
+    var shared: [Int] = []
+    if let last = kept.last {
+      for lineage in lineages.reversed() {
+        if let index = lineage.firstIndex(of: last) {
+          shared = Array(lineage[...index])
+          break
+        }
+      }
+    }
+    for serial in kept {
+      fates[serial]?.removedAt = nil
+      fates[serial]?.wasDeleted = false
+    }
+    lineages.append(shared)
+  }
+
+  /// The serial of an entry as a device saw it: newest history first.
+  func serial(_ offset: Offset) -> Int? {
+    for lineage in lineages.reversed() {
+      for serial in lineage.reversed() where fates[serial]?.entry.offset == offset { return serial }
+    }
+    return nil
+  }
+
+  /// Whether XDEL removed it.
+  func wasDeleted(_ entry: Entry) -> Bool {
+    serial(entry.offset).flatMap { fates[$0]?.wasDeleted } ?? false
+  }
+
+  /// Whether a device that stands at `place` (nil: at the start) may be told `next` without a word. At the start, what was
+  /// removed up to `excused` was never promised.
+  func complaint(after place: Entry?, next: Entry, excused: Int64) -> String? {
+    if let place, next.follows(place.place) { return nil }
+    var reason = "no history holds \(next.offset)"
+    for lineage in lineages.reversed() {
+      guard let to = lineage.lastIndex(where: { fates[$0]?.entry.offset == next.offset }) else { continue }
+      var from = -1
+      if let place {
+        guard let index = lineage.lastIndex(where: { fates[$0]?.entry.offset == place.offset }) else {
+          reason = "\(next.offset) is of another history than \(place.offset)"
+          continue
+        }
+        from = index
+      }
+      guard from < to else {
+        reason = "\(next.offset) comes again or too early after \(place?.offset.description ?? "0")"
+        continue
+      }
+      let missed = lineage[(from + 1)..<to].first { serial in
+        guard let fate = fates[serial] else { return true }
+        if fate.wasDeleted { return false }
+        return !(place == nil && fate.removedAt.map { $0 <= excused } ?? false)
+      }
+      guard let missed else { return nil }
+      reason = "\(fates[missed]?.entry.offset.description ?? "?") is missing before \(next.offset)"
+    }
+    return reason
+  }
+}

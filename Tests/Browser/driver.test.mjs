@@ -259,7 +259,7 @@ test('the tab’s store is written once a second, and never with a text that is 
   page.socket.receive(token(1, 'a'), token(2, 'b'));
   assert.equal(page.storage.size, 0);
   await page.pass(1000);
-  assert.match(page.storage.get('baton:s'), /"offset":"2-0.00000002".*"text":"ab"/);
+  assert.match(page.storage.get('baton:s '), /"offset":"2-0.00000002".*"text":"ab"/);
   page.socket.receive(token(3, 'x'.repeat(600_000)));
   await page.pass(1000);
   assert.equal(page.storage.size, 0);

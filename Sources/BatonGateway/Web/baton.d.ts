@@ -86,7 +86,8 @@ export interface Options {
   token?: string | (() => string | Promise<string>);
   /**
    * What outlives a reload of the page. Without it everything is asked for again, from `offset` or `last`. `session` keeps
-   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing). An app that keeps the text itself
+   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing), by session and `device`: frames of one page that
+   * attach to one session need different devices. An app that keeps the text itself
    * gives a store of its own, and may ignore `responses`.
    */
   store?: 'session' | Store;

@@ -9,6 +9,7 @@
 // this file joins them to the page. Nothing is shared between tabs: each is a device of its own.
 
 import { BatonMachine } from './baton-machine.js';
+import { Reader } from './baton-reader.js';
 import { Responses } from './baton-text.js';
 import { openEventStream, openWebSocket, sessionURL } from './baton-wire.js';
 
@@ -389,7 +390,7 @@ class Session {
 
   get #store() {
     const { store } = this.options;
-    return store === 'session' ? pageStore(this.#platform.sessionStorage, this.session) : store;
+    return store === 'session' ? pageStore(this.#platform.sessionStorage, this.session, this.options.device) : store;
   }
 
   #saveSoon() {
@@ -410,73 +411,11 @@ class Session {
   }
 }
 
-/** An async iterator over a queue that is bounded in bytes. */
-class Reader {
-  #queue = [];
-  #bytes = 0;
-  #waiting = [];
-  #full = false;
-  #ended = false;
-  #error = undefined;
-
-  constructor(maxBytes, { full, empty, left }) {
-    Object.assign(this, { maxBytes, full, empty, left });
-  }
-
-  push(event) {
-    const waiting = this.#waiting.shift();
-    if (waiting) return waiting.resolve({ value: event, done: false });
-    this.#queue.push(event);
-    this.#bytes += sizeOf(event);
-    if (this.#bytes <= this.maxBytes || this.#full) return;
-    this.#full = true;
-    this.full();
-  }
-
-  end(error) {
-    this.#ended = true;
-    this.#error = error;
-    for (const waiting of this.#waiting.splice(0)) this.next().then(waiting.resolve, waiting.reject);
-  }
-
-  next() {
-    const event = this.#queue.shift();
-    if (event) {
-      this.#bytes -= sizeOf(event);
-      if (this.#full && this.#queue.length === 0) {
-        this.#full = false;
-        this.empty();
-      }
-      return Promise.resolve({ value: event, done: false });
-    }
-    const error = this.#error;
-    this.#error = undefined;
-    if (error) return Promise.reject(error);
-    if (this.#ended) return Promise.resolve({ value: undefined, done: true });
-    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
-  }
-
-  return() {
-    this.#queue = [];
-    this.#bytes = 0;
-    this.left();
-    return Promise.resolve({ value: undefined, done: true });
-  }
-
-  [Symbol.asyncIterator]() {
-    return this;
-  }
-}
-
 const submitErrors = {
   ended: 'the session is closed on this device',
   needs_websocket: 'this network lets no WebSocket through: reading works, sending does not',
   too_many: 'too many inputs wait for their answer',
 };
-
-function sizeOf({ data, data64, fields }) {
-  return 200 + 2 * ((data ?? data64 ?? '').length + (fields ? JSON.stringify(fields).length : 0));
-}
 
 function refusal({ reason, code, status, detail }) {
   if (reason !== 'rejected') return undefined;
@@ -491,8 +430,8 @@ function refusal({ reason, code, status, detail }) {
 }
 
 /** A tab's own memory, gone with the tab. It keeps the text with the offset, or nothing where the text is too long. */
-function pageStore(storage, session) {
-  const key = `baton:${session}`;
+function pageStore(storage, session, device = '') {
+  const key = `baton:${session} ${device}`;
   return {
     load: () => JSON.parse(storage?.getItem(key) ?? 'null') ?? undefined,
     save(snapshot) {

@@ -1,0 +1,57 @@
+"""A TCP forwarder whose target can be changed, as a name that fails over does."""
+
+import contextlib
+import socket
+import threading
+
+
+class Switch:
+    def __init__(self, target):
+        self.target = target
+        self.pairs = []
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def switch(self, target):
+        """Cuts every connection; new ones go to `target` (a port, or None: refused at once)."""
+        self.target = target
+        self.cut()
+
+    def cut(self):
+        pairs, self.pairs = self.pairs, []
+        for pair in pairs:
+            for one in pair:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def kill(self):
+        self.target = None
+        self.cut()
+        self.listener.close()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self.target))
+                except (OSError, TypeError):
+                    near.close()
+                    continue
+                self.pairs.append((near, far))
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+
+
+def _copy(source, sink):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    for one in (source, sink):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

@@ -13,7 +13,7 @@ const kept = `baton-demo ${sessionName} ${name}`;
 const cable = new Cable();
 const journal = new Journal(name, tell);
 
-$('name').textContent = document.title = name;
+$('name').textContent = document.title = name.replaceAll('-', ' ');
 
 const gateways = await findGateways();
 const session = attach(gateways.map(({ url }) => url), sessionName, {
@@ -91,6 +91,7 @@ function isAfter(a, b) {
 const dirty = new Set();
 
 function show(response) {
+  if (session.responses.has(response) && !document.getElementById(`answer-${response}`)) newAnswer(response);
   if (dirty.size === 0) requestAnimationFrame(paint);
   dirty.add(response);
 }
@@ -100,7 +101,7 @@ function paint() {
   for (const name of dirty) {
     const { text = '', state } = session.responses.get(name) ?? {};
     if (state === undefined) document.getElementById(`answer-${name}`)?.remove();
-    else paintAnswer(document.getElementById(`answer-${name}`) ?? newAnswer(name), text, state);
+    else paintAnswer(document.getElementById(`answer-${name}`), text, state);
   }
   dirty.clear();
   if (atEnd) $('talk').scrollTop = $('talk').scrollHeight;

@@ -56,6 +56,8 @@ package struct Cursor: Sendable {
   private var needsLook = false
   /// The greatest id that was deleted singly; the window can't tell, so it is joined only behind it. Nil: not known.
   private var deletedUpTo: EntryID?
+  /// What has to come first from the start on, where the device was live there.
+  private var origin: Offset?
   private var saidStalled = false
 
   /// Live not before the log holds this entry, or was confirmed.
@@ -210,7 +212,14 @@ package struct Cursor: Sendable {
   private mutating func takePage(_ page: Page) {
     var entries = page.entries[...]
     if let info = page.info { deletedUpTo = info.maxDeleted }
-    if place.offset == .zero {
+    if place.offset == .zero, let origin, entries.first?.offset.matches(origin) != true {
+      if let info = page.info {
+        lose(info.exists ? .trimmed : .deleted, first: info.first, last: info.last?.offset, past: [])
+      } else {
+        needsLook = true
+      }
+      return
+    } else if place.offset == .zero {
       more = page.more
     } else if let first = entries.first, first.offset.matches(place.offset) {
       entries.removeFirst()
@@ -230,6 +239,7 @@ package struct Cursor: Sendable {
       return
     }
     needsLook = false
+    origin = nil
     if entries.isEmpty {
       if !page.more { more = false }
     } else {
@@ -366,6 +376,7 @@ package struct Cursor: Sendable {
   private mutating func stand(at place: Place, more: Bool) {
     self.place = place
     self.more = more
+    origin = nil
     phase = .paging
     if request.untilEnd, place.offset != .zero {
       self.more = true
@@ -385,6 +396,7 @@ package struct Cursor: Sendable {
     if index < log.first {
       phase = .paging
       more = true
+      origin = log.origin
       guard isLive else { return .again }
       isLive = false
       return .step(.behind)

@@ -31,6 +31,8 @@ package struct SessionLog {
   package private(set) var reset: Reset?
   /// What the window held before the reset, oldest first.
   package private(set) var past: [Offset] = []
+  /// The first entry that came to an empty stream: somebody who waited at the start must be told this one first.
+  package private(set) var origin: Offset?
   package private(set) var isStalled = false
   package private(set) var isWrongType = false
   package private(set) var confirmed: UInt64 = 0
@@ -50,7 +52,8 @@ package struct SessionLog {
       isOpen = true
       drop(to: base)
     case .appended(let segment):
-      guard let last = segment.entries.last else { return }
+      guard let first = segment.entries.first, let last = segment.entries.last else { return }
+      if end.offset == .zero { origin = first.offset }
       segments.append((next, segment))
       next += segment.entries.count
       bytes += segment.bytes

@@ -281,7 +281,8 @@ final class Fleet {
       for entry in delivery.entries {
         device.delivered += 1
         if device.wantsReset { return complain(device, "a forged check was taken for true") }
-        var words = history.complaint(after: device.holds, next: entry, excused: device.isFresh ? schedule.now : device.liveAt)
+        var words = history.complaint(
+          after: device.holds, next: entry, excused: device.isFresh ? schedule.now : device.liveAt)
         if words != nil, let holds = device.holds, history.wasDeleted(holds), let held = device.heldBefore {
           words = history.complaint(after: held, next: entry, excused: -1)
         }
@@ -293,6 +294,12 @@ final class Fleet {
         device.isFresh = false
       }
     case .attached(let offset, _, _):
+      if let asked = device.offset,
+        redis.stream(device.session)?.entries.contains(where: { $0.entry.id == asked.id }) != true
+      {
+        // Where the entry is gone its check proves nothing, either way.
+        device.wantsReset = false
+      }
       if device.offset == nil {
         device.offset = offset
         if offset != .zero {

@@ -114,7 +114,8 @@ struct ModelRedis {
     let entries: [Written]
     switch request.span {
     case .after(let id): entries = Array(all.drop { $0.entry.id < id }.prefix(request.count))
-    case .before(let id): entries = Array(all.filter { $0.entry.id <= id ?? EntryID(.max, .max) }.reversed().prefix(request.count))
+    case .before(let id):
+      entries = Array(all.filter { $0.entry.id <= id ?? EntryID(.max, .max) }.reversed().prefix(request.count))
     }
     return .page(
       Page(

@@ -4,9 +4,10 @@
 // What `baton dev` answers beside this page:
 //   GET  dev/state?session=S   {"gateways":[{"name":"gw-1","url":"http://127.0.0.1:8081","alive":true}, …],
 //                               "model":"…" or null,
-//                               "producer":{"response":"r…","n":1248,"state":"open"} or null}
+//                               "producer":{"response":"r…","n":1248,"state":"open"} or null,
+//                               "redis":"unix:///tmp/…/redis.sock"}
 //                              `producer`: the session's newest response as Redis has it; `n` is its last number,
-//                              `state` open, end, error or cancelled
+//                              `state` open, end, error or cancelled. `redis`: for redis-cli and other producers
 //   POST dev/prompt            {"session","prompt"} → 202 {"response":"r…"}: appends `input`, then the model's answer;
 //                              otherwise problem+json whose `detail` says what to mend
 //   POST dev/gateways/NAME/kill      204; it starts again by itself after some 3 s

@@ -1,0 +1,240 @@
+"""baton.js in Chromium, on real gateways: whatever happens to page, network or gateway, the page shows the stream."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+
+import pytest
+from support.browser import Browser, UpgradeBlocker
+from support.process import wait_for
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = Browser()
+    yield chromium
+    chromium.kill()
+
+
+@pytest.fixture
+def page(browser, gateway):
+    """An empty page of the gateway's origin."""
+    return browser.open(gateway.url + "/healthz")
+
+
+@pytest.fixture
+def blocker(gateway, started):
+    started.append(UpgradeBlocker(gateway.port))
+    return started[-1]
+
+
+def words(first, last):
+    return [f"w{n} ✓ " for n in range(first, last + 1)]
+
+
+def stream_text(redis, session):
+    return "".join(dict(fields)[b"data"].decode() for _, fields in redis.stream(session) if b"n" in dict(fields))
+
+
+def test_text_as_it_comes(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 500), "r1")
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    redis.add_tokens(session, words(501, 600), "r1", 501)
+    page.wait_text(stream_text(redis, session))
+    assert page.run("return s.responses.get('r1').n") == 600
+
+
+def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):
+    first, second = new_gateway(redis.url, "gw-a"), new_gateway(redis.url, "gw-b")
+    page.attach([first.url, second.url], session)
+    page.wait_state("live")
+    redis.add_tokens(session, words(1, 200), "r1")
+    wait_for(lambda: page.text(), what="the first words")
+    first.kill()
+    redis.add_tokens(session, words(201, 400), "r1", 201)
+    page.wait_text(stream_text(redis, session))
+    assert [event["node"] for event in page.events("attached")] == ["gw-a", "gw-b"]
+    assert not page.events("reset")
+    assert sum(event.get("joined", 1) for event in page.events("entry")) == 400
+
+
+def test_offline_and_back(page, gateway, redis, session):
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    redis.add_tokens(session, words(1, 50), "r1")
+    page.wait_text("".join(words(1, 50)))
+    page.offline(True)
+    try:
+        redis.add_tokens(session, words(51, 100), "r1", 51)
+    finally:
+        page.offline(False)
+    page.wait_text(stream_text(redis, session))
+    assert sum(event.get("joined", 1) for event in page.events("entry")) == 100
+
+
+def test_put_to_sleep_and_woken(page, gateway, redis, session):
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    page.cdp("Page.setWebLifecycleState", state="frozen")
+    redis.add_tokens(session, words(1, 100), "r1")
+    page.cdp("Page.setWebLifecycleState", state="active")
+    page.wait_text(stream_text(redis, session))
+
+
+def test_reload_with_the_tabs_store(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 300), "r1")
+    page.attach(gateway.url, session, store="session")
+    page.wait_state("live")
+    page.driver.refresh()
+    redis.add_tokens(session, words(301, 320), "r1", 301)
+    page.attach(gateway.url, session, store="session")
+    page.wait_text(stream_text(redis, session))
+    assert sum(event.get("joined", 1) for event in page.events("entry")) == 20
+
+
+def test_away_and_back_in_history(page, gateway, redis, session):
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    page.open("about:blank")
+    redis.add_tokens(session, words(1, 20), "r1")
+    page.driver.back()
+    if page.run("return window.s === undefined"):
+        page.attach(gateway.url, session)  # not kept in the back/forward cache of this Chromium
+    page.wait_text(stream_text(redis, session))
+
+
+def test_two_tabs_do_not_disturb_each_other(page, gateway, redis, session):
+    first = page.driver.current_window_handle
+    page.attach(gateway.url, session, store="session")
+    page.wait_state("live")
+    page.driver.switch_to.new_window("tab")
+    try:
+        page.open(gateway.url + "/healthz")
+        page.attach(gateway.url, session, store="session")
+        page.wait_state("live")
+        redis.add_tokens(session, words(1, 100), "r1")
+        page.wait_text(stream_text(redis, session))
+        page.run("s.close()")
+        redis.add_tokens(session, words(101, 110), "r1", 101)
+    finally:
+        page.driver.close()
+        page.driver.switch_to.window(first)
+    page.wait_text(stream_text(redis, session))
+
+
+def test_a_deleted_and_new_stream_replaces_what_is_shown(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 10), "r1")
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    redis.client.delete(f"baton:{{{session}}}")
+    redis.add_tokens(session, ["new "], "r1")
+    page.wait_text("new ")
+    assert page.events("reset")[0]["reason"] in ("deleted", "diverged", "ahead", "trimmed")
+
+
+def test_until_end_finishes(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 5), "r1")
+    redis.add(session, event="end", response="r1")
+    page.attach(gateway.url, session, until="end")
+    page.wait_state("ended")
+    assert page.events("end") == [{"type": "end", "reason": "finished"}]
+    assert page.text() == stream_text(redis, session)
+
+
+def test_a_proxy_without_websocket_means_server_sent_events_and_the_way_back(browser, blocker, redis, session):
+    browser.open(blocker.url + "/healthz").attach(blocker.url, session)
+    browser.wait_state("live")
+    assert browser.run("return s.transport") == "sse"
+    redis.add_tokens(session, words(1, 100), "r1")
+    browser.wait_text(stream_text(redis, session))
+    blocker.blocks = False
+    wait_for(lambda: browser.run("return s.transport") == "websocket", 30, "WebSocket is found again")
+    redis.add_tokens(session, words(101, 200), "r1", 101)
+    browser.wait_text(stream_text(redis, session))
+    assert sum(event.get("joined", 1) for event in browser.events("entry")) == 200
+
+
+@pytest.mark.parametrize("kind", ["haproxy", "nginx"])
+def test_eventsource_without_our_client(kind, page, redis, session, new_gateway, new_proxy):
+    gateways = [new_gateway(redis.url, "gw-a"), new_gateway(redis.url, "gw-b")]
+    proxy = new_proxy(kind, gateways)
+    page.open(proxy.url + "/healthz").run("""
+        window.text = '';
+        window.nodes = [];
+        const source = new EventSource(`/v1/sessions/${arguments[0]}`);
+        source.onmessage = ({data}) => {
+          const frame = JSON.parse(data);
+          if (frame.type === 'attached') nodes.push(frame.node);
+          if (frame.type === 'reset') text = 'reset';
+          if (!frame.type) text += frame.data;
+        };""", session)
+    wait_for(lambda: page.run("return nodes.length"), what="the event stream is attached")
+    redis.add_tokens(session, words(1, 100), "r1")
+    wait_for(lambda: page.run("return text") == stream_text(redis, session), what="the first words")
+    serving = page.run("return nodes[0]")
+    next(gateway for gateway in gateways if gateway.node == serving).kill()
+    redis.add_tokens(session, words(101, 200), "r1", 101)
+    wait_for(lambda: page.run("return text") == stream_text(redis, session), 30, "the rest")
+    assert page.run("return nodes.at(-1)") != serving
+
+
+def test_eventsource_with_plain_text(page, gateway, redis, session):
+    page.run("""
+        window.text = '';
+        const source = new EventSource(`/v1/sessions/${arguments[0]}?format=text`);
+        source.addEventListener('token', ({data}) => text += data);
+        source.addEventListener('end', () => text += '.');""", session)
+    redis.add_tokens(session, ["one ", "two\n", "three"], "r1")
+    redis.add(session, event="end", response="r1")
+    wait_for(lambda: page.run("return text") == "one two\nthree.", what="the plain text")
+
+
+# Credentials
+
+SECRET = b"an example secret of 32 bytes ok"
+
+
+def token(**claims):
+    def part(value):
+        return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+    claims = {"sub": "ann", "exp": int(time.time()) + 600, "scope": ["read"], **claims}
+    signed = part(b'{"alg":"HS256","typ":"JWT"}') + b"." + part(json.dumps(claims).encode())
+    return (signed + b"." + part(hmac.digest(SECRET, signed, hashlib.sha256))).decode()
+
+
+@pytest.fixture(scope="module")
+def guarded(shared, redis):
+    from support.servers import Gateway
+
+    file = shared / "secret"
+    file.write_bytes(SECRET)
+    server = Gateway(shared, redis.url, "gw-guarded", "--auth-secret-file", file)
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("case, status", [
+    ("absent", 401), ("wrong", 401), ("expired", 401), ("other session", 403), ("no scope", 403), ("right", None),
+])  # fmt: skip
+def test_tokens(browser, guarded, redis, session, case, status):
+    given = {
+        "absent": None,
+        "wrong": token(sessions=[session])[:-6] + "AAAAAA",
+        "expired": token(sessions=[session], exp=int(time.time()) - 600),
+        "other session": token(sessions=["another"]),
+        "no scope": token(sessions=[session], scope=["publish"]),
+        "right": token(sessions=[session[:4] + "*"]),
+    }[case]
+    redis.add_tokens(session, words(1, 3), "r1")
+    browser.open(guarded.url + "/healthz").attach(guarded.url, session, **({"token": given} if given else {}))
+    if status is None:
+        browser.wait_state("live")
+        assert browser.text() == stream_text(redis, session)
+    else:
+        browser.wait_state("ended")
+        told = browser.events("end")[0]
+        assert (told["reason"], told["status"]) == ("rejected", status) and told["detail"], told

@@ -31,63 +31,10 @@ def model():
         one.kill()
 
 
-def test_publish_makes_a_delta_of_each_line(redis, session):
-    done = run("publish", session, "--redis", redis.url, "--response", "r1", input="one\ntwo\n\nthree".encode())
-    assert done.returncode == 0, done.stderr
-    entries = told(redis, session)
-    assert entries[0]["event"] == "start" and entries[-1]["event"] == "end"
-    assert {entry["response"] for entry in entries} == {"r1"}
-    deltas = [entry for entry in entries if entry.get("event", "token") == "token"]
-    assert "".join(entry["data"] for entry in deltas) == "one\ntwo\n\nthree"
-    covered = [int(entry["n"]) - int(entry.get("joined", 1)) for entry in deltas] + [4]
-    assert covered[0] == 0 and int(deltas[-1]["n"]) == 4
-
-
 def test_publish_over_a_gateway(redis, gateway, session):
     done = run("publish", session, "--url", gateway.url, input=b"a\nb\n")
     assert done.returncode == 0, done.stderr
     assert "".join(entry.get("data", "") for entry in told(redis, session) if entry.get("event", "token") == "token") == "a\nb\n"
-
-
-def test_publish_of_a_models_answer(redis, session, model):
-    words = [f"wörd{n} 🙂 " for n in range(200)]
-    server = model(words)
-    done = run("publish", session, "--redis", redis.url, "--openai", server.url, "--prompt", "Hello", "--model", "m1")
-    assert done.returncode == 0, done.stderr
-    path, asked = server.requests[0]
-    assert path == "/v1/chat/completions" and asked["stream"] is True and asked["model"] == "m1"
-    assert asked["messages"][-1] == {"role": "user", "content": "Hello"}
-    entries = told(redis, session)
-    deltas = [entry for entry in entries if entry.get("event", "token") == "token"]
-    assert "".join(entry["data"] for entry in deltas) == "".join(words)
-    end = json.loads(entries[-1]["data"])
-    assert entries[-1]["event"] == "end" and "stop" in str(end) and "completion_tokens" in str(end)
-
-
-def test_publish_of_a_broken_answer_ends_with_error(redis, session, model):
-    server = model(["a ", "b ", "c "], break_after=2)
-    done = run("publish", session, "--redis", redis.url, "--openai", server.url, "--prompt", "x", "--model", "m")
-    assert done.returncode != 0 and done.stderr
-    entries = told(redis, session)
-    assert entries[-1]["event"] == "error"
-    assert "".join(entry["data"] for entry in entries if entry.get("event", "token") == "token") == "a b "
-
-
-def test_publish_of_a_refused_prompt_says_why(redis, session, model):
-    server = model([], status=404)
-    done = run("publish", session, "--redis", redis.url, "--openai", server.url, "--prompt", "x", "--model", "m")
-    assert done.returncode == 69 and b"404" in done.stderr or b"no such model" in done.stderr
-
-
-def test_publish_without_a_model_server_exits_with_69(redis, session):
-    nowhere = f"http://127.0.0.1:{free_port()}/v1"
-    done = run("publish", session, "--redis", redis.url, "--openai", nowhere, "--prompt", "x", "--model", "m")
-    assert done.returncode == 69 and done.stderr
-
-
-def test_publish_without_redis_exits_with_69(session):
-    done = run("publish", session, "--redis", f"redis://127.0.0.1:{free_port()}/0", input=b"x\n")
-    assert done.returncode == 69 and done.stderr
 
 
 def test_publish_refuses_a_wrong_session_name(redis):

@@ -20,6 +20,17 @@ static int64_t bulkLength(const char *header, size_t count) {
   return length;
 }
 
+/// The end of a bulk string that is small enough and wholly there, or NULL.
+static const char *wholeBulk(const char *at, const char *end, uint64_t maxBulkBytes) {
+  uint64_t length = 0;
+  const char *digit = at + 1;
+  for (; digit < end && digit - at < 10 && *digit >= '0' && *digit <= '9'; digit++)
+    length = length * 10 + (uint64_t)(*digit - '0');
+  if (digit == at + 1 || length > maxBulkBytes || (uint64_t)(end - digit) < length + 4) return NULL;
+  const char *tail = digit + 2 + length;
+  return digit[0] == '\r' && digit[1] == '\n' && tail[0] == '\r' && tail[1] == '\n' ? tail + 2 : NULL;
+}
+
 const char *baton_guard_feed(
   BatonRESPGuard *guard, uint64_t maxBulkBytes, const char *bytes, size_t count, BatonGuardSink sink, void *context
 ) {
@@ -31,15 +42,28 @@ const char *baton_guard_feed(
 
   while (at < end) {
     switch (guard->state) {
-    case BatonGuardType:
-      switch (*at) {
-      case '$': guard->state = BatonGuardBulkHeader; guard->headerBytes = 0; break;
-      case '*': case ':': case '+': case '-': guard->state = BatonGuardLine; guard->lineBytes = 0; break;
-      default: violation = "not a RESP2 reply"; goto end;
+    case BatonGuardType: {
+      const char *next = *at == '$' ? wholeBulk(at, end, maxBulkBytes) : NULL;
+      if (next) {
+        at = next;
+        break;
       }
+      guard->headerBytes = guard->lineBytes = 0;
       guard->previous = 0;
-      if (guard->state == BatonGuardLine) at++;
+      switch (*at) {
+      case '$':
+        guard->state = BatonGuardBulkHeader;
+        break;
+      case '*': case ':': case '+': case '-':
+        guard->state = BatonGuardLine;
+        at++;
+        break;
+      default:
+        violation = "not a RESP2 reply";
+        goto end;
+      }
       break;
+    }
 
     case BatonGuardLine: {
       const char *newline = at;

@@ -13,6 +13,8 @@ const kept = `baton-demo ${sessionName} ${name}`;
 const cable = new Cable();
 const journal = new Journal(name, tell);
 
+addEventListener('error', ({ message }) => complain(message));
+
 $('name').textContent = document.title = name.replaceAll('-', ' ');
 
 const gateways = await findGateways();

@@ -12,12 +12,12 @@ package final class DeviceFront: Sendable {
   private let settings: DeviceSettings
   private let state: NodeState
   private let metrics: GatewayMetrics
-  private let authenticator: (any Authenticator)?
+  private let authenticator: Authenticator?
   private let logger: Logger
 
   package init(
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, settings: DeviceSettings,
-    state: NodeState, metrics: GatewayMetrics, authenticator: (any Authenticator)?, logger: Logger
+    state: NodeState, metrics: GatewayMetrics, authenticator: Authenticator?, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -40,24 +40,49 @@ package final class DeviceFront: Sendable {
     return wire
   }
 
-  func admit(_ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop) -> EventLoopFuture<
-    Verdict
-  > {
-    let request: DeviceRequest
-    let responseHead: String
+  func admit(
+    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop
+  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+    let asked: Asked
     do {
-      (request, responseHead) = try check(head, wire)
+      asked = try check(head, wire)
     } catch {
       return eventLoop.makeFailedFuture(error)
     }
     guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
-    return attaching.attach(request, on: eventLoop).flatMapThrowing { admission in
+    let responseHead = asked.responseHead
+    guard let authenticator else { return admit(asked.request, responseHead, on: eventLoop) }
+    return eventLoop.makeFutureWithTask {
+      let identity = try await authenticator.identify(asked.token)
+      let session = asked.request.attach.session
+      guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
+      var request = asked.request
+      request.identity = identity
+      return request
+    }.flatMapError { error in
+      self.registry.leave()
+      return eventLoop.makeFailedFuture(error)
+    }.flatMap { request in self.admit(request, responseHead, on: eventLoop) }
+  }
+
+  private struct Asked {
+    var request: DeviceRequest
+    /// Of the response that accepts it.
+    var responseHead: String
+    var token: String?
+  }
+
+  private func admit(
+    _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop
+  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+    attaching.attach(request, on: eventLoop).flatMapThrowing { admission in
       switch admission {
       case .finished:
         self.registry.leave()
-        return .finished
+        return NIOLoopBound(.finished, eventLoop: eventLoop)
       case .admitted(let driver):
-        return .admitted(Admitted(self, request, driver, eventLoop, responseHead))
+        let admitted = Admitted(self, request, driver, eventLoop, responseHead)
+        return NIOLoopBound(.admitted(admitted), eventLoop: eventLoop)
       }
     }.flatMapErrorThrowing { error in
       self.registry.leave()
@@ -65,10 +90,7 @@ package final class DeviceFront: Sendable {
     }
   }
 
-  /// - Returns: the request in order, and the head of the response that accepts it.
-  private func check(
-    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire
-  ) throws(Problem) -> (DeviceRequest, responseHead: String) {
+  private func check(_ head: HTTPRequestHead, _ wire: DeviceRequest.Wire) throws(Problem) -> Asked {
     if let retry = state.drainingFor { throw .draining(retryAfter: retry) }
     try origins.check(head.headers["Origin"])
     let target = Target(head.uri)
@@ -94,8 +116,10 @@ package final class DeviceFront: Sendable {
     }
     let session = try SessionName(checking: text)
     let query = try Query(target.query)
-    let identity = try authenticator?.identify(head.headers, offered: offered, query: query)
-    if let identity, !identity.may(.read, session) { throw .notAllowed(.read, session) }
+    let token =
+      authenticator == nil
+      ? nil
+      : try Authenticator.token(authorization: head.headers["Authorization"].first, offered: offered, query: query)
     if wire != .webSocket, let origin = head.headers["Origin"].first {
       headers.add(name: "Access-Control-Allow-Origin", value: origin)
       headers.add(name: "Vary", value: "Origin")
@@ -103,10 +127,10 @@ package final class DeviceFront: Sendable {
     let request = try DeviceRequest(
       session: session, query: query, wire: wire,
       lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first.flatMap { $0.isEmpty ? nil : $0 },
-      identity: identity, randomDevice: DeviceFront.randomName())
+      identity: nil, randomDevice: DeviceFront.randomName())
     var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
     for (name, value) in headers { response += "\(name): \(value)\r\n" }
-    return (request, response + "\r\n")
+    return Asked(request: request, responseHead: response + "\r\n", token: token)
   }
 
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }

@@ -186,7 +186,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     guard outstanding == 0, case .attaching(let head, let wire, isComplete: true) = state else { return }
     state = .deciding
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    front.admit(head, wire, on: context.eventLoop).assumeIsolated().whenComplete { result in
+    front.admit(head, wire, on: context.eventLoop).assumeIsolated().map(\.value).whenComplete { result in
       let (gate, context) = bound.value
       guard context.channel.isActive else {
         if case .success(.admitted(let admitted)) = result { admitted.abandon() }

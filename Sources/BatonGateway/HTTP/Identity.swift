@@ -11,9 +11,9 @@ package struct Identity: Sendable, Equatable {
   package var sessions: [String]
   package var scopes: Set<Scope>
   /// Seconds since 1970.
-  package var expires: Int64
+  package var expires: Double
 
-  package init(subject: String, sessions: [String], scopes: Set<Scope>, expires: Int64) {
+  package init(subject: String, sessions: [String], scopes: Set<Scope>, expires: Double) {
     self.subject = subject
     self.sessions = sessions
     self.scopes = scopes

@@ -1,0 +1,59 @@
+/// The options of `baton serve`.
+package enum GatewaySettings {
+  package static let table: [Setting] = [
+    Setting("config", placeholder: "PATH", "A JSON file with any of these options as keys"),
+    Setting("print-config", .flag, "Print every option with its value and source, and exit"),
+
+    Setting("listen", standard: "127.0.0.1:8080", placeholder: "HOST:PORT", "Where to listen; port 0 picks a free one"),
+    Setting(
+      "redis", standard: "redis://127.0.0.1:6379/0", placeholder: "URL", isSecret: true,
+      "redis://, rediss:// or unix:// URL of Redis 6.2 or newer, or Valkey"),
+    Setting("node", placeholder: "NAME", "This node's name in frames, logs and metrics; default: host name and port"),
+    Setting("key-prefix", standard: "baton:", placeholder: "TEXT", "What all keys in Redis begin with"),
+    Setting(
+      "wakeup", .choice(["auto", "tracking", "poll"]), standard: "auto",
+      "How changes are noticed: Redis' client tracking, or polling hot sessions; auto changes over by itself"),
+    Setting("public-url", placeholder: "URL", "The URL under which devices reach the gateways; its origin is accepted"),
+    Setting(
+      "allowed-origins", .list, placeholder: "ORIGIN,…",
+      "Exactly the origins (scheme, host, port) whose pages may use the gateway; default: local ones and --public-url"),
+
+    Setting(
+      "auth-secret-file", placeholder: "PATH",
+      "The HS256 key of devices' tokens, at least 32 bytes; without it no token is asked"),
+    Setting("auth-jwks", placeholder: "PATH|URL", "Public keys of devices' tokens; not available yet"),
+    Setting("auth-issuer", placeholder: "TEXT", "The iss that tokens must have; not available yet"),
+    Setting("auth-audience", placeholder: "TEXT", "The aud that tokens must have; not available yet"),
+    Setting("insecure-no-auth", .flag, "Listen beyond loopback although nobody is asked for a token"),
+    Setting("tls-cert", placeholder: "PATH", "PEM certificate chain; with --tls-key the gateway speaks TLS"),
+    Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
+
+    Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
+    Setting("drain-time", .duration, standard: "30s", "Then: how long the devices' leaving is spread over"),
+    Setting("log-format", .choice(["text", "json"]), standard: "text", "How logs are written, on standard error"),
+    Setting(
+      "log-level", .choice(["trace", "debug", "info", "notice", "warning", "error", "critical"]), standard: "info",
+      "The least that is logged"),
+
+    Setting("max-entry-bytes", .size, standard: "256KiB", "Larger entries are skipped, and said so"),
+    Setting("window-bytes", .size, standard: "256KiB", "Newest entries kept in memory for one session"),
+    Setting("node-window-bytes", .size, standard: "256MiB", "The same for all sessions of the node together"),
+    Setting("catch-up-bytes", .size, standard: "32MiB", "Pages of history in memory at the same time, in all"),
+    Setting("max-body-bytes", .size, standard: "1MiB", "The body of a POST"),
+    Setting("max-devices", .count(1...10_000_000), standard: "100000", "Attached devices; more are refused with 503"),
+    Setting("max-stall", .duration, standard: "60s", "A device that takes nothing for so long is disconnected"),
+    Setting("ping-interval", .duration, standard: "25s", "How often a device is pinged"),
+    Setting("sweep", .duration, standard: "30s", "How often every session is looked at without a notice"),
+    Setting("poll-interval", .duration, standard: "20ms", "How often hot sessions are read where tracking is not used"),
+    Setting("redis-timeout", .duration, standard: "5s", "The deadline of every reply of Redis"),
+    Setting(
+      "header-timeout", .duration, standard: "10s", "How long a new connection may take to send its first request"),
+    Setting("idle-timeout", .duration, standard: "60s", "How long a connection stays open between requests"),
+    Setting("backlog", .count(1...65_535), standard: "1024", "Connections that wait to be accepted"),
+    Setting("threads", .count(1...1024), placeholder: "N", "Event loops; default: one a core"),
+    Setting("retention", .duration, standard: "24h", "How long Redis keeps a session after its last HTTP append"),
+    Setting(
+      "max-length", .count(1...100_000_000), standard: "100000",
+      "Entries that Redis keeps of a session appended to over HTTP"),
+  ]
+}

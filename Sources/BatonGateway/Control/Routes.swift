@@ -1,0 +1,262 @@
+import BatonSession
+import HTTPTypes
+import HummingbirdCore
+import Logging
+import NIOCore
+import NIOHTTP1
+
+/// All requests but attaches: history, append, delete, health, metrics, the browser client (PROTOCOL 3, 7, 8, 11).
+package struct Routes: Sendable {
+  package let store: any SessionStore
+  package let origins: OriginRule
+  package let authenticator: Authenticator?
+  package let state: NodeState
+  package let metrics: GatewayMetrics
+  package let limits: HTTPLimits
+  package let logger: Logger
+  private let web = WebFiles()
+
+  package init(
+    store: any SessionStore, origins: OriginRule, authenticator: Authenticator?, state: NodeState,
+    metrics: GatewayMetrics, limits: HTTPLimits, logger: Logger
+  ) {
+    self.store = store
+    self.origins = origins
+    self.authenticator = authenticator
+    self.state = state
+    self.metrics = metrics
+    self.limits = limits
+    self.logger = logger
+  }
+
+  @Sendable package func respond(
+    to request: Request, _ writer: consuming ResponseWriter, _ channel: any Channel
+  ) async throws {
+    var response = await answer(request)
+    if request.method == .head { response.body = ResponseBody() }
+    // What was not read of a body that is refused is not waited for.
+    if response.status.kind != .successful, request.method == .post { response.headers[.connection] = "close" }
+    try await writer.write(response: response.head, body: response.body)
+    if response.headers[.connection] == "close" { throw ConnectionEnds() }
+  }
+
+  private struct ConnectionEnds: Error {}
+
+  private func answer(_ request: Request) async -> Response {
+    let problem: Problem
+    do {
+      return try await route(request)
+    } catch let refusal as Problem {
+      problem = refusal
+    } catch {
+      logger.error("a request failed", metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
+      problem = Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
+    }
+    metrics.refused(status: problem.status.code)
+    var response = Response(problem)
+    if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
+    return response
+  }
+
+  private func route(_ request: Request) async throws -> Response {
+    let target = Target(request.head.path ?? "/")
+    switch target.resource {
+    case .session(let name): return try await session(name, request, target)
+    case .response(let response, let session):
+      try method(request, .get)
+      try origins.check(request.headers[values: .origin])
+      let query = try Query(target.query)
+      let session = try await self.session(session, .read, request, query)
+      guard Shape.name(response.utf8, upTo: 128) else {
+        throw Problem.badRequest("bad-response", "A response's name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+      }
+      guard let record = try await store.response(response, in: session) else {
+        throw Problem(
+          .notFound, "no-such-response", "Nothing is known of this response; it may never have been opened.")
+      }
+      return .json(record.json(response), to: request)
+    case .other: return try page(request)
+    }
+  }
+
+  // MARK: Sessions
+
+  private func session(_ name: String, _ request: Request, _ target: Target) async throws -> Response {
+    try origins.check(request.headers[values: .origin])
+    let query = try Query(target.query)
+    switch request.method {
+    case .get, .head:
+      if request.method == .head, request.headers[.upgrade] != nil { throw Problem.methodNotAllowed("GET") }
+      let session = try await session(name, .read, request, query)
+      guard let page = try await store.history(HistoryRequest(session: session, query: query)) else {
+        throw Problem(
+          .notFound, "no-such-session",
+          "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
+        )
+      }
+      return .json(page.json(session: session), to: request)
+    case .post:
+      let session = try await session(name, .publish, request, query)
+      let type = request.headers[.contentType]
+      if MediaType.isContent(.ndjson, type) {
+        throw Problem(
+          .unsupportedMediaType, "unsupported-media-type", "NDJSON is not available yet; post application/json.")
+      }
+      guard MediaType.isContent(.json, type) else {
+        throw Problem(
+          .unsupportedMediaType, "unsupported-media-type", "Post one JSON object with Content-Type: application/json.")
+      }
+      if request.headers.contains(where: { $0.name.canonicalName == "idempotency-key" }) {
+        throw Problem.badRequest("unsupported-header", "Idempotency-Key is not available yet; leave it out.")
+      }
+      let entry = try NewEntry(json: try await body(request))
+      let id = try await store.append(entry, to: session)
+      var json = JSONWriter(into: ByteBuffer())
+      json.object { json in
+        json.name("ids")
+        json.array { $0.value(id.description) }
+      }
+      return .json(json.buffer, status: .created, to: request)
+    case .delete:
+      let session = try await session(name, .delete, request, query)
+      try await store.delete(session)
+      var response = Response(status: .noContent)
+      response.allow(request.headers[.origin])
+      return response
+    case .options: return preflight(request)
+    default: throw Problem.methodNotAllowed("GET, HEAD, POST, DELETE, OPTIONS")
+    }
+  }
+
+  private func session(
+    _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
+  ) async throws -> SessionName {
+    let session = try SessionName(checking: name)
+    if let authenticator {
+      let token = try Authenticator.token(authorization: request.headers[.authorization], query: query)
+      let identity = try await authenticator.identify(token)
+      guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
+    }
+    return session
+  }
+
+  private func body(_ request: Request) async throws -> ByteBuffer {
+    let tooLarge = Problem(
+      HTTPResponseStatus.payloadTooLarge, "body-too-large",
+      "The body may have \(limits.maxBodyBytes) bytes; large content belongs beside the stream, with a link in the entry."
+    )
+    if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > limits.maxBodyBytes {
+      throw tooLarge
+    }
+    do {
+      return try await request.body.collect(upTo: limits.maxBodyBytes)
+    } catch is NIOTooManyBytesError {
+      throw tooLarge
+    }
+  }
+
+  /// What a page of an accepted origin may do (Fetch Standard section 3.2.2).
+  private func preflight(_ request: Request) -> Response {
+    var response = Response(status: .noContent)
+    response.headers[.allow] = "GET, HEAD, POST, DELETE, OPTIONS"
+    response.headers[.accessControlAllowMethods] = "GET, HEAD, POST, DELETE"
+    response.headers[.accessControlAllowHeaders] = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+    response.headers[.accessControlMaxAge] = "600"
+    response.allow(request.headers[.origin])
+    return response
+  }
+
+  // MARK: The rest
+
+  private func page(_ request: Request) throws -> Response {
+    let path = request.uri.path
+    switch path {
+    case "/healthz":
+      try method(request, .get)
+      return .text("ok\n")
+    case "/readyz":
+      try method(request, .get)
+      if let reason = state.unreadiness(at: .now()) { return .text(reason + "\n", status: .serviceUnavailable) }
+      return .text("ready\n")
+    case "/metrics":
+      try method(request, .get)
+      return .text(metrics.text, type: MetricsRegistry.contentType)
+    default:
+      guard let file = web.files[path == "/demo/" ? "/demo" : path] else { throw Problem.noSuchPath }
+      try method(request, .get)
+      var response = Response(status: .ok, body: ResponseBody(byteBuffer: file.content))
+      response.headers[.contentType] = file.type
+      response.headers[.contentLength] = String(file.content.readableBytes)
+      response.headers[.eTag] = file.tag
+      response.headers[.cacheControl] = "no-cache"
+      response.headers[.xContentTypeOptions] = "nosniff"
+      // Modules are loaded across origins; what they may do is decided where they attach.
+      response.headers[.accessControlAllowOrigin] = "*"
+      if request.headers[.ifNoneMatch].map({ $0.contains(file.tag) || $0 == "*" }) == true {
+        response.status = .notModified
+        response.body = ResponseBody()
+        response.headers[.contentLength] = nil
+      }
+      return response
+    }
+  }
+
+  /// HEAD is allowed wherever GET is.
+  private func method(_ request: Request, _ method: HTTPRequest.Method) throws {
+    guard request.method == method || request.method == .head else { throw Problem.methodNotAllowed("GET, HEAD") }
+  }
+}
+
+extension Response {
+  init(_ problem: Problem) {
+    let body = problem.body
+    self.init(
+      status: .init(code: Int(problem.status.code), reasonPhrase: problem.status.reasonPhrase),
+      body: ResponseBody(byteBuffer: body))
+    headers[.contentType] = Problem.contentType
+    headers[.contentLength] = String(body.readableBytes)
+    headers[.cacheControl] = "no-store"
+    for header in problem.headers {
+      if let name = HTTPField.Name(header.name) { headers[name] = header.value }
+    }
+  }
+
+  static func json(_ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request) -> Response {
+    var response = Response(status: status, body: ResponseBody(byteBuffer: json))
+    response.headers[.contentType] = MediaType.json.rawValue
+    response.headers[.contentLength] = String(json.readableBytes)
+    response.headers[.cacheControl] = "no-store"
+    response.allow(request.headers[.origin])
+    return response
+  }
+
+  static func text(
+    _ text: String, status: HTTPResponse.Status = .ok, type: String = "text/plain; charset=utf-8"
+  ) -> Response {
+    let bytes = ByteBuffer(string: text)
+    var response = Response(status: status, body: ResponseBody(byteBuffer: bytes))
+    response.headers[.contentType] = type
+    response.headers[.contentLength] = String(bytes.readableBytes)
+    response.headers[.cacheControl] = "no-store"
+    return response
+  }
+
+  /// To a page whose origin was accepted.
+  mutating func allow(_ origin: String?) {
+    headers[.vary] = "Origin"
+    if let origin { headers[.accessControlAllowOrigin] = origin }
+  }
+}
+
+extension ResponseRecord {
+  fileprivate func json(_ response: String) -> ByteBuffer {
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("response", response)
+      json.member("n", n)
+      json.member("state", state.rawValue)
+      json.member("epoch", epoch)
+    }
+    return json.buffer
+  }
+}

@@ -1,0 +1,42 @@
+import BatonSession
+import NIOCore
+
+/// The browser client and the demo page, held in the executable.
+package struct WebFiles: Sendable {
+  package struct File: Sendable {
+    package let type: String
+    package let content: ByteBuffer
+    /// A strong entity tag (RFC 9110 section 8.8.3).
+    package let tag: String
+
+    init(_ type: String, _ bytes: [UInt8]) {
+      self.type = type
+      content = ByteBuffer(bytes: bytes)
+      var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+      for byte in bytes { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+      tag = "\"\(String(hash, radix: 16))-\(bytes.count)\""
+    }
+  }
+
+  private static let page = "text/html; charset=utf-8"
+  private static let script = "text/javascript; charset=utf-8"
+
+  package let files: [String: File] = [
+    "/baton.js": File(script, PackageResources.baton_js),
+    "/baton-machine.js": File(script, PackageResources.baton_machine_js),
+    "/baton-reader.js": File(script, PackageResources.baton_reader_js),
+    "/baton-text.js": File(script, PackageResources.baton_text_js),
+    "/baton-wire.js": File(script, PackageResources.baton_wire_js),
+    "/baton.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_d_ts),
+    "/demo": File(page, PackageResources.demo_html),
+    "/demo-device.html": File(page, PackageResources.demo_device_html),
+    "/demo.css": File("text/css; charset=utf-8", PackageResources.demo_css),
+    "/demo.js": File(script, PackageResources.demo_js),
+    "/demo-cable.js": File(script, PackageResources.demo_cable_js),
+    "/demo-device.js": File(script, PackageResources.demo_device_js),
+    "/demo-journal.js": File(script, PackageResources.demo_journal_js),
+    "/demo-qr.js": File(script, PackageResources.demo_qr_js),
+  ]
+
+  package init() {}
+}

@@ -85,27 +85,29 @@ extension RESPReply {
   package var decodedEntry: RawEntry? { decodedEntry(at: index) }
 
   private func decodedEntry(at index: Int) -> RawEntry? {
-    let nodes = storage.nodes
-    guard nodes[index].kind == BatonRESPArray, nodes[index].length == 2 else { return nil }
-    let (idNode, fields) = (nodes[index + 1], nodes[index + 2])
-    guard idNode.kind == BatonRESPString, fields.kind == BatonRESPArray, fields.length % 2 == 0,
-      Int(fields.offset) == index + 3 + Int(fields.length),
-      let id = storage.bytes.withUnsafeReadableBytes({ bytes in
-        RedisStreamID(bytes[Int(idNode.offset)..<Int(idNode.offset) + Int(idNode.length)])
-      })
-    else { return nil }
-    var (bytes, isElided) = (0, false)
-    for at in index + 3..<Int(fields.offset) {
-      switch nodes[at].kind {
-      case BatonRESPString: bytes += Int(nodes[at].length)
-      case BatonRESPElided:
-        bytes += Int(nodes[at].value)
-        isElided = true
-      default: return nil
+    storage.nodes.withUnsafeBufferPointer { nodes in
+      guard nodes[index].kind == BatonRESPArray, nodes[index].length == 2 else { return nil }
+      let (idNode, list) = (nodes[index + 1], nodes[index + 2])
+      guard idNode.kind == BatonRESPString, list.kind == BatonRESPArray, list.length % 2 == 0,
+        Int(list.offset) == index + 3 + Int(list.length),
+        let id = storage.bytes.withUnsafeReadableBytes({ bytes in
+          let text = bytes[Int(idNode.offset)..<Int(idNode.offset) + Int(idNode.length)]
+          return RedisStreamID(UnsafeRawBufferPointer(rebasing: text))
+        })
+      else { return nil }
+      var (bytes, isElided) = (0, false)
+      for node in nodes[index + 3..<Int(list.offset)] {
+        if node.kind == BatonRESPString {
+          bytes += Int(node.length)
+        } else if node.kind == BatonRESPElided {
+          bytes += Int(node.value)
+          isElided = true
+        } else {
+          return nil
+        }
       }
+      let fields = RawEntry.Fields(storage: storage, first: index + 3, endIndex: Int(list.length) / 2)
+      return RawEntry(id: id, byteCount: bytes, isElided: isElided, fields: fields)
     }
-    return RawEntry(
-      id: id, byteCount: bytes, isElided: isElided,
-      fields: RawEntry.Fields(storage: storage, first: index + 3, endIndex: Int(fields.length) / 2))
   }
 }

@@ -3,7 +3,7 @@ import BatonWebSocket
 import NIOCore
 
 /// Decides what one device is sent. Made by `DeviceAttaching.attach`; everything is called on the device's event loop.
-package protocol DeviceDriver: AnyObject {
+package protocol DeviceDriver: AnyObject, Sendable {
   /// The upgrade is written; from here the driver writes to the device, `attached` first.
   func start(_ device: Device)
   /// The device takes bytes again.
@@ -22,7 +22,7 @@ package protocol DeviceAttaching: Sendable {
   func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission>
 }
 
-package enum Admission {
+package enum Admission: Sendable {
   case admitted(any DeviceDriver)
   /// Nothing is left to be sent: server-sent events answer 204. Not for WebSocket.
   case finished

@@ -213,6 +213,14 @@ package struct Tail: Sendable {
     now - since >= configuration.stallMs ? stall() : []
   }
 
+  /// The store answers again on the same connection.
+  package mutating func answered() -> [Action] {
+    guard isStalled, isConnected else { return [] }
+    isStalled = false
+    noticedAll()
+    return reads()
+  }
+
   private mutating func stall() -> [Action] {
     guard !isStalled else { return [] }
     isStalled = true

@@ -5,18 +5,30 @@ package enum EntryFrames {
   /// UTF-8 data that a joined frame holds at the most.
   package static let maxJoinedBytes = 64 * 1024
 
-  /// Calls `emit` once a frame, in stream order, with the frame's JSON, the entry that ends it and how many deltas it stands for.
+  /// Calls `emit` once a frame, in stream order, with the frame's JSON and the entry that ends it.
   package static func encode(
-    _ entries: some Collection<Entry>, joined: Bool, emit: (ByteBuffer, Entry, UInt64) -> Void
+    _ entries: some Collection<Entry>, joined: Bool, emit: (ByteBuffer, Entry) -> Void
   ) {
     var scratch = ByteBuffer()
+    runs(entries, joined: joined) { run, last, deltas in
+      scratch.clear()
+      var json = JSONWriter(into: scratch)
+      write(last, deltas: deltas, run, into: &json)
+      scratch = json.buffer
+      emit(scratch, last)
+    }
+  }
+
+  /// Calls `body` once a frame with the entries it stands for, the last of them and the number of their deltas.
+  package static func runs<Entries: Collection<Entry>>(
+    _ entries: Entries, joined: Bool, _ body: (Entries.SubSequence, Entry, UInt64) -> Void
+  ) {
     var index = entries.startIndex
     while index != entries.endIndex {
-      let first = entries[index]
-      var last = first
+      var last = entries[index]
       var end = entries.index(after: index)
-      var deltas = first.joined
-      if joined, case .text(let text) = first.payload {
+      var deltas = last.joined
+      if joined, case .text(let text) = last.payload {
         var bytes = text.readableBytes
         while end != entries.endIndex, last.joins(entries[end]), case .text(let more) = entries[end].payload,
           bytes + more.readableBytes <= maxJoinedBytes
@@ -27,11 +39,7 @@ package enum EntryFrames {
           end = entries.index(after: end)
         }
       }
-      scratch.clear()
-      var json = JSONWriter(into: scratch)
-      write(last, deltas: deltas, entries[index..<end], into: &json)
-      scratch = json.buffer
-      emit(scratch, last, deltas)
+      body(entries[index..<end], last, deltas)
       index = end
     }
   }

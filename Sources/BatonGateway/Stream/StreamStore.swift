@@ -1,0 +1,443 @@
+import BatonRedis
+import BatonSession
+import Logging
+import NIOCore
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#else
+  import Darwin
+#endif
+
+/// Which way a gateway learns that a session has something new (`--wakeup`).
+package enum Wakeup: String, Sendable, CaseIterable {
+  /// Notices where the server gives them, polling otherwise.
+  case auto
+  case tracking, poll
+}
+
+package struct StreamSettings: Sendable {
+  package var keyPrefix = "baton:"
+  /// Entries whose names and values together exceed it are skipped. Bytes.
+  package var maxEntryBytes = 256 * 1024
+  package var wakeup = Wakeup.auto
+  /// One session's window on one event loop, and the windows of the node together. Bytes.
+  package var sessionWindowBytes = 256 * 1024
+  package var nodeWindowBytes = 256 * 1024 * 1024
+  /// Every followed session is read once in this time, notice or not.
+  package var sweep = TimeAmount.seconds(20)
+
+  package init() {}
+
+  /// No string longer than this is taken in from Redis.
+  var maxBulkBytes: Int { max(1 << 20, maxEntryBytes) }
+
+  /// XINFO's first and last entry, and what a read is for.
+  var replyLimits: RESPLimits {
+    var limits = RESPLimits()
+    limits.maxBulkBytes = maxBulkBytes
+    limits.maxReplyBytes = 4 * maxBulkBytes
+    return limits
+  }
+}
+
+/// The node's four connections to Redis, whatever the number of sessions and devices: notices, the tail's reads, pages of
+/// history, and commands. All but what says otherwise is called on `eventLoop`.
+package final class StreamStore: @unchecked Sendable {
+  package let eventLoop: any EventLoop
+  let settings: StreamSettings
+  private let metrics: GatewayMetrics
+  private let state: NodeState
+  private let logger: Logger
+
+  private var tail: Tail
+  private var decoder: StreamDecoder
+  private var rooms: [SessionName: [Room]] = [:]
+  private var notices: RedisLink?
+  private var reads: RedisLink?
+  private var history: RedisLink?
+  private var commands: RedisLink?
+  private var noticesID: Int64?
+  private var source: Tail.Source
+  private var pages = PageQueue<PageWaiter>()
+  private var unansweredSince: Int64?
+  private var lastPing: Int64 = 0
+  private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
+  private let tickets = Atomic<UInt64>(0)
+  private var isStopped = false
+
+  private struct PageWaiter {
+    /// Whether it waits for the store to come back.
+    let waits: Bool
+    let answer: @Sendable (PageOutcome) -> Void
+  }
+
+  package init(
+    _ url: RedisURL, settings: StreamSettings, on eventLoop: any EventLoop, name: String, metrics: GatewayMetrics,
+    state: NodeState, logger: Logger
+  ) throws(RedisError) {
+    self.eventLoop = eventLoop
+    self.settings = settings
+    self.metrics = metrics
+    self.state = state
+    self.logger = logger
+    var configuration = Tail.Configuration()
+    configuration.sweepMs = settings.sweep.nanoseconds / 1_000_000
+    source = settings.wakeup == .poll ? .poll : .tracking
+    tail = Tail(configuration, source: source)
+    decoder = StreamDecoder(maxEntryBytes: settings.maxEntryBytes)
+    var options = RedisConnector.Options()
+    options.limits = settings.replyLimits
+    func connector(_ role: String) throws(RedisError) -> RedisConnector {
+      options.clientName = "baton-\(name)-\(role)"
+      return try RedisConnector(url, options: options)
+    }
+    notices = RedisLink(
+      try connector("notices"), on: eventLoop, keepAlive: nil,
+      setUp: { [weak self] in self?.setUpNotices($0, $1) }, report: { [weak self] in self?.noticesChanged($0) })
+    reads = RedisLink(
+      try connector("tail"), on: eventLoop, keepAlive: nil,
+      setUp: { [weak self] in self?.setUpReads($0, $1) }, report: { [weak self] in self?.readsChanged($0) })
+    history = RedisLink(
+      try connector("history"), on: eventLoop, setUp: StreamStore.ping,
+      report: { [weak self] in self?.historyChanged($0) })
+    commands = RedisLink(try connector("commands"), on: eventLoop, setUp: StreamStore.ping, report: { _ in })
+  }
+
+  package func start() {
+    if source == .tracking { notices?.start() } else { reads?.start() }
+    history?.start()
+    commands?.start()
+    tick()
+  }
+
+  package func stop() {
+    isStopped = true
+    for link in [notices, reads, history, commands] { link?.stop() }
+  }
+
+  package func key(_ session: SessionName) -> String { session.key(prefix: settings.keyPrefix) }
+
+  private var now: Int64 { Int64(NIODeadline.now().uptimeNanoseconds / 1_000_000) }
+
+  // MARK: rooms
+
+  func follow(_ session: SessionName, for room: Room) {
+    rooms[session, default: []].append(room)
+    metrics.sessions.set(rooms.count)
+    if let end = tail.end(of: session) { tell(room, .opened(base: end)) }
+    perform(tail.follow(session))
+  }
+
+  func unfollow(_ session: SessionName, for room: Room) {
+    rooms[session]?.removeAll { $0 === room }
+    guard rooms[session]?.isEmpty == true else { return }
+    rooms[session] = nil
+    metrics.sessions.set(rooms.count)
+    tail.unfollow(session)
+  }
+
+  /// From any event loop.
+  func drawTicket() -> UInt64 { tickets.wrappingAdd(1, ordering: .relaxed).newValue }
+
+  func touch(_ session: SessionName, ticket: UInt64) { perform(tail.touch(session, ticket: ticket)) }
+
+  // MARK: the tail
+
+  private func perform(_ actions: [Tail.Action]) {
+    for action in actions {
+      switch action {
+      case .read(let reads): send(reads)
+      case .tell(let session, let update):
+        for room in rooms[session] ?? [] { tell(room, update) }
+        note(session, update)
+      case .probeNotices(let token):
+        notices?.connection?.send([.ping], deadline: .now() + .seconds(10)) { [weak self] result in
+          guard let self, case .success = result else { return }
+          self.metrics.tailSweepFinds.increment()
+          self.perform(self.tail.noticesAnswered(token))
+        }
+      case .sourceChanged:
+        if settings.wakeup == .auto {
+          logger.warning("Redis announces no changes here: polling from now on", metadata: ["wakeup": "poll"])
+          source = .poll
+        } else {
+          logger.error("Redis announces no changes here; --wakeup auto or poll would poll instead")
+          reads?.connection?.close()
+        }
+      }
+    }
+    hop()
+  }
+
+  private func note(_ session: SessionName, _ update: TailUpdate) {
+    switch update {
+    case .appended(let segment):
+      metrics.entriesRead.increment(by: segment.entries.count)
+      if let last = segment.entries.last {
+        let written = Int64(clamping: last.id.milliseconds)
+        let lag = StreamStore.wallClockMs() - written
+        if lag >= 0, lag < 3_600_000 { metrics.lag.recordMilliseconds(lag) }
+      }
+    case .reset(let reset, _):
+      logger.notice(
+        "continuity is broken",
+        metadata: [
+          "session": "\(session)", "reason": "\(reset.reason.rawValue)", "offset": "\(reset.requested)",
+        ])
+    case .wrongType: logger.warning("the key holds another type", metadata: ["session": "\(session)"])
+    default: break
+    }
+  }
+
+  private func send(_ round: [TailRead]) {
+    guard let connection = reads?.connection else { return }
+    var commands: [RedisCommand] = []
+    commands.reserveCapacity(round.count)
+    for read in round { commands += read.commands(key: key(read.session)) }
+    let sent = NIODeadline.now()
+    unansweredSince = unansweredSince ?? now
+    connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
+      guard let self else { return }
+      guard case .success(let replies) = result else { return }
+      self.unansweredSince = nil
+      self.metrics.redisLatency.recordNanoseconds((NIODeadline.now() - sent).nanoseconds)
+      self.take(round, replies, connection)
+    }
+  }
+
+  private func take(_ round: [TailRead], _ replies: [RESPReply], _ connection: RedisConnection) {
+    var next = 0
+    let misshapen = decoder.misshapen
+    for read in round {
+      let slice = replies[min(next, replies.count)..<min(next + read.commandCount, replies.count)]
+      next += read.commandCount
+      do throws(RedisError) {
+        let outcome = try read.outcome(slice, key: key(read.session), &decoder)
+        perform(tail.completed(read.session, outcome))
+      } catch {
+        metrics.redisErrors.increment()
+        logger.error("a read failed", metadata: ["session": "\(read.session)", "error": "\(error)"])
+        if error.kind == .retry {
+          connection.close()
+          return
+        }
+        perform(tail.completed(read.session, .failed))
+      }
+    }
+    if decoder.misshapen > misshapen { metrics.misshapenFields.increment(by: decoder.misshapen - misshapen) }
+    perform(tail.answered())
+  }
+
+  private func tell(_ room: Room, _ update: TailUpdate) {
+    told[ObjectIdentifier(room.eventLoop), default: (room.eventLoop, [])].updates.append((room, update))
+  }
+
+  /// One hop for each event loop and batch.
+  private func hop() {
+    guard !told.isEmpty else { return }
+    for (loop, updates) in told.values {
+      loop.execute { for (room, update) in updates { room.apply(update) } }
+    }
+    told.removeAll(keepingCapacity: true)
+  }
+
+  // MARK: connections
+
+  private static func ping(
+    _ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void
+  ) {
+    // A server that loads its data accepts a login and refuses this.
+    connection.send(.ping, deadline: .now() + .seconds(5)) { done($0.map { _ in }) }
+  }
+
+  private func setUpNotices(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
+    connection.onPush = { [weak self] message in
+      guard let self, let invalidation = RedisInvalidation(message) else { return }
+      self.noticed(invalidation)
+    }
+    connection.send([.clientID, .subscribeInvalidate], deadline: .now() + .seconds(5)) { [weak self] result in
+      guard let self else { return }
+      done(
+        result.flatMap { replies in
+          Result { () throws(RedisError) in
+            guard replies.count == 2 else { throw .unexpectedReply("SUBSCRIBE") }
+            self.noticesID = try replies[0].decodedInteger("CLIENT ID")
+            try replies[1].accepted()
+          }
+        })
+    }
+  }
+
+  private func noticesChanged(_ event: RedisLink.Event) {
+    switch event {
+    case .up:
+      if let connection = reads?.connection { connection.close() } else { reads?.start() }
+    case .down(let error):
+      noticesID = nil
+      log(error, "notices")
+      if error.kind == .configuration, settings.wakeup == .auto, reads?.connection == nil { reads?.start() }
+      reads?.connection?.close()
+    }
+  }
+
+  private func noticed(_ invalidation: RedisInvalidation) {
+    switch invalidation {
+    case .everything: tail.noticedAll()
+    case .keys(let keys):
+      for key in keys { if let session = session(key) { tail.noticed(session) } }
+    }
+    perform(tail.reads())
+  }
+
+  private func session(_ key: String) -> SessionName? {
+    guard key.hasPrefix(settings.keyPrefix), key.hasSuffix("}") else { return nil }
+    let rest = key.dropFirst(settings.keyPrefix.count)
+    guard rest.hasPrefix("{") else { return nil }
+    return SessionName(String(rest.dropFirst().dropLast()))
+  }
+
+  private func setUpReads(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
+    StreamStore.ping(connection) { [weak self] result in
+      guard let self else { return }
+      if case .failure(let error) = result { return done(.failure(error)) }
+      guard self.settings.wakeup != .poll, let id = self.noticesID else {
+        self.source = .poll
+        return done(self.settings.wakeup == .tracking ? .failure(.connectionLost) : .success(()))
+      }
+      connection.send(.trackingOn(redirect: id), deadline: .now() + .seconds(5)) { result in
+        switch result {
+        case .success:
+          self.source = .tracking
+          done(.success(()))
+        case .failure(let error):
+          guard self.settings.wakeup == .auto, error.reason == .server, error.kind != .retry else {
+            return done(.failure(error))
+          }
+          self.logger.warning("CLIENT TRACKING is refused: polling", metadata: ["error": "\(error)"])
+          self.source = .poll
+          done(.success(()))
+        }
+      }
+    }
+  }
+
+  private func readsChanged(_ event: RedisLink.Event) {
+    switch event {
+    case .up:
+      state.storeReached()
+      unansweredSince = nil
+      logger.info("following Redis", metadata: ["wakeup": source == .tracking ? "tracking" : "poll"])
+      perform(tail.connected(source: source))
+    case .down(let error):
+      log(error, "tail")
+      state.storeLost(at: .now())
+      unansweredSince = nil
+      tail.disconnected(at: now)
+    }
+  }
+
+  private func log(_ error: RedisError, _ role: String) {
+    metrics.redisReconnects.increment()
+    logger.warning("no connection to Redis", metadata: ["connection": "\(role)", "error": "\(error)"])
+  }
+
+  private func tick() {
+    if isStopped { return }
+    let now = now
+    if let since = unansweredSince { perform(tail.hanging(since: since, now: now)) }
+    perform(tail.tick(now: now))
+    if now - lastPing >= 1000, let connection = reads?.connection {
+      lastPing = now
+      unansweredSince = unansweredSince ?? now
+      connection.send([.ping], deadline: .now() + .seconds(10)) { [weak self] result in
+        guard let self, case .success = result else { return }
+        self.unansweredSince = nil
+        self.perform(self.tail.answered())
+      }
+      notices?.connection?.send([.ping], deadline: .now() + .seconds(10)) { _ in }
+    }
+    eventLoop.assumeIsolated().scheduleTask(in: tail.source == .poll ? .milliseconds(20) : .milliseconds(250)) {
+      [weak self] in self?.tick()
+    }
+  }
+
+  // MARK: history
+
+  /// From any event loop; answered on the store's. `waits`: until the store is back, instead of `unavailable`.
+  func page(_ request: PageRequest, waits: Bool, answer: @escaping @Sendable (PageOutcome) -> Void) {
+    eventLoop.execute {
+      guard self.history?.connection != nil || waits else { return answer(.unavailable) }
+      self.pages.ask(request, PageWaiter(waits: waits, answer: answer))
+      self.sendPages()
+    }
+  }
+
+  /// For the control plane.
+  package func page(_ request: PageRequest) async -> PageOutcome {
+    await withCheckedContinuation { continuation in
+      page(request, waits: false) { continuation.resume(returning: $0) }
+    }
+  }
+
+  private func sendPages() {
+    guard let connection = history?.connection else { return }
+    while let request = pages.next() {
+      let sent = NIODeadline.now()
+      connection.send(request.commands(key: key(request.session)), deadline: sent + .seconds(3)) { [weak self] result in
+        guard let self else { return }
+        var decoder = StreamDecoder(maxEntryBytes: self.settings.maxEntryBytes)
+        let outcome = result.flatMap { replies in
+          Result { () throws(RedisError) in try request.outcome(replies, &decoder) }
+        }
+        let waiters = self.pages.answered(request)
+        switch outcome {
+        case .success(let page):
+          self.metrics.redisLatency.recordNanoseconds((NIODeadline.now() - sent).nanoseconds)
+          for waiter in waiters { waiter.answer(page) }
+        case .failure(let error):
+          self.metrics.redisErrors.increment()
+          self.logger.warning(
+            "history could not be read", metadata: ["session": "\(request.session)", "error": "\(error)"])
+          for waiter in waiters {
+            if waiter.waits, error.reason != .server {
+              self.pages.ask(request, waiter)
+            } else {
+              waiter.answer(.unavailable)
+            }
+          }
+          if error.kind == .retry, error.reason == .server { connection.close() }
+        }
+        self.sendPages()
+      }
+    }
+  }
+
+  private func historyChanged(_ event: RedisLink.Event) {
+    switch event {
+    case .up: sendPages()
+    case .down(let error): log(error, "history")
+    }
+  }
+
+  // MARK: commands
+
+  /// For the control plane: one reply for each command, refusals among them.
+  package func send(_ commands: [RedisCommand], timeout: TimeAmount = .seconds(5)) async throws -> [RESPReply] {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute {
+        guard let connection = self.commands?.connection else {
+          return continuation.resume(throwing: RedisError.connectionLost)
+        }
+        connection.send(commands, deadline: .now() + timeout) { continuation.resume(with: $0) }
+      }
+    }
+  }
+
+  private static func wallClockMs() -> Int64 {
+    var time = timespec()
+    clock_gettime(CLOCK_REALTIME, &time)
+    return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+  }
+}

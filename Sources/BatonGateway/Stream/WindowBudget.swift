@@ -1,0 +1,10 @@
+import Synchronization
+
+/// Bytes of entries that all windows of the node keep.
+final class WindowBudget: Sendable {
+  private let count = Atomic(0)
+
+  var bytes: Int { count.load(ordering: .relaxed) }
+
+  func add(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
+}

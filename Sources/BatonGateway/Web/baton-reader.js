@@ -8,7 +8,10 @@ export class Reader {
   #error = undefined;
 
   constructor(maxBytes, { full, empty, left }) {
-    Object.assign(this, { maxBytes, full, empty, left });
+    this.maxBytes = maxBytes;
+    this.full = full;
+    this.empty = empty;
+    this.left = left;
   }
 
   push(event) {

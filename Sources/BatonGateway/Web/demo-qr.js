@@ -57,7 +57,7 @@ function times(a, b) {
 
 /** The Reed–Solomon check words. */
 function remainder(data, degree) {
-  const divisor = Array(degree).fill(0).with(-1, 1);
+  const divisor = [...Array(degree - 1).fill(0), 1];
   for (let i = 0, root = 1; i < degree; i++, root = times(root, 2)) {
     for (let j = 0; j < degree; j++) divisor[j] = times(divisor[j], root) ^ (divisor[j + 1] ?? 0);
   }

@@ -14,6 +14,7 @@ let nioHTTPTypes: Target.Dependency = .product(name: "NIOHTTPTypes", package: "s
 let nioHTTPTypesHTTP1: Target.Dependency = .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras")
 let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
 let hummingbird: Target.Dependency = .product(name: "HummingbirdCore", package: "hummingbird")
+let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
@@ -71,7 +72,7 @@ let package = Package(
       resources: [.embedInCode("Web")]),
     .target(
       name: "BatonProducer",
-      dependencies: ["BatonRedis", "BatonSession", nio, nioPosix, logging]),
+      dependencies: ["BatonRedis", "BatonSession", nio, nioPosix, deque]),
     .target(
       name: "BatonClient",
       dependencies: ["BatonWebSocket", "BatonSession", nio, nioPosix, nioHTTP1, nioSSL]),
@@ -100,7 +101,8 @@ let package = Package(
     .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),
     .testTarget(name: "BatonClientTests", dependencies: ["BatonClient", "BatonSession", nio, nioPosix, nioEmbedded]),
     .testTarget(
-      name: "BatonProducerTests", dependencies: ["BatonProducer", "BatonSession", "BatonRedis", nio, nioPosix]),
+      name: "BatonProducerTests",
+      dependencies: ["BatonProducer", "BatonSession", "BatonRedis", "RedisServer", nio, nioPosix]),
     .testTarget(
       name: "BatonGatewayTests",
       dependencies: ["BatonGateway", "BatonSession", "BatonRedis", nio, nioPosix, nioHTTP1, nioEmbedded]),

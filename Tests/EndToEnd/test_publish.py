@@ -5,12 +5,15 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
+from producer import Step
 from test_append_script import fields, redis_server
 
 BATON = pathlib.Path(os.environ.get("BATON_BUILD", pathlib.Path(__file__).parents[2] / ".build/release")) / "baton"
@@ -215,3 +218,168 @@ def test_usage():
     assert status("s", "--redis", "redis://h", "--url", "http://h") == 64
     assert status("s", "--redis", "nonsense") == 78
     assert status("s", "--nonsense") == 64
+
+
+def start(server, session, *arguments, stdin=subprocess.PIPE):
+    path = server.connection_pool.connection_kwargs["path"]
+    return subprocess.Popen(
+        [BATON, "publish", session, "--redis", f"unix://{path}", "--response", "r1", *arguments],
+        stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.005)
+    return value
+
+
+class Slow(Model):
+    """A model that never finishes; `gone` is set when its asker hangs up."""
+
+    def __init__(self):
+        self.gone = threading.Event()
+        super().__init__()
+
+    @property
+    def pieces(self):
+        n = 0
+        try:
+            while True:
+                n += 1
+                yield chunk(f"{n} ")
+                time.sleep(0.005)
+        finally:
+            self.gone.set()
+
+    @pieces.setter
+    def pieces(self, _):
+        pass
+
+
+def cancel(server, session):
+    return Step(server, session).put("inbox", ["event", "cancel", "response", "r1"], device="phone")
+
+
+def test_a_cancel_stops_the_model(server, session):
+    model = Slow()
+    process = start(server, session, "--openai", model.url, "--prompt", "x")
+    wait_for(lambda: server.xlen(f"baton:{{{session}}}") > 5)
+    cancel(server, session)
+    began = time.monotonic()
+    assert process.wait(20) == 0, process.stderr.read()
+    assert time.monotonic() - began < 10
+    assert model.gone.wait(10)
+    entries = stream(server, session)
+    assert ending(entries) == ("cancelled", {"reason": "cancel"})
+    assert text(entries) == "".join(f"{n} " for n in range(1, len(counted(entries)) + 1))
+
+
+def test_a_cancel_may_come_first(server, session):
+    cancel(server, session)
+    process = start(server, session, "--openai", Slow().url, "--prompt", "x")
+    assert process.wait(20) == 0
+    assert ending(stream(server, session))[0] == "cancelled"
+
+
+def test_another_responses_cancel_is_not_ours(server, session):
+    Step(server, session).put("inbox", ["event", "cancel", "response", "r2"])
+    assert publish(server, session, stdin=b"x\n").returncode == 0
+    assert ending(stream(server, session))[0] == "end"
+
+
+def test_a_signal_cancels(server, session):
+    process = start(server, session)
+    process.stdin.write(b"one\n")
+    process.stdin.flush()
+    wait_for(lambda: server.xlen(f"baton:{{{session}}}") == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert ending(stream(server, session)) == ("cancelled", {"reason": "interrupted"})
+
+
+def test_the_first_delta_goes_at_once_and_a_window_later(server, session):
+    process = start(server, session)
+    process.stdin.write(b"one\ntwo\nthree\n")
+    process.stdin.flush()
+    wait_for(lambda: text(stream(server, session)[0:]) == "one\ntwo\nthree\n" if server.exists(f"baton:{{{session}}}") else 0)
+    process.stdin.close()
+    assert process.wait(20) == 0
+    entries = stream(server, session)
+    assert len(entries) <= 4 and counted(entries) == [1, 2, 3]
+
+
+def test_two_writers_at_once(server, session):
+    first = start(server, session)
+    first.stdin.write(b"a\n")
+    first.stdin.flush()
+    wait_for(lambda: server.xlen(f"baton:{{{session}}}") == 2)
+    second = publish(server, session, stdin=b"b\n")
+    assert second.returncode == 0, second.stderr
+    first.stdin.write(b"c\n")
+    first.stdin.flush()
+    assert first.wait(20) == 69
+    entries = stream(server, session)
+    assert text(entries) == "a\nb\n" and ending(entries)[0] == "end"
+
+
+def test_a_zombie_is_told(server, session):
+    """Frozen, ended by a gateway, thawed."""
+    process = start(server, session)
+    process.stdin.write(b"a\n")
+    process.stdin.flush()
+    wait_for(lambda: server.xlen(f"baton:{{{session}}}") == 2)
+    process.send_signal(signal.SIGSTOP)
+    epoch, _, _, token, _ = server.hget(f"baton:{{{session}}}:producers", "r1").decode().split()
+    assert Step(server, session).expire("r1", epoch, token)[0] == "ok"
+    process.send_signal(signal.SIGCONT)
+    process.stdin.write(b"b\n")
+    process.stdin.flush()
+    assert process.wait(20) == 69
+    entries = stream(server, session)
+    assert text(entries) == "a\n" and ending(entries) == ("error", {"reason": "producer_lost"})
+
+
+def test_deleted_meanwhile(server, session):
+    process = start(server, session)
+    process.stdin.write(b"a\n")
+    process.stdin.flush()
+    wait_for(lambda: server.xlen(f"baton:{{{session}}}") == 2)
+    Step(server, session).delete()
+    process.stdin.write(b"b\n")
+    process.stdin.flush()
+    assert process.wait(20) == 69 and b"deleted" in process.stderr.read()
+    assert not server.exists(f"baton:{{{session}}}")
+
+
+def test_the_lease_is_renewed(server, session):
+    process = start(server, session)
+    key = f"baton:{{{session}}}:producers"
+    token = lambda: (server.hget(key, "r1") or b"0 0 0 0 0").split()[3]
+    first = wait_for(lambda: server.exists(key) and token())
+    wait_for(lambda: token() != first)
+    process.stdin.close()
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_redis_restarts_and_loses_everything(tmp_path, session, seed):
+    """Killed without persistence under a running answer: it is appended again, whole."""
+    dice, words = random.Random(seed), [f"word{n}\n" for n in range(400)]
+    process = None
+    for life in range(3):
+        with redis_server("redis-server", tmp_path) as client:
+            process = process or start(client, session)
+            for word in words[life * 130 : (life + 1) * 130]:
+                process.stdin.write(word.encode())
+                process.stdin.flush()
+                time.sleep(dice.random() * 0.004)
+            if life == 2:
+                process.stdin.write("".join(words[390:]).encode())
+                process.stdin.close()
+                assert process.wait(30) == 0, process.stderr.read()
+                entries = stream(client, session)
+                assert text(entries) == "".join(words) and counted(entries) == list(range(1, 401))
+                assert [entry[1] for entry in entries if entry[0] == "event"] == ["start", "end"]

@@ -1,4 +1,5 @@
 import AsyncHTTPClient
+import BatonProducer
 import BatonSession
 import Foundation
 import NIOCore
@@ -18,12 +19,14 @@ actor GatewayTarget: PublishTarget {
   private var pending = ByteBuffer()
   private var sending: Task<Result<Void, PublishFailure>, Never>?
 
-  init(url: String, session: SessionName, response: String, token: String?) {
+  init(url: String, session: SessionName, response: String, token: String?) async throws(PublishFailure) {
     resource = "\(url.hasSuffix("/") ? String(url.dropLast()) : url)/v1/sessions/\(session)"
     (self.response, self.token) = (response, token)
+    try await open()
   }
 
-  func open() async throws(PublishFailure) {
+  /// Goes on with a response that is known, as its next writer.
+  private func open() async throws(PublishFailure) {
     let known = try await attempt(HTTPClientRequest(url: "\(resource)/responses/\(response)"))
     if let body = known.status == 200 ? known.body : nil {
       let state = try? JSONDecoder().decode(State.self, from: body)
@@ -43,8 +46,11 @@ actor GatewayTarget: PublishTarget {
     try await add(Line(n: n, data: text, data64: text == nil ? Data(buffer: delta) : nil))
   }
 
-  func end(_ state: ResponseState, _ data: String?) async throws(PublishFailure) {
-    try await add(Line(event: state.rawValue, data: data))
+  /// Cancels reach only who reads the inbox.
+  nonisolated var messages: AsyncStream<DeviceMessage> { AsyncStream { _ in } }
+
+  func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
+    try await add(Line(event: how.rawValue, data: data))
     while let sending { try await sending.value.get() }
   }
 

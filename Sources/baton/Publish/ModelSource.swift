@@ -1,5 +1,5 @@
 import AsyncHTTPClient
-import BatonSession
+import BatonProducer
 import Foundation
 import NIOCore
 import NIOFoundationCompat
@@ -53,6 +53,8 @@ struct ModelSource {
     } catch let error as PublishFailure {
       if answer.outcome == nil { throw error }
       failure = error
+    } catch is CancellationError {
+      throw CancellationError()
     } catch {
       answer.failed(reached: progress.hasBegun)
       failure = .unavailable("the model at \(endpoint): \(error)")
@@ -89,7 +91,7 @@ struct ModelSource {
 
 /// What a stream of chat completion chunks comes to.
 struct ChatAnswer {
-  private(set) var outcome: (ResponseState, [String: Any])?
+  private(set) var outcome: (ResponseEnd, [String: Any])?
   private(set) var isDone = false
   private var finishReason: String?
   private var usage: Any?
@@ -127,7 +129,7 @@ struct ChatAnswer {
   }
 
   /// The stream is over: an answer without a finish reason was cut.
-  func ended() -> (ResponseState, String) {
+  func ended() -> (ResponseEnd, String) {
     var (state, data) = outcome ?? (.end, [:])
     if outcome == nil, finishReason == nil { (state, data) = (.error, ["reason": "model_cut"]) }
     if state == .end, let finishReason { data["finish_reason"] = finishReason }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import BatonProducer
 import BatonSession
 import Foundation
 import NIOCore
@@ -66,32 +67,79 @@ struct Publish: AsyncParsableCommand {
     do {
       let target: any PublishTarget =
         if let url {
-          GatewayTarget(url: url, session: name, response: response, token: token)
+          try await GatewayTarget(url: url, session: name, response: response, token: token)
         } else {
           try await RedisTarget(
             url: redis ?? ProcessInfo.processInfo.environment["BATON_REDIS"] ?? "redis://127.0.0.1:6379/0",
             session: name, prefix: keyPrefix, response: response)
         }
-      try await target.open()
-      if let openai, let prompt {
-        try await ModelSource(endpoint: openai, model: model, prompt: prompt).publish(to: target)
-      } else {
-        try await StandardInput().publish(to: target)
-      }
+      try await publish(to: target)
     } catch let failure as PublishFailure {
       FileHandle.standardError.write(Data("baton publish: \(failure)\n".utf8))
       throw ExitCode(failure.status)
     }
   }
+
+  /// Until the source is dry, a device cancels, or a signal comes.
+  private func publish(to target: any PublishTarget) async throws {
+    let (outcomes, continuation) = AsyncStream.makeStream(of: Outcome.self)
+    let source = Task { [openai, prompt, model] in
+      do {
+        if let openai, let prompt {
+          try await ModelSource(endpoint: openai, model: model, prompt: prompt).publish(to: target)
+        } else {
+          try await StandardInput().publish(to: target)
+        }
+        continuation.yield(.done)
+      } catch {
+        continuation.yield(.failed(error))
+      }
+    }
+    let cancels = Task {
+      for await message in target.messages where message.kind == .cancel { continuation.yield(.stopped("cancel")) }
+      // The response is over: the source has ended it, or it failed while the source was silent.
+      do {
+        try await target.end(.end, nil)
+      } catch {
+        continuation.yield(.failed(error))
+      }
+    }
+    let signals = [SIGINT, SIGTERM].map { number in
+      signal(number, SIG_IGN)
+      let signal = DispatchSource.makeSignalSource(signal: number)
+      signal.setEventHandler { continuation.yield(.stopped("interrupted")) }
+      signal.resume()
+      return signal
+    }
+    defer {
+      cancels.cancel()
+      for signal in signals { signal.cancel() }
+    }
+    switch await outcomes.first(where: { _ in true }) {
+    case .stopped(let reason):
+      // The end first, so that nothing which the source still has comes behind it.
+      async let ended: Void = target.end(.cancelled, #"{"reason":"\#(reason)"}"#)
+      source.cancel()
+      try await ended
+    case .failed(let error): throw error
+    case .done, nil: break
+    }
+  }
+
+  private enum Outcome: Sendable {
+    case done
+    case failed(any Error)
+    case stopped(String)
+  }
 }
 
-/// Where an answer is appended to; one open, then deltas, then one end.
+/// Where an answer is appended to; opened when it is made.
 protocol PublishTarget: Sendable {
-  func open() async throws(PublishFailure)
+  var messages: AsyncStream<DeviceMessage> { get }
   /// Waits while too much is on its way.
   func append(_ delta: ByteBuffer) async throws(PublishFailure)
-  /// Returns when all of it is there.
-  func end(_ state: ResponseState, _ data: String?) async throws(PublishFailure)
+  /// Returns when all of it is there. The first end counts.
+  func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure)
 }
 
 /// Why an answer could not be appended, or not wholly.

@@ -1,69 +1,52 @@
-import BatonRedis
+import BatonProducer
 import BatonSession
 import NIOCore
-import NIOPosix
 
 /// Appends straight to Redis.
-actor RedisTarget: PublishTarget {
-  private let connection: RedisConnection
-  private let script = RedisScript(AppendScript.source)
-  private let keys: SessionKeys
-  private var write: ResponseWrite
+struct RedisTarget: PublishTarget {
+  /// How long Redis may be away in the middle of an answer.
+  private static let patience = Duration.seconds(60)
+
+  private let response: OpenResponse
 
   init(url: String, session: SessionName, prefix: String, response: String) async throws(PublishFailure) {
-    keys = SessionKeys(session, prefix: prefix)
-    let token = String(UInt64.random(in: 0 ... .max), radix: 36)
-    write = ResponseWrite(response: response, epoch: 0, generation: nil, token: token, first: 1, items: [.start([])])
+    var configuration = Producer.Configuration()
+    configuration.keyPrefix = prefix
+    configuration.patience = Self.patience
     do {
-      connection = try await RedisConnector(RedisURL(url)).connect(on: MultiThreadedEventLoopGroup.singleton.any())
-        .get()
+      let producer = try Producer(redis: url, configuration)
+      self.response = try await producer.open(session: session.description, response: response)
     } catch {
-      throw .redis(error)
+      throw PublishFailure(error)
     }
   }
 
-  func open() async throws(PublishFailure) { try await send(AppendCall.open) }
+  var messages: AsyncStream<DeviceMessage> { response.messages }
 
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
-    write.items = [.deltas([delta])]
-    try await send(AppendCall.append)
-  }
-
-  func end(_ state: ResponseState, _ data: String?) async throws(PublishFailure) {
-    write.items = [.end(state, data.map { [Entry.Field("data", $0)] } ?? [])]
-    try await send(AppendCall.append)
-  }
-
-  private func send(_ call: (ResponseWrite) -> AppendCall) async throws(PublishFailure) {
-    let reply: RESPReply
     do {
-      let arguments = call(write).arguments(Retention()).map { argument -> RedisCommand.Argument in
-        switch argument {
-        case .string(let text): .string(text)
-        case .bytes(let bytes): .bytes(bytes)
-        }
-      }
-      reply = try await connection.run(script, keys: keys.all, arguments, timeout: .seconds(10))
+      try await response.append(delta)
     } catch {
-      throw .redis(error)
+      throw PublishFailure(error)
     }
-    switch WriteReply(reply.elements?.compactMap(\.text) ?? []) {
-    case .written(let written):
-      if write.epoch == 0 { write.first = written.n + 1 }
-      (write.epoch, write.generation) = (written.epoch, written.generation)
-      write.first += UInt64(write.items.reduce(0) { $0 + $1.count })
-    case let refusal: throw .unavailable("the response was not appended to: \(String(describing: refusal))")
+  }
+
+  func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
+    do {
+      try await response.end(how, data: data)
+    } catch {
+      throw PublishFailure(error)
     }
   }
 }
 
 extension PublishFailure {
-  static func redis(_ error: any Error) -> PublishFailure {
-    guard let error = error as? RedisError else { return .unavailable("Redis: \(error)") }
-    return switch error.kind {
-    case .retry: .unavailable(error.description)
-    case .configuration: .configuration(error.description)
-    case .fault: .fault(error.description)
-    }
+  fileprivate init(_ error: any Error) {
+    self =
+      switch error as? ProducerError {
+      case .refused(let why): .configuration(why)
+      case let error?: .unavailable(error.description)
+      case nil: .fault("\(error)")
+      }
   }
 }

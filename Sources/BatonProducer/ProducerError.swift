@@ -1,0 +1,43 @@
+import BatonSession
+
+/// Why a response can't go on. It is final: every later append throws it again.
+public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// A newer producer of this response has taken over.
+  case fenced
+  /// The session was deleted after the response was opened.
+  case deleted
+  /// The response has ended, and not by this producer: it was lost sight of for 15 s, or the name was used before.
+  case ended(ResponseEnd)
+  /// Redis was out of reach for longer than the configured patience.
+  case unavailable(String)
+  /// Redis refuses, and will again: rights, configuration, a key of another type.
+  case refused(String)
+  /// The producer was shut down.
+  case stopped
+
+  public var description: String {
+    switch self {
+    case .fenced: "a newer producer has taken this response over"
+    case .deleted: "the session was deleted"
+    case .ended(let how): "the response has ended before: \(how.rawValue)"
+    case .unavailable(let why): "Redis is out of reach: \(why)"
+    case .refused(let why): "Redis refuses: \(why)"
+    case .stopped: "the producer was shut down"
+    }
+  }
+}
+
+/// How a response ends; the raw values are the events of PROTOCOL 2.
+public enum ResponseEnd: String, Sendable {
+  case end, error, cancelled
+
+  init?(_ state: ResponseState) { self.init(rawValue: state.rawValue) }
+
+  var state: ResponseState {
+    switch self {
+    case .end: .end
+    case .error: .error
+    case .cancelled: .cancelled
+    }
+  }
+}

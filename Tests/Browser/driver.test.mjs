@@ -308,6 +308,19 @@ test('a mistake in a callback does not stop the stream', async () => {
   assert.deepEqual(told, ['the app’s', 'the app’s']);
 });
 
+test('frames of the wrong shape do not stop the stream', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  page.socket.receive(token(1, undefined, { data64: 'not base64!' }), token(2, 7), 'null', '[]', { type: 'reset', from: 3 });
+  assert.equal(session.text('r1'), '');
+  page.socket.receive(token(3, 'a'), '{');
+  assert.equal(page.socket.closedWith, 4000);
+  await page.pass(125);
+  assert.equal(page.socket.url.searchParams.get('offset'), '3-0.00000003');
+  assert.equal(session.text('r1'), 'a');
+});
+
 test('closing inside a callback ends there', async () => {
   const page = new Page();
   const session = await page.attach({ onentry: ({ n }) => n === 1 && session.close() });

@@ -45,7 +45,7 @@ export class Responses {
    * @returns {boolean} false if the place is not one between two entries that we know: then all must come again.
    */
   dropAfter(from) {
-    if (from === '0') {
+    if (typeof from !== 'string' || from === '0') {
       this.all.clear();
       this.#marks = [];
       this.#base = '0';
@@ -77,7 +77,7 @@ export class Responses {
 
   /** A character may be split over deltas; these then come as base64. */
   #decode(response, data = '', data64) {
-    const bytes = data64 === undefined ? none : Uint8Array.from(atob(data64), (c) => c.charCodeAt(0));
+    const bytes = data64 === undefined ? none : bytesOf(data64);
     const whole = new Uint8Array([...response.pending, ...bytes]);
     const end = data64 === undefined ? whole.length : whole.length - unfinished(whole);
     response.pending = whole.slice(end);
@@ -86,6 +86,14 @@ export class Responses {
 }
 
 const none = new Uint8Array();
+
+function bytesOf(base64) {
+  try {
+    return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  } catch {
+    return none; // not base64: there is nothing to show
+  }
+}
 
 /** An offset without its check. */
 function idOf(offset) {

@@ -180,7 +180,7 @@ class Session {
     try {
       for (let next = this.#events.shift(); next; next = this.#events.shift()) {
         const now = { at: this.#platform.now(), random: this.#platform.random() };
-        for (const action of this.#machine.handle({ ...now, ...next })) this.#act(action);
+        for (const action of this.#machine.handle({ ...now, ...next })) this.#try(() => this.#act(action));
       }
     } finally {
       this.#acting = false;
@@ -293,10 +293,15 @@ class Session {
   }
 
   #call(name, ...values) {
+    this.#try(() => this.options[name]?.(...values));
+  }
+
+  /** Neither the app's mistake nor the platform's must stop the stream. */
+  #try(step) {
     try {
-      this.options[name]?.(...values);
+      step();
     } catch (error) {
-      reportError(error); // the app's mistake must not stop the stream
+      reportError(error);
     }
   }
 

@@ -16,7 +16,8 @@ struct Serve: AsyncParsableCommand {
   var options: [String] = []
 
   func run() async throws {
-    let status = await ServeCommand.run(options, environment: ProcessInfo.processInfo.environment) { _, _ in NoBackend()
+    let status = await ServeCommand.run(options, environment: ProcessInfo.processInfo.environment) {
+      try StreamBackend($0, $1)
     }
     throw ExitCode(status)
   }

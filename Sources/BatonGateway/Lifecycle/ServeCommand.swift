@@ -10,7 +10,7 @@ package enum ServeCommand {
   /// - Returns: the process's exit status.
   package static func run(
     _ arguments: [String], environment: [String: String],
-    backend: @Sendable (GatewayConfiguration, GatewayParts) -> any GatewayBackend
+    backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
   ) async -> Int32 {
     let configuration: GatewayConfiguration
     do {
@@ -32,7 +32,7 @@ package enum ServeCommand {
 
   private static func serve(
     _ configuration: GatewayConfiguration,
-    _ backend: @Sendable (GatewayConfiguration, GatewayParts) -> any GatewayBackend
+    _ backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
   ) async -> Int32 {
     let isJSON = configuration.logsJSON
     var logger = Logger(label: "baton") { LogLines(label: $0, level: configuration.logLevel, isJSON: isJSON) }
@@ -40,7 +40,14 @@ package enum ServeCommand {
     let parts = GatewayParts(configuration: configuration, logger: logger)
     let announcing = logger
     let scheme = configuration.tls == nil ? "http" : "https"
-    let gateway = Gateway(configuration: configuration, parts: parts, backend: backend(configuration, parts)) {
+    let made: any GatewayBackend
+    do {
+      made = try backend(configuration, parts)
+    } catch {
+      complain("\(error)")
+      return 78
+    }
+    let gateway = Gateway(configuration: configuration, parts: parts, backend: made) {
       address in
       let line = "listening on \(scheme)://\(text(address))"
       if isJSON {

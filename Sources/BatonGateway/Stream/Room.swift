@@ -28,16 +28,11 @@ final class Room: @unchecked Sendable {
 
   func apply(_ update: TailUpdate) {
     guard !drivers.isEmpty else { return }
-    account { log in
-      log.apply(update)
-      if case .appended = update {
-        lastAppend = .now()
-        log.shrink(toBytes: hall.store.settings.sessionWindowBytes)
-      }
-    }
-    // Devices may leave while they are pumped.
+    account { $0.apply(update) }
     for driver in drivers { driver.pump() }
-    if hall.isOverBudget { account { $0.shrink(toBytes: $0.bytes / 2) } }
+    if case .appended = update { lastAppend = .now() }
+    let limit = hall.store.configuration.windowBytes
+    account { $0.shrink(toBytes: hall.isOverBudget ? min($0.bytes / 2, limit) : limit) }
   }
 
   /// The window goes soon after the last entry.
@@ -92,7 +87,7 @@ final class Hall: @unchecked Sendable {
 
   func account(_ bytes: Int) { if bytes != 0 { budget.add(bytes) } }
 
-  var isOverBudget: Bool { budget.bytes > store.settings.nodeWindowBytes }
+  var isOverBudget: Bool { budget.bytes > store.configuration.nodeWindowBytes }
 
   // MARK: rollup windows
 

@@ -10,31 +10,12 @@ import Synchronization
   import Darwin
 #endif
 
-/// Which way a gateway learns that a session has something new (`--wakeup`).
-package enum Wakeup: String, Sendable, CaseIterable {
-  /// Notices where the server gives them, polling otherwise.
-  case auto
-  case tracking, poll
-}
-
-package struct StreamSettings: Sendable {
-  package var keyPrefix = "baton:"
-  /// Entries whose names and values together exceed it are skipped. Bytes.
-  package var maxEntryBytes = 256 * 1024
-  package var wakeup = Wakeup.auto
-  /// One session's window on one event loop, and the windows of the node together. Bytes.
-  package var sessionWindowBytes = 256 * 1024
-  package var nodeWindowBytes = 256 * 1024 * 1024
-  /// Every followed session is read once in this time, notice or not.
-  package var sweep = TimeAmount.seconds(20)
-
-  package init() {}
-
+extension GatewayConfiguration {
   /// No string longer than this is taken in from Redis.
-  var maxBulkBytes: Int { max(1 << 20, maxEntryBytes) }
+  fileprivate var maxBulkBytes: Int { max(1 << 20, maxEntryBytes) }
 
   /// XINFO's first and last entry, and what a read is for.
-  var replyLimits: RESPLimits {
+  fileprivate var replyLimits: RESPLimits {
     var limits = RESPLimits()
     limits.maxBulkBytes = maxBulkBytes
     limits.maxReplyBytes = 4 * maxBulkBytes
@@ -46,7 +27,7 @@ package struct StreamSettings: Sendable {
 /// history, and commands. All but what says otherwise is called on `eventLoop`.
 package final class StreamStore: @unchecked Sendable {
   package let eventLoop: any EventLoop
-  let settings: StreamSettings
+  let configuration: GatewayConfiguration
   private let metrics: GatewayMetrics
   private let state: NodeState
   private let logger: Logger
@@ -60,7 +41,7 @@ package final class StreamStore: @unchecked Sendable {
   private var commands: RedisLink?
   private var noticesID: Int64?
   private var source: Tail.Source
-  private var pages = PageQueue<PageWaiter>()
+  private var pages: PageQueue<PageWaiter>
   private var unansweredSince: Int64?
   private var lastPing: Int64 = 0
   private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
@@ -74,24 +55,24 @@ package final class StreamStore: @unchecked Sendable {
   }
 
   package init(
-    _ url: RedisURL, settings: StreamSettings, on eventLoop: any EventLoop, name: String, metrics: GatewayMetrics,
-    state: NodeState, logger: Logger
+    _ configuration: GatewayConfiguration, _ parts: GatewayParts, on eventLoop: any EventLoop
   ) throws(RedisError) {
     self.eventLoop = eventLoop
-    self.settings = settings
-    self.metrics = metrics
-    self.state = state
-    self.logger = logger
-    var configuration = Tail.Configuration()
-    configuration.sweepMs = settings.sweep.nanoseconds / 1_000_000
-    source = settings.wakeup == .poll ? .poll : .tracking
-    tail = Tail(configuration, source: source)
-    decoder = StreamDecoder(maxEntryBytes: settings.maxEntryBytes)
+    self.configuration = configuration
+    (metrics, state, logger) = (parts.metrics, parts.state, parts.logger)
+    var tuning = Tail.Configuration()
+    tuning.sweepMs = configuration.sweep.nanoseconds / 1_000_000
+    tuning.pollMs = configuration.pollInterval.nanoseconds / 1_000_000
+    source = configuration.wakeup == .poll ? .poll : .tracking
+    tail = Tail(tuning, source: source)
+    decoder = StreamDecoder(maxEntryBytes: configuration.maxEntryBytes)
+    let limits = configuration.replyLimits
+    pages = PageQueue(maxInFlight: max(1, min(4, configuration.catchUpBytes / limits.maxReplyBytes)))
     var options = RedisConnector.Options()
-    options.limits = settings.replyLimits
+    options.limits = limits
     func connector(_ role: String) throws(RedisError) -> RedisConnector {
-      options.clientName = "baton-\(name)-\(role)"
-      return try RedisConnector(url, options: options)
+      options.clientName = "baton-\(configuration.node)-\(role)"
+      return try RedisConnector(configuration.redis, options: options)
     }
     notices = RedisLink(
       try connector("notices"), on: eventLoop, keepAlive: nil,
@@ -117,7 +98,7 @@ package final class StreamStore: @unchecked Sendable {
     for link in [notices, reads, history, commands] { link?.stop() }
   }
 
-  package func key(_ session: SessionName) -> String { session.key(prefix: settings.keyPrefix) }
+  package func key(_ session: SessionName) -> String { session.key(prefix: configuration.keyPrefix) }
 
   private var now: Int64 { Int64(NIODeadline.now().uptimeNanoseconds / 1_000_000) }
 
@@ -159,7 +140,7 @@ package final class StreamStore: @unchecked Sendable {
           self.perform(self.tail.noticesAnswered(token))
         }
       case .sourceChanged:
-        if settings.wakeup == .auto {
+        if configuration.wakeup == .auto {
           logger.warning("Redis announces no changes here: polling from now on", metadata: ["wakeup": "poll"])
           source = .poll
         } else {
@@ -277,7 +258,7 @@ package final class StreamStore: @unchecked Sendable {
     case .down(let error):
       noticesID = nil
       log(error, "notices")
-      if error.kind == .configuration, settings.wakeup == .auto, reads?.connection == nil { reads?.start() }
+      if error.kind == .configuration, configuration.wakeup == .auto, reads?.connection == nil { reads?.start() }
       reads?.connection?.close()
     }
   }
@@ -292,8 +273,8 @@ package final class StreamStore: @unchecked Sendable {
   }
 
   private func session(_ key: String) -> SessionName? {
-    guard key.hasPrefix(settings.keyPrefix), key.hasSuffix("}") else { return nil }
-    let rest = key.dropFirst(settings.keyPrefix.count)
+    guard key.hasPrefix(configuration.keyPrefix), key.hasSuffix("}") else { return nil }
+    let rest = key.dropFirst(configuration.keyPrefix.count)
     guard rest.hasPrefix("{") else { return nil }
     return SessionName(String(rest.dropFirst().dropLast()))
   }
@@ -302,9 +283,9 @@ package final class StreamStore: @unchecked Sendable {
     StreamStore.ping(connection) { [weak self] result in
       guard let self else { return }
       if case .failure(let error) = result { return done(.failure(error)) }
-      guard self.settings.wakeup != .poll, let id = self.noticesID else {
+      guard self.configuration.wakeup != .poll, let id = self.noticesID else {
         self.source = .poll
-        return done(self.settings.wakeup == .tracking ? .failure(.connectionLost) : .success(()))
+        return done(self.configuration.wakeup == .tracking ? .failure(.connectionLost) : .success(()))
       }
       connection.send(.trackingOn(redirect: id), deadline: .now() + .seconds(5)) { result in
         switch result {
@@ -312,7 +293,7 @@ package final class StreamStore: @unchecked Sendable {
           self.source = .tracking
           done(.success(()))
         case .failure(let error):
-          guard self.settings.wakeup == .auto, error.reason == .server, error.kind != .retry else {
+          guard self.configuration.wakeup == .auto, error.reason == .server, error.kind != .retry else {
             return done(.failure(error))
           }
           self.logger.warning("CLIENT TRACKING is refused: polling", metadata: ["error": "\(error)"])
@@ -387,7 +368,7 @@ package final class StreamStore: @unchecked Sendable {
       let sent = NIODeadline.now()
       connection.send(request.commands(key: key(request.session)), deadline: sent + .seconds(3)) { [weak self] result in
         guard let self else { return }
-        var decoder = StreamDecoder(maxEntryBytes: self.settings.maxEntryBytes)
+        var decoder = StreamDecoder(maxEntryBytes: self.configuration.maxEntryBytes)
         let outcome = result.flatMap { replies in
           Result { () throws(RedisError) in try request.outcome(replies, &decoder) }
         }

@@ -41,6 +41,9 @@ package struct Entry: Sendable {
     self.check = check
   }
 
+  /// What it costs in memory, about: nothing of what is too large is kept.
+  package var keptBytes: Int { 96 + (payload == .tooBig ? 0 : bytes) }
+
   package var offset: Offset { Offset(id: id, check: check) }
   package var place: Place { Place(offset: offset, response: response, n: n) }
 

@@ -21,17 +21,14 @@ package final class Segment: Sendable {
   }
 
   package let entries: [Entry]
-  /// Names and values together, of all entries.
+  /// What the entries cost in memory, about.
   package let bytes: Int
   private let encodings = NIOLockedValueBox<[(Encoding, ByteBuffer)]>([])
 
   package init(_ entries: [Entry]) {
     self.entries = entries
-    bytes = entries.reduce(0) { $0 + $1.bytes + Segment.entryOverhead }
+    bytes = entries.reduce(0) { $0 + $1.keptBytes }
   }
-
-  /// What an entry costs beside its bytes, for the budgets.
-  package static let entryOverhead = 96
 
   package func encoded(_ encoding: Encoding, _ make: ([Entry]) -> ByteBuffer) -> ByteBuffer {
     encodings.withLockedValue { known in

@@ -360,7 +360,7 @@ package struct Tail: Sendable {
   }
 
   private func adapt(_ one: inout Followed, to entries: [Entry], _ read: TailRead) {
-    let bytes = entries.reduce(0) { $0 + $1.bytes + Segment.entryOverhead }
+    let bytes = entries.reduce(0) { $0 + $1.bytes + 96 }
     one.count = max(1, min(configuration.maxCount, configuration.readBytes * entries.count / max(bytes, 1)))
   }
 }

@@ -24,6 +24,7 @@ package struct WebFiles: Sendable {
   package let files: [String: File] = [
     "/baton.js": File(script, PackageResources.baton_js),
     "/baton-machine.js": File(script, PackageResources.baton_machine_js),
+    "/baton-page.js": File(script, PackageResources.baton_page_js),
     "/baton-reader.js": File(script, PackageResources.baton_reader_js),
     "/baton-text.js": File(script, PackageResources.baton_text_js),
     "/baton-wire.js": File(script, PackageResources.baton_wire_js),

@@ -9,13 +9,13 @@
 // this file joins them to the page. Nothing is shared between tabs: each is a device of its own.
 
 import { BatonMachine } from './baton-machine.js';
+import { pageStore, randomKey, realPlatform, reportError } from './baton-page.js';
 import { Reader } from './baton-reader.js';
 import { Responses } from './baton-text.js';
 import { openEventStream, openWebSocket, sessionURL } from './baton-wire.js';
 
 const sessionName = /^(?!\.{1,2}$)[A-Za-z0-9._~:@-]{1,128}$/;
 const maxFrame = 64 * 1024; // PROTOCOL.md section 5
-const maxSnapshot = 1024 * 1024; // of 5 MiB that a page may keep in sessionStorage
 const saveEvery = 1000;
 const probeFor = 10_000;
 
@@ -432,44 +432,4 @@ function refusal({ reason, code, status, detail }) {
   }[status ?? code];
   const what = status ? `HTTP status ${status}` : `close code ${code}`;
   return new BatonError('rejected', `the gateway refused this session: ${why ?? what}`, status ? { status } : { closeCode: code });
-}
-
-/** A tab's own memory, gone with the tab. It keeps the text with the offset, or nothing where the text is too long. */
-function pageStore(storage, session, device = '') {
-  const key = `baton:${session} ${device}`;
-  return {
-    load: () => JSON.parse(storage?.getItem(key) ?? 'null') ?? undefined,
-    save(snapshot) {
-      const text = JSON.stringify(snapshot);
-      if (text.length * 2 <= maxSnapshot) storage?.setItem(key, text);
-      else storage?.removeItem(key);
-    },
-  };
-}
-
-function randomKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
-}
-
-function reportError(error) {
-  if (globalThis.reportError) globalThis.reportError(error);
-  else console.error(error);
-}
-
-function realPlatform() {
-  return {
-    WebSocket: globalThis.WebSocket,
-    fetch: (...request) => globalThis.fetch(...request),
-    now: () => performance.now(),
-    random: Math.random,
-    setTimeout: (then, ms) => globalThis.setTimeout(then, ms),
-    clearTimeout: (timer) => globalThis.clearTimeout(timer),
-    window: globalThis.window,
-    document: globalThis.document,
-    sessionStorage: (() => {
-      try {
-        return globalThis.sessionStorage; // throws where the browser forbids it
-      } catch {}
-    })(),
-  };
 }

@@ -55,13 +55,13 @@ end
 
 local function load(response)
   local epoch, n, state, token, id =
-    string.match(redis.call('HGET', producers, response) or '', '^(%d+) (%d+) (%a+) (%S+) (%S+)$')
+    string.match(redis.call('HGET', producers, response) or '', '^(%d+) (%d+) (%a+) (%S+) (%S+) %d+$')
   return epoch and { epoch = tonumber(epoch), n = tonumber(n), state = state, token = token, id = id }
 end
 
 local function store(response, is)
   redis.call('HSET', producers, response,
-    table.concat({ int(is.epoch), int(is.n), is.state, is.token, is.id }, ' '))
+    table.concat({ int(is.epoch), int(is.n), is.state, is.token, is.id, int(now()) }, ' '))
 end
 
 local function writer(token) return string.match(token, '^[^.]*') end

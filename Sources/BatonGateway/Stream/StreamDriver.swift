@@ -74,6 +74,14 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
     guard !isPumping, !isClosed else { return }
     isPumping = true
     defer { isPumping = false }
+    // A flush can make the device writable again before it returns.
+    while advance() { device?.flush() }
+    // Nothing came that would end the wait for something to send.
+    if admission != nil, cursor.isLive { admit(.admitted(self)) }
+  }
+
+  /// As far as the device takes bytes; false where nothing was written.
+  private func advance() -> Bool {
     var wrote = false
     while !isClosed, device?.isWritable ?? (admission != nil), let step = cursor.next(room.log) {
       switch step {
@@ -88,9 +96,7 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
         }
       }
     }
-    if wrote { device?.flush() }
-    // Nothing came that would end the wait for something to send.
-    if admission != nil, cursor.isLive { admit(.admitted(self)) }
+    return wrote
   }
 
   func windowPassed() {

@@ -113,6 +113,16 @@ def test_a_trimmed_stream_passes_where_it_may():
         judge(seen, STREAM[5:])
 
 
+def test_a_joined_frame_over_a_trim_is_compared_at_its_end():
+    first, last = STREAM[1], STREAM[4]
+    frames = honest()
+    joined = {**frame_of(last), "joined": 4, "data": "t1 t2 t3 t4 "}
+    assert first[0] == "2-0"
+    assert judge(view(*frames[:2], joined, *frames[6:]), STREAM[3:], trimmed=True) == len(STREAM) - 3
+    with pytest.raises(Broken):
+        judge(view(*frames[:2], {**joined, "data": "t1 t2 t3 other"}, *frames[6:]), STREAM[3:], trimmed=True)
+
+
 def test_live_twice_is_found():
     live = {"type": "live", "offset": "0"}
     with pytest.raises(Broken):

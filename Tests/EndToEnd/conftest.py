@@ -125,7 +125,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed and call.when == "call":
         servers = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, (Gateway, Redis))]
-        servers += item.funcargs.get("started", [])
+        servers += [one for one in item.funcargs.get("started", []) if hasattr(one, "process")]
         for server in servers:
             report.sections.append((f"log of {server.process.name}", server.process.logged()[-3000:]))
     return report

@@ -4,11 +4,13 @@ import base64
 import hashlib
 import hmac
 import json
+import random
 import time
 
 import pytest
 from support.browser import Browser, UpgradeBlocker
 from support.process import wait_for
+from support.switch import Switch
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,32 @@ def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):
     assert [event["node"] for event in page.events("attached")] == ["gw-a", "gw-b"]
     assert not page.events("reset")
     assert sum(event.get("joined", 1) for event in page.events("entry")) == 400
+
+
+@pytest.mark.parametrize("wire", ["websocket", "sse"])
+def test_cut_at_a_hundred_random_moments(page, redis, session, gateway, gateway2, started, wire):
+    chance = random.Random(wire)
+    switches = [Switch(gateway.port), Switch(gateway2.port)]
+    started += switches
+    page.run("""
+        window.dice = {random: () => 0};  // no waiting between the attempts
+        if (arguments[0] === 'sse') dice.WebSocket = class { constructor() { throw new Error('blocked'); } };""", wire)
+    page.attach([f"http://127.0.0.1:{switch.port}" for switch in switches], session, platform="dice")
+    n = 1
+    for _ in range(100):
+        size = chance.choice([1, 1, 3, 50])
+        redis.add_tokens(session, words(n, n + size - 1), "r1", n)
+        n += size
+        if chance.random() < 0.2:
+            wait_for(lambda: page.text() == stream_text(redis, session), what="the page is level")
+        chance.choice(switches).cut()
+    redis.add(session, event="end", response="r1")
+    page.wait_text(stream_text(redis, session))
+    seen = [event for event in page.events("entry") if event["event"] == "token"]
+    assert [event["n"] - event.get("joined", 1) for event in seen] == [0, *(event["n"] for event in seen[:-1])]
+    assert seen[-1]["n"] == n - 1 and not page.events("reset")
+    assert len(page.events("attached")) > 10
+    wait_for(lambda: page.run("return s.transport") == wire, 30, "a chance fall to the other wire is mended")
 
 
 def test_offline_and_back(page, gateway, redis, session):

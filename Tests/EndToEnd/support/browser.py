@@ -37,9 +37,11 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def attach(self, urls, session, name="s", **options):
-        """Attaches from the page that is open; the session is `window[name]`, its events `window[name + "Events"]`."""
+        """Attaches from the page that is open; the session is `window[name]`, its events `window[name + "Events"]`.
+        `platform` names a global object."""
         told = self.driver.execute_async_script("""
             const [urls, session, name, options, done] = arguments;
+            options.platform = window[options.platform];
             const events = window[name + 'Events'] = [];
             for (const type of ['entry', 'reset', 'skipped', 'live', 'end', 'error', 'attached']) {
               options['on' + type] = (event) => events.push({type, ...event});

@@ -61,6 +61,8 @@ package final class Gateway: Service {
         } onCancel: {
           serving.cancel()
         }
+        // The server ends with its last request; devices are the drain's.
+        if self.parts.state.drainingFor != nil { try await Task.sleep(for: .seconds(1 << 30)) }
       }
       group.addTask {
         try await withTaskCancellationHandler {

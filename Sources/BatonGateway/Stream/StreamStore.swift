@@ -46,6 +46,8 @@ package final class StreamStore: @unchecked Sendable {
   private var lastPing: Int64 = 0
   private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
   private let tickets = Atomic<UInt64>(0)
+  /// How looks are taken for now.
+  private var look = Look.transaction
   private var isStopped = false
 
   private struct PageWaiter {
@@ -176,7 +178,8 @@ package final class StreamStore: @unchecked Sendable {
     guard let connection = reads?.connection else { return }
     var commands: [RedisCommand] = []
     commands.reserveCapacity(round.count)
-    for read in round { commands += read.commands(key: key(read.session)) }
+    let look = look
+    for read in round { commands += read.commands(key: key(read.session), look) }
     let sent = NIODeadline.now()
     unansweredSince = unansweredSince ?? now
     connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
@@ -184,21 +187,25 @@ package final class StreamStore: @unchecked Sendable {
       guard case .success(let replies) = result else { return }
       self.unansweredSince = nil
       self.metrics.redisLatency.recordNanoseconds((NIODeadline.now() - sent).nanoseconds)
-      self.take(round, replies, connection)
+      self.take(round, look, replies, connection)
     }
   }
 
-  private func take(_ round: [TailRead], _ replies: [RESPReply], _ connection: RedisConnection) {
+  private func take(_ round: [TailRead], _ look: Look, _ replies: [RESPReply], _ connection: RedisConnection) {
     var next = 0
     let misshapen = decoder.misshapen
     for read in round {
-      let slice = replies[min(next, replies.count)..<min(next + read.commandCount, replies.count)]
-      next += read.commandCount
+      let slice = replies[min(next, replies.count)..<min(next + read.commandCount(look), replies.count)]
+      next += read.commandCount(look)
       do throws(RedisError) {
-        let outcome = try read.outcome(slice, key: key(read.session), &decoder)
+        let outcome = try read.outcome(slice, key: key(read.session), look, &decoder)
         perform(tail.completed(read.session, outcome))
       } catch {
         metrics.redisErrors.increment()
+        if isFull(error, look) {
+          perform(tail.completed(read.session, .again))
+          continue
+        }
         logger.error("a read failed", metadata: ["session": "\(read.session)", "error": "\(error)"])
         if error.kind == .retry {
           connection.close()
@@ -209,6 +216,17 @@ package final class StreamStore: @unchecked Sendable {
     }
     if decoder.misshapen > misshapen { metrics.misshapenFields.increment(by: decoder.misshapen - misshapen) }
     perform(tail.answered())
+  }
+
+  /// A look that was refused because the server is full is taken in another way from now on.
+  private func isFull(_ error: RedisError, _ look: Look) -> Bool {
+    guard look == .transaction, error.code == "OOM" || error.code == "EXECABORT" else { return false }
+    if self.look == .transaction {
+      logger.warning("Redis is full: it takes no writes", metadata: ["error": "\(error)"])
+    }
+    self.look = .script
+    eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in self?.look = .transaction }
+    return true
   }
 
   private func tell(_ room: Room, _ update: TailUpdate) {
@@ -366,11 +384,13 @@ package final class StreamStore: @unchecked Sendable {
     guard let connection = history?.connection else { return }
     while let request = pages.next() {
       let sent = NIODeadline.now()
-      connection.send(request.commands(key: key(request.session)), deadline: sent + .seconds(3)) { [weak self] result in
+      let look = look
+      connection.send(request.commands(key: key(request.session), look), deadline: sent + .seconds(3)) {
+        [weak self] result in
         guard let self else { return }
         var decoder = StreamDecoder(maxEntryBytes: self.configuration.maxEntryBytes)
         let outcome = result.flatMap { replies in
-          Result { () throws(RedisError) in try request.outcome(replies, &decoder) }
+          Result { () throws(RedisError) in try request.outcome(replies, look, &decoder) }
         }
         let waiters = self.pages.answered(request)
         switch outcome {
@@ -379,6 +399,10 @@ package final class StreamStore: @unchecked Sendable {
           for waiter in waiters { waiter.answer(page) }
         case .failure(let error):
           self.metrics.redisErrors.increment()
+          if self.isFull(error, look) {
+            for waiter in waiters { self.pages.ask(request, waiter) }
+            break
+          }
           self.logger.warning(
             "history could not be read", metadata: ["session": "\(request.session)", "error": "\(error)"])
           for waiter in waiters {

@@ -15,6 +15,8 @@ package enum TailOutcome: Sendable {
   /// `more`: the reply was cut at the read's count or at its bytes.
   case entries([Entry], info: StreamInfo?, more: Bool)
   case wrongType
+  /// It was refused in this form: read again.
+  case again
   /// This one command failed (its connection lives): it is tried again with the sweep.
   case failed
 }
@@ -278,6 +280,9 @@ package struct Tail: Sendable {
     let before = entriesRead
     switch outcome {
     case .failed: break
+    case .again:
+      if !one.isDirty { dirty.append(session) }
+      one.isDirty = true
     case .wrongType: actions.append(.tell(session, .wrongType))
     case .entries(let entries, let info, let more):
       let isFinal = take(entries, info: info, more: more, read: read, session, &one, &actions)

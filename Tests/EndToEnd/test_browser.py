@@ -220,6 +220,25 @@ def test_eventsource_with_plain_text(page, gateway, redis, session):
     wait_for(lambda: page.run("return text") == "one two\nthree.", what="the plain text")
 
 
+def test_a_page_of_another_origin_reads_why_it_is_refused(browser, gateway, gateway2, redis, session):
+    redis.client.set(f"baton:{{{session}}}", "not a stream")
+    browser.open(gateway.url.replace("127.0.0.1", "localhost") + "/healthz").attach(gateway2.url, session)
+    browser.wait_state("ended")
+    told = browser.events("end")[0]
+    assert told["status"] == 409 and told["detail"]
+
+
+def test_a_page_of_another_origin_sees_the_end_over_server_sent_events(browser, gateway, gateway2, redis, session):
+    redis.add_tokens(session, words(1, 5), "r1")
+    redis.add(session, event="end", response="r1")
+    browser.open(gateway.url + "/healthz")
+    browser.run("window.blocked = {WebSocket: class { constructor() { throw new Error('blocked'); } }}")
+    browser.attach(gateway2.url, session, until="end", platform="blocked")
+    browser.wait_state("ended")
+    assert browser.events("end") == [{"type": "end", "reason": "finished"}]
+    assert browser.text() == stream_text(redis, session)
+
+
 # Credentials
 
 SECRET = b"an example secret of 32 bytes ok"

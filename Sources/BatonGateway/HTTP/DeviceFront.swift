@@ -120,10 +120,7 @@ package final class DeviceFront: Sendable {
       authenticator == nil
       ? nil
       : try Authenticator.token(authorization: head.headers["Authorization"].first, offered: offered, query: query)
-    if wire != .webSocket, let origin = head.headers["Origin"].first {
-      headers.add(name: "Access-Control-Allow-Origin", value: origin)
-      headers.add(name: "Vary", value: "Origin")
-    }
+    if wire != .webSocket { headers.add(contentsOf: sharing(head)) }
     let request = try DeviceRequest(
       session: session, query: query, wire: wire,
       lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first.flatMap { $0.isEmpty ? nil : $0 },
@@ -131,6 +128,13 @@ package final class DeviceFront: Sendable {
     var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
     for (name, value) in headers { response += "\(name): \(value)\r\n" }
     return Asked(request: request, responseHead: response + "\r\n", token: token)
+  }
+
+  /// Lets a page of an allowed origin read the answer, and a refusal too: it says what to mend.
+  func sharing(_ head: HTTPRequestHead) -> HTTPHeaders {
+    let origins = head.headers["Origin"]
+    guard let origin = origins.first, self.origins.allows(origins) else { return [:] }
+    return ["Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"]
   }
 
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }

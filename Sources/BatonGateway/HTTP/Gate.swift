@@ -194,8 +194,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
       }
       switch result {
       case .success(.admitted(let admitted)): gate.handOver(context, admitted)
-      case .success(.finished): gate.finish(context)
-      case .failure(let error): gate.refuse(context, front: gate.front, error)
+      case .success(.finished): gate.finish(context, head)
+      case .failure(let error): gate.refuse(context, gate.front.problem(for: error), gate.front.sharing(head))
       }
     }
   }
@@ -235,16 +235,14 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     channel.read()
   }
 
-  private func finish(_ context: ChannelHandlerContext) {
+  private func finish(_ context: ChannelHandlerContext, _ head: HTTPRequestHead) {
     state = .refused
-    write(context, HTTPResponseHead(version: .http1_1, status: .noContent, headers: ["Connection": "close"]), nil)
+    var headers = front.sharing(head)
+    headers.add(name: "Connection", value: "close")
+    write(context, HTTPResponseHead(version: .http1_1, status: .noContent, headers: headers), nil)
   }
 
-  private func refuse(_ context: ChannelHandlerContext, front: DeviceFront, _ error: any Error) {
-    refuse(context, front.problem(for: error))
-  }
-
-  private func refuse(_ context: ChannelHandlerContext, _ problem: Problem) {
+  private func refuse(_ context: ChannelHandlerContext, _ problem: Problem, _ sharing: HTTPHeaders = [:]) {
     state = .refused
     front.refused(problem)
     let body = problem.body
@@ -252,6 +250,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
       "Content-Type": Problem.contentType, "Content-Length": String(body.readableBytes), "Connection": "close",
       "Cache-Control": "no-store",
     ]
+    headers.add(contentsOf: sharing)
     for header in problem.headers { headers.replaceOrAdd(name: header.name, value: header.value) }
     write(context, HTTPResponseHead(version: .http1_1, status: problem.status, headers: headers), body)
   }

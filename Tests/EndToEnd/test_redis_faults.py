@@ -142,7 +142,7 @@ def test_cut_connections_lose_nothing(new_redis, new_gateway, session, attach, s
 def test_killed_tracking_connections_lose_nothing(new_redis, new_gateway, session, attach):
     redis = new_redis()
     device = attach(new_gateway(redis.url), session, follow=True).until_live()
-    for n in range(20):
+    for n in range(8):
         redis.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub" if n % 2 else "normal", "SKIPME", "yes")
         device.until_at(redis.add(session, data=f"w{n} "), 30)
     device.judge(redis.stream(session))

@@ -13,11 +13,12 @@ const kept = `baton-demo ${sessionName} ${name}`;
 const cable = new Cable();
 const journal = new Journal(name, tell);
 
-addEventListener('error', ({ message }) => complain(message));
+addEventListener('error', ({ error, message }) => complain(error?.message ?? message));
 
 $('name').textContent = document.title = name.replaceAll('-', ' ');
 
 const gateways = await findGateways();
+const hasModel = gateways[0].name !== undefined;
 const session = attach(gateways.map(({ url }) => url), sessionName, {
   device: name,
   platform: cable.platform, // only here: so that the cable can be pulled
@@ -108,7 +109,7 @@ function paint() {
   dirty.clear();
   if (atEnd) $('talk').scrollTop = $('talk').scrollHeight;
   $('stop').hidden = openResponse() === undefined;
-  $('text').placeholder = openResponse() ? 'Say more' : 'Ask the model';
+  $('text').placeholder = openResponse() || !hasModel ? 'Say more' : 'Ask the model';
   $('count').textContent = journal.count ? `${journal.count.toLocaleString()} tokens` : '';
 }
 
@@ -171,7 +172,7 @@ $('say').addEventListener('submit', async (event) => {
   const text = $('text').value.trim();
   $('text').value = '';
   try {
-    if (openResponse()) await session.input(text);
+    if (openResponse() || !hasModel) await session.input(text);
     else await post('dev/prompt', { session: sessionName, prompt: text });
   } catch (error) {
     complain(error.message);
@@ -213,7 +214,7 @@ $('move').addEventListener('click', () => {
   session.move();
 });
 
-$('kill').hidden = gateways[0].name === undefined;
+$('kill').hidden = !hasModel;
 $('kill').addEventListener('click', async () => {
   journal.because('gateway killed');
   const { name } = gateways.find(({ url }) => url === session.url) ?? {};

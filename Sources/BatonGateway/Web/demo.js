@@ -90,16 +90,18 @@ function addLine(device, text) {
 }
 
 function showCounts() {
+  const answer = producer?.response ?? devices.laptop?.response ?? devices.phone?.response;
   const seen = Object.entries(devices).map(([name, count]) => {
-    const n = count?.response === producer?.response ? count?.n : undefined;
+    const n = count && count.response === answer ? count.n : undefined;
     $(`count-${name}`).textContent = n?.toLocaleString() ?? '–';
     return n ?? 0;
   });
-  const written = producer && Math.max(producer.n, ...seen); // the last look may be older than what the devices have
-  $('count-producer').textContent = written?.toLocaleString() ?? '–';
-  const agree = written !== undefined && seen.every((n) => n >= written);
-  const state = { open: 'writing …', error: 'the answer broke off', cancelled: 'stopped', end: 'finished' }[producer?.state] ?? '';
-  setText($('agree'), producer && producer.state !== 'open' && agree ? `${state}: all three agree` : state);
+  if (!producer) return;
+  const written = Math.max(producer.n, ...seen); // the last look may be older than what the devices have
+  $('count-producer').textContent = written.toLocaleString();
+  const state = { open: 'writing …', error: 'the answer broke off', cancelled: 'stopped', end: 'finished' }[producer.state];
+  const agree = producer.state !== 'open' && seen.every((n) => n === written);
+  setText($('agree'), agree ? `${state}: all three agree` : state);
 }
 
 /** A status that is set anew is read out anew. */
@@ -117,7 +119,6 @@ async function look() {
     producer = state.producer ?? undefined;
     showGateways(state.gateways);
     showCounts();
-    $('reach').textContent = reach();
     if (state.model === null) $('problem').textContent = 'No model is running. Start with “baton dev --openai URL”, or publish from a terminal.';
   } catch {
     setText($('agree'), '“baton dev” does not answer. The devices go on as long as a gateway runs.');
@@ -126,7 +127,7 @@ async function look() {
 }
 
 function withoutControl() {
-  $('ask').hidden = true;
+  for (const id of ['ask', 'written', 'fleet']) $(id).hidden = true;
   setText($('agree'), `No “baton dev” here: write to session ${session} with “baton publish ${session}”, and watch.`);
 }
 
@@ -165,6 +166,8 @@ $('copy').addEventListener('click', async () => {
   }
   setTimeout(() => ($('copy').textContent = 'Copy link'), 2000);
 });
+
+$('reach').textContent = reach();
 
 function reach() {
   const local = ['localhost', '127.0.0.1', '[::1]'].includes(location.hostname);

@@ -5,11 +5,12 @@ import hashlib
 import hmac
 import json
 import random
+import re
 import time
 
 import pytest
 from support.browser import Browser, UpgradeBlocker
-from support.process import wait_for
+from support.process import REPOSITORY, wait_for
 from support.switch import Switch
 
 
@@ -47,6 +48,14 @@ def test_text_as_it_comes(page, gateway, redis, session):
     redis.add_tokens(session, words(501, 600), "r1", 501)
     page.wait_text(stream_text(redis, session))
     assert page.run("return s.responses.get('r1').n") == 600
+
+
+def test_the_pages_in_the_readme(page, gateway, redis):
+    block = re.search(r"<!-- tested: browser -->\n```html\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)[1]
+    page.run("document.open(); document.write(arguments[0]); document.close()", block.replace("127.0.0.1:8080", gateway.address))
+    redis.add_tokens("chat-42", ["Hello, ", "world."], "r-page")
+    shown = "return document.getElementById('answer').textContent"
+    wait_for(lambda: page.run(shown) == "Hello, world.", what="the page shows the text")
 
 
 def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):

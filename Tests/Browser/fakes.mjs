@@ -1,5 +1,8 @@
 // A page, its clock and its network, under the test's control. Nothing here waits for real time.
+import { webcrypto } from 'node:crypto';
 import { attach } from '../../Sources/BatonGateway/Web/baton.js';
+
+globalThis.crypto ??= webcrypto; // Node 18 has it by import only
 
 export const turn = async (turns = 20) => {
   for (let i = 0; i < turns; i++) await Promise.resolve();

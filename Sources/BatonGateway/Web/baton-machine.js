@@ -9,6 +9,7 @@ export const limits = {
   backoffCap: 10_000, // … but never longer than this
   healthy: 5_000, // a connection that stayed attached this long starts the count anew
   connect: 10_000, // from the connect to `attached`
+  firstConnect: 4_000, // the same, where a proxy may swallow WebSockets and server-sent events can stand in
   ping: 25_000, // silence before a ping, where the gateway names no pingMs
   pong: 10_000, // what a ping may take
   wakePong: 3_000, // the same, after sleep or a change of network
@@ -46,6 +47,8 @@ export class BatonMachine {
     /** Attempts in a row of which not even a refusal came back: what leads to SSE. */
     this.unreached = 0;
     this.offline = false;
+    /** A WebSocket got through before. */
+    this.proven = false;
     this.upgradeIn = limits.upgrade;
     this.#forgetConnection();
   }
@@ -246,6 +249,7 @@ export class BatonMachine {
     }
     this.#do({ do: 'disconnect', code: 4000 });
     this.unreached = 0;
+    this.proven = true;
     this.upgradeIn = limits.upgrade;
     this.#connect();
   }
@@ -301,7 +305,8 @@ export class BatonMachine {
     this.transport = this.options.sse && Math.floor(this.unreached / round) % 2 === 1 ? 'sse' : 'websocket';
     const transport = this.transport === 'sse' ? { transport: 'sse' } : {};
     this.#do({ do: 'connect', url: this.url, ...transport, query });
-    this.#do({ do: 'timer', ms: limits.connect });
+    const doubtful = this.options.sse && this.transport === 'websocket' && !this.proven;
+    this.#do({ do: 'timer', ms: doubtful ? limits.firstConnect : limits.connect });
   }
 
   #welcome(frame) {
@@ -316,6 +321,7 @@ export class BatonMachine {
       this.#do({ do: 'timer', ms: Math.min(this.upgradeIn, this.pingMs) });
     } else {
       this.unreached = 0;
+      this.proven = true;
       this.#do({ do: 'timer', ms: this.pingMs });
       for (const held of this.unanswered.values()) this.#send(held);
     }

@@ -12,6 +12,11 @@ package struct NewEntry: Sendable, Equatable {
     guard let object = (try? JSONSerialization.jsonObject(with: Data(json.readableBytesView))) as? [String: Any] else {
       throw .badRequest("not-json", "The body must be one JSON object, such as {\"data\":\"Hel\",\"response\":\"r1\"}.")
     }
+    try self.init(object: object)
+  }
+
+  /// - Throws: `Problem` 400 with the member to mend.
+  init(object: [String: Any]) throws(Problem) {
     let known = ["data", "data64", "event", "response", "fields"]
     if let unknown = object.keys.filter({ !known.contains($0) }).sorted().first {
       throw .badRequest(

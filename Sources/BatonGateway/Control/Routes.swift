@@ -96,27 +96,7 @@ package struct Routes: Sendable {
       }
       return .json(page.json(session: session), to: request)
     case .post:
-      let session = try await session(name, .publish, request, query)
-      let type = request.headers[.contentType]
-      if MediaType.isContent(.ndjson, type) {
-        throw Problem(
-          .unsupportedMediaType, "unsupported-media-type", "NDJSON is not available yet; post application/json.")
-      }
-      guard MediaType.isContent(.json, type) else {
-        throw Problem(
-          .unsupportedMediaType, "unsupported-media-type", "Post one JSON object with Content-Type: application/json.")
-      }
-      if request.headers.contains(where: { $0.name.canonicalName == "idempotency-key" }) {
-        throw Problem.badRequest("unsupported-header", "Idempotency-Key is not available yet; leave it out.")
-      }
-      let entry = try NewEntry(json: try await body(request))
-      let id = try await store.append(entry, to: session)
-      var json = JSONWriter(into: ByteBuffer())
-      json.object { json in
-        json.name("ids")
-        json.array { $0.value(id.description) }
-      }
-      return .json(json.buffer, status: .created, to: request)
+      return try await post(name, request, query)
     case .delete:
       let session = try await session(name, .delete, request, query)
       try await store.delete(session)
@@ -128,16 +108,75 @@ package struct Routes: Sendable {
     }
   }
 
+  private func post(_ name: String, _ request: Request, _ query: Query) async throws -> Response {
+    let (session, identity) = try await admitted(name, .publish, request, query)
+    let type = request.headers[.contentType]
+    let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
+    let ids: [EntryID]
+    if MediaType.isContent(.ndjson, type) {
+      guard key == nil else {
+        throw Problem.badRequest(
+          "unsupported-header", "With NDJSON each line's n makes a retry safe; leave Idempotency-Key out.")
+      }
+      ids = try await upload(request, query, to: session)
+    } else if MediaType.isContent(.json, type) {
+      if let key, key.isEmpty || key.utf8.count > 255 {
+        throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
+      }
+      let entry = try NewEntry(json: try await body(request))
+      let scope = key.map { "post \(identity?.subject ?? "") \($0)" } ?? ""
+      ids = [try await store.append(entry, to: session, scope: scope)]
+    } else {
+      throw Problem(
+        .unsupportedMediaType, "unsupported-media-type",
+        "Post one JSON object with Content-Type: application/json, or a response line by line as application/x-ndjson.")
+    }
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.name("ids")
+      json.array { json in for id in ids { json.value(id.description) } }
+    }
+    return .json(json.buffer, status: .created, to: request)
+  }
+
+  /// Appends each line as it arrives.
+  private func upload(_ request: Request, _ query: Query, to session: SessionName) async throws -> [EntryID] {
+    guard let epoch = Shape.number(try query.one("epoch")?.utf8 ?? "".utf8) else {
+      throw Problem.badRequest(
+        "bad-epoch",
+        "NDJSON needs ?epoch=E: which writer of the response this is, 1 for the first, one more for each takeover.")
+    }
+    var upload = ResponseUpload(epoch: epoch)
+    var splitter = LineSplitter(limit: limits.maxBodyBytes)
+    var number = 0
+    for try await chunk in request.body {
+      for bytes in try splitter.take(chunk) {
+        number += 1
+        let line = try ResponseUpload.Line(bytes, number: number)
+        try upload.took(line, try await store.append(upload.call(line), to: session))
+      }
+    }
+    return upload.ids
+  }
+
   private func session(
     _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
   ) async throws -> SessionName {
+    try await admitted(name, scope, request, query).session
+  }
+
+  private func admitted(
+    _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
+  ) async throws -> (session: SessionName, identity: Identity?) {
     let session = try SessionName(checking: name)
+    var known: Identity?
     if let authenticator {
       let token = try Authenticator.token(authorization: request.headers[.authorization], query: query)
       let identity = try await authenticator.identify(token)
       guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
+      known = identity
     }
-    return session
+    return (session, known)
   }
 
   private func body(_ request: Request) async throws -> ByteBuffer {

@@ -6,8 +6,11 @@ import NIOCore
 package protocol SessionStore: Sendable {
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
-  func append(_ entry: NewEntry, to session: SessionName) async throws -> EntryID
-  /// Every key of the session but the tombstone.
+  /// - Parameter scope: the idempotency key with whom it belongs to; empty for none.
+  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID
+  /// One step of a response.
+  func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply
+  /// Every key of the session; a tombstone stays for 1 h.
   func delete(_ session: SessionName) async throws
   /// Nil where nothing is known of the response.
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord?

@@ -6,6 +6,7 @@ import NIOHTTP1
 package struct Problem: Error, Sendable, Equatable {
   package enum Member: Sendable, Equatable {
     case text(String)
+    case number(UInt64)
     case null
   }
 
@@ -44,6 +45,12 @@ package struct Problem: Error, Sendable, Equatable {
     return problem
   }
 
+  package func with(number name: String, _ value: UInt64) -> Problem {
+    var problem = self
+    problem.members.append((name, .number(value)))
+    return problem
+  }
+
   package static let contentType = "application/problem+json"
 
   package var body: ByteBuffer {
@@ -56,6 +63,7 @@ package struct Problem: Error, Sendable, Equatable {
       for (name, value) in members {
         switch value {
         case .text(let text): json.member(name, text)
+        case .number(let number): json.member(name, number)
         case .null: json.member(name, String?.none)
         }
       }

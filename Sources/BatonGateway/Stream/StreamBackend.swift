@@ -14,7 +14,8 @@ package final class StreamBackend: GatewayBackend {
     hub = StreamHub(
       store, group: parts.eventLoopGroup,
       node: StreamNode(
-        name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
+        name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000),
+        features: ["input", "cancel"]),
       metrics: parts.metrics)
   }
 
@@ -68,7 +69,7 @@ package final class StreamBackend: GatewayBackend {
 
   // MARK: writing
 
-  package func append(_ entry: NewEntry, to session: SessionName) async throws -> EntryID {
+  package func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID {
     let bytes = entry.fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes }
     guard bytes <= configuration.maxEntryBytes else {
       throw Problem(
@@ -76,43 +77,35 @@ package final class StreamBackend: GatewayBackend {
         "Names and values of an entry may have \(configuration.maxEntryBytes) bytes together (--max-entry-bytes); this has \(bytes)."
       )
     }
-    let key = store.key(session)
-    let replies = try await send(
-      [
-        .multi,
-        .xadd(
-          key, trim: .about(Int(clamping: configuration.retention.entries)),
-          fields: entry.fields.map { (.bytes($0.name), .bytes($0.value)) }),
-        .pexpire(key, milliseconds: Int64(clamping: configuration.retention.milliseconds)), .exec,
-      ], session)
-    let id = try decodeExec(replies)[0].decodedID()
-    return EntryID(id.milliseconds, id.sequence)
+    let parts = try await store.run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
+    switch PutReply(parts) {
+    case .put(let id?, _, _): return id
+    case .keyConflict:
+      throw Problem(
+        .conflict, "key-conflict", "This Idempotency-Key came with another body before; use a new key for a new entry.")
+    case .wrongType: throw Problem.wrongType(session)
+    default: throw Problem.unexpectedAnswer
+    }
+  }
+
+  package func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply {
+    guard let reply = WriteReply(try await store.run(call, session)) else { throw Problem.unexpectedAnswer }
+    return reply
   }
 
   package func delete(_ session: SessionName) async throws {
-    let key = store.key(session)
-    _ = try await send([.unlink([key, key + ":producers", key + ":inbox", key + ":keys"])], session)
+    let parts = try await store.run(.delete, session)
+    if parts.first == "wrong_type" { throw Problem.wrongType(session) }
   }
 
-  package func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? { nil }
-
-  /// - Throws: a `Problem` that says what is the matter with the store or the session.
-  private func send(_ commands: [RedisCommand], _ session: SessionName) async throws -> [RESPReply] {
+  package func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
+    let key = SessionKeys(session, prefix: configuration.keyPrefix).producers
     do {
-      let replies = try await store.send(commands)
-      for reply in replies {
-        try reply.accepted()
-        if let inner = reply.elements { for one in inner { try one.accepted() } }
+      return try await store.send(RedisCommand("HGET", .string(key), .string(response))).text.flatMap {
+        ResponseRecord($0)
       }
-      return replies
     } catch let error as RedisError {
-      if error.code == "WRONGTYPE" { throw Problem.wrongType(session) }
-      if error.code == "OOM" || error.code == "EXECABORT" {
-        throw Problem(
-          .serviceUnavailable, "store-full", "Redis accepts no writes now (\(error.description)); nothing was appended."
-        ).with(header: "Retry-After", "5")
-      }
-      throw Problem.storeUnavailable
+      throw Problem(error, session)
     }
   }
 }

@@ -13,6 +13,8 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
   private var admission: EventLoopPromise<Admission>?
   /// What was decided before the device was let in.
   private var held: [Cursor.Step] = []
+  /// Commands of the device that Redis has not answered.
+  private var pendingCommands = 0
   private var isPumping = false
   private var isClosed = false
 
@@ -104,7 +106,29 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
     pump()
   }
 
-  func received(_ message: DeviceMessage) -> Bool { false }
+  func received(_ message: DeviceMessage) -> Bool {
+    do throws(DeviceCommand.Refusal) {
+      guard let command = try DeviceCommand(message, request) else { return false }
+      guard pendingCommands < DeviceCommand.maxPending else {
+        device?.send(command.rateLimited)
+        return true
+      }
+      pendingCommands += 1
+      let session = request.attach.session
+      hall.store.eventLoop.execute { [store = hall.store] in
+        store.run(.put(command.put), session) { result in
+          let answer = (try? result.get()).map(command.answer) ?? command.unavailable
+          self.hall.eventLoop.execute {
+            self.pendingCommands -= 1
+            self.device?.send(answer)
+          }
+        }
+      }
+    } catch {
+      device?.send(error.frame)
+    }
+    return true
+  }
 
   func drain(retryAfterMs: Int) {
     guard let device, !isClosed else { return }

@@ -48,6 +48,7 @@ package final class StreamStore: @unchecked Sendable {
   private let tickets = Atomic<UInt64>(0)
   /// How looks are taken for now.
   private var look = Look.transaction
+  private var leases: LeaseKeeper?
   private var isStopped = false
 
   private struct PageWaiter {
@@ -85,7 +86,10 @@ package final class StreamStore: @unchecked Sendable {
     history = RedisLink(
       try connector("history"), on: eventLoop, setUp: StreamStore.ping,
       report: { [weak self] in self?.historyChanged($0) })
-    commands = RedisLink(try connector("commands"), on: eventLoop, setUp: StreamStore.ping, report: { _ in })
+    commands = RedisLink(
+      try connector("commands"), on: eventLoop, setUp: StreamStore.ping,
+      report: { [weak self] in if case .down = $0 { self?.leases?.connectionLost() } })
+    leases = LeaseKeeper(self, logger: logger)
   }
 
   package func start() {
@@ -109,6 +113,8 @@ package final class StreamStore: @unchecked Sendable {
   func follow(_ session: SessionName, for room: Room) {
     rooms[session, default: []].append(room)
     metrics.sessions.set(rooms.count)
+    if rooms[session]?.count == 1 { leases?.begin(session) }
+    if leases?.holdsLive(session) == true { tell(room, .held(true)) }
     if let end = tail.end(of: session) { tell(room, .opened(base: end)) }
     perform(tail.follow(session))
   }
@@ -119,6 +125,13 @@ package final class StreamStore: @unchecked Sendable {
     rooms[session] = nil
     metrics.sessions.set(rooms.count)
     tail.unfollow(session)
+    leases?.end(session)
+  }
+
+  /// No response of the session waits for its producer any more.
+  func release(_ session: SessionName) {
+    for room in rooms[session] ?? [] { tell(room, .held(false)) }
+    hop()
   }
 
   /// From any event loop.
@@ -158,6 +171,7 @@ package final class StreamStore: @unchecked Sendable {
     switch update {
     case .appended(let segment):
       metrics.entriesRead.increment(by: segment.entries.count)
+      if segment.entries.contains(where: { $0.response != nil && !$0.endsResponse }) { leases?.noticed(session) }
       if let last = segment.entries.last {
         let written = Int64(clamping: last.id.milliseconds)
         let lag = StreamStore.wallClockMs() - written
@@ -428,14 +442,17 @@ package final class StreamStore: @unchecked Sendable {
 
   // MARK: commands
 
-  /// For the control plane: one reply for each command, refusals among them.
-  package func send(_ commands: [RedisCommand], timeout: TimeAmount = .seconds(5)) async throws -> [RESPReply] {
+  /// Nil while down.
+  var commandConnection: RedisConnection? { commands?.connection }
+
+  /// From anywhere.
+  func send(_ command: RedisCommand) async throws -> RESPReply {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {
-        guard let connection = self.commands?.connection else {
+        guard let connection = self.commandConnection else {
           return continuation.resume(throwing: RedisError.connectionLost)
         }
-        connection.send(commands, deadline: .now() + timeout) { continuation.resume(with: $0) }
+        connection.send(command, deadline: .now() + .seconds(5)) { continuation.resume(with: $0) }
       }
     }
   }

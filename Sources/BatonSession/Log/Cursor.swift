@@ -416,7 +416,7 @@ package struct Cursor: Sendable {
     place = log.end
     isDue = false
     if isLive { return finishIfDone() }
-    if log.isStalled { return .nothing }
+    if log.isStalled || log.isHeld { return .nothing }
     if log.end.offset.id < target {
       guard let ticket else { return .step(.touch) }
       guard log.confirmed >= ticket else { return .nothing }

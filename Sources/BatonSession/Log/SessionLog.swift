@@ -14,6 +14,8 @@ package enum TailUpdate: Sendable {
   case confirmed(ticket: UInt64)
   /// The store has been out of reach for 2 s.
   case stalled
+  /// Whether nobody is to be told `live`: a response may be about to be ended for a producer that is lost.
+  case held(Bool)
   /// The key holds another type.
   case wrongType
 }
@@ -34,6 +36,7 @@ package struct SessionLog {
   /// The first entry that came to an empty stream: somebody who waited at the start must be told this one first.
   package private(set) var origin: Offset?
   package private(set) var isStalled = false
+  package private(set) var isHeld = false
   package private(set) var isWrongType = false
   package private(set) var confirmed: UInt64 = 0
   /// Bytes of the segments that are kept.
@@ -74,6 +77,8 @@ package struct SessionLog {
       isWrongType = false
     case .stalled:
       isStalled = true
+    case .held(let isHeld):
+      self.isHeld = isHeld
     case .wrongType:
       isWrongType = true
     }

@@ -181,6 +181,21 @@ def test_until_end_finishes(page, gateway, redis, session):
     assert page.text() == stream_text(redis, session)
 
 
+def test_what_one_page_types_shows_on_another_and_reaches_the_inbox(page, gateway, gateway2, redis, session):
+    page.attach(gateway.url, session, name="one")
+    page.attach(gateway2.url, session, name="two")
+    page.wait_state("live", "one")
+    told = page.driver.execute_async_script("""
+        const done = arguments[0];
+        Promise.all([one.input('hello ✓', {key: 'k1'}), one.input('hello ✓', {key: 'k2'}), two.cancel('r1')])
+          .then(async (answers) => done([...answers, await one.input('other', {key: 'k1'}).catch(({code}) => code)]), (error) => done(`${error}`));""")
+    assert len(told) == 4 and told[3] == "key_conflict", told
+    wait_for(lambda: [event["data"] for event in page.events("entry", "two")] == ["hello ✓"] * 2, what="the other page shows both")
+    inbox = [fields for _, fields in redis.client.xrange(f"baton:{{{session}}}:inbox")]
+    assert sorted(entry[b"event"] for entry in inbox) == [b"cancel", b"input", b"input"]
+    assert [entry[b"response"] for entry in inbox if entry[b"event"] == b"cancel"] == [b"r1"]
+
+
 def test_a_proxy_without_websocket_means_server_sent_events_and_the_way_back(browser, blocker, redis, session):
     browser.open(blocker.url + "/healthz").attach(blocker.url, session)
     browser.wait_state("live")

@@ -28,7 +28,8 @@ struct ModelScript {
 
   var session = Session()
   var fault: Fault?
-  private var clock: UInt64 = 0
+  /// Counts deletions, as the server's clock tells them apart.
+  var clock: UInt64 = 0
   private var ids: UInt64 = 0
 
   init(fault: Fault? = nil) { self.fault = fault }

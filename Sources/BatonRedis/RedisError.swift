@@ -62,9 +62,18 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   static func url(_ mend: String) -> RedisError { RedisError(.configuration, .url, mend) }
 
   /// A server's refusal, `<CODE> <words>`.
-  package static func server(_ message: String) -> RedisError {
+  package static func server(_ refusal: String) -> RedisError {
+    let message = unwrapped(refusal)
     let code = message.prefix { $0 != " " }
     return RedisError(kind(code: code, message: message), .server, code: String(code), "Redis refused: \(message)")
+  }
+
+  /// Redis 6 hides what it refused to a script: `ERR Error running script (…): @user_script:1: -<CODE> <words>`.
+  private static func unwrapped(_ message: String) -> String {
+    guard message.hasPrefix("ERR Error running script"), let mark = message.firstRange(of: ": -") else {
+      return message
+    }
+    return String(message[mark.upperBound...])
   }
 
   private static func kind(code: Substring, message: String) -> Kind {

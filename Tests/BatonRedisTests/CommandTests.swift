@@ -114,4 +114,12 @@ import Testing
     #expect(RedisError.server(message).kind == kind)
     #expect(RedisError.server(message).code == message.split(separator: " ").first.map(String.init))
   }
+
+  /// As Redis 6.2 says it.
+  @Test func aScriptsRefusalIsUnwrapped() {
+    let error = RedisError.server(
+      "ERR Error running script (call to f_b545): @user_script:37: @user_script: 37: -READONLY You can't write")
+    #expect(error.code == "READONLY")
+    #expect(error.kind == .retry)
+  }
 }

@@ -1,0 +1,185 @@
+import BatonRedis
+import NIOCore
+import RedisServer
+import Synchronization
+import Testing
+
+@testable import BatonProducer
+@testable import BatonSession
+
+/// The library over real servers.
+@Suite struct ProducerTests {
+  private func entries(_ server: RedisServer, _ session: String) async throws -> [[String]] {
+    let connection = try await connect(server)
+    defer { connection.eventLoop.execute { connection.close() } }
+    let command = RedisCommand.xrange("baton:{\(session)}", from: .zero, through: .max, count: 10_000)
+    return try await connection.send(command, timeout: .seconds(10)).decodedEntries().entries.map { entry in
+      entry.fields.flatMap { [$0.name.bytes, $0.value.bytes].map { $0.map { String(buffer: $0) } ?? "?" } }
+    }
+  }
+
+  private func text(_ entries: [[String]]) -> String {
+    entries.compactMap { entry in
+      entry.contains("n") ? entry.firstIndex(of: "data").map { entry[$0 + 1] } : nil
+    }.joined()
+  }
+
+  @Test func anAnswer() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r", data: "{}")
+    try await answer.append("Hel")
+    try await answer.append("lo")
+    try await answer.append(event: "tool", data: "x", fields: [(name: "cost", value: "3")])
+    try await answer.end(data: #"{"finish_reason":"stop"}"#)
+    let entries = try await entries(server, "s")
+    #expect(entries.first == ["event", "start", "response", "r", "data", "{}"])
+    #expect(entries.contains(["response", "r", "n", "3", "event", "tool", "data", "x", "cost", "3"]))
+    #expect(entries.last == ["event", "end", "response", "r", "data", #"{"finish_reason":"stop"}"#])
+    #expect(text(Array(entries.filter { !$0.contains("tool") })) == "Hello")
+    await #expect(throws: ProducerError.self) { try await answer.append("late") }
+    await producer.shutdown()
+  }
+
+  @Test func namesThatCannotBeAreRefused() async throws {
+    let server = try RedisServer()
+    #expect(throws: ProducerError.self) { try Producer(redis: "nonsense") }
+    let producer = try Producer(redis: server.unixURL)
+    await #expect(throws: ProducerError.self) { try await producer.open(session: "a b") }
+    await #expect(throws: ProducerError.self) { try await producer.open(session: "s", response: "") }
+    let answer = try await producer.open(session: "s")
+    await #expect(throws: ProducerError.self) { try await answer.append(event: "end") }
+    await #expect(throws: ProducerError.self) { try await answer.append(event: "a b") }
+    await #expect(throws: ProducerError.self) { try await answer.append(event: "x", fields: [(name: "n", value: "1")]) }
+    try await answer.append("still alive")
+    try await answer.end()
+  }
+
+  @Test func messagesReachTheResponseTheyAreFor() async throws {
+    let server = try RedisServer()
+    let keys = SessionKeys(try #require(SessionName("s")), prefix: "baton:")
+    let connection = try await connect(server)
+    func put(_ fields: [Entry.Field]) async throws {
+      _ = try await connection.reply(to: .put(EntryPut(.inbox, fields, device: "phone")), keys)
+    }
+    let cancel = [Entry.Field("event", "cancel"), Entry.Field("response", "r")]
+    try await put([Entry.Field("event", "input"), Entry.Field("data", "the question")])
+    try await put(cancel)
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    let other = try await producer.open(session: "s", response: "other")
+    try await put([Entry.Field("event", "input"), Entry.Field("data", "steer")])
+    var messages = answer.messages.makeAsyncIterator()
+    let first = await messages.next()
+    let second = await messages.next()
+    #expect(first?.kind == .cancel && first?.device == "phone")
+    #expect(second?.kind == .input && second?.data == "steer")
+    try await answer.end(.cancelled)
+    #expect(await messages.next() == nil)
+    var others = other.messages.makeAsyncIterator()
+    #expect(await others.next()?.data == "steer")
+    try await other.end()
+    #expect(await others.next() == nil)
+  }
+
+  @Test func manyResponsesShareOneConnection() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for index in 0..<200 {
+        group.addTask {
+          let answer = try await producer.open(session: "s\(index % 50)", response: "r\(index)")
+          for n in 0..<50 { try await answer.append("\(index).\(n) ") }
+          try await answer.end()
+        }
+      }
+      try await group.waitForAll()
+    }
+    #expect(try server.cli("CLIENT", "LIST").split(separator: "\n").filter { $0.contains("name=baton") }.count == 1)
+    let entries = try await entries(server, "s7")
+    for index in stride(from: 7, to: 200, by: 50) {
+      let own = entries.filter { $0.contains("r\(index)") }
+      #expect(text(own) == (0..<50).map { "\(index).\($0) " }.joined())
+    }
+  }
+
+  @Test func aFullBufferMakesTheAppWait() async throws {
+    let server = try RedisServer()
+    var configuration = Producer.Configuration()
+    configuration.keptBytes = 10_000
+    let producer = try Producer(redis: server.unixURL, configuration)
+    let answer = try await producer.open(session: "s", response: "r")
+    server.pause()
+    let taken = Atomic(0)
+    let appended = Task {
+      for n in 0..<100 {
+        try await answer.append(String(repeating: "\(n % 10)", count: 1000))
+        taken.add(1, ordering: .relaxed)
+      }
+      try await answer.end()
+    }
+    try await eventually { taken.load(ordering: .relaxed) >= 9 ? true : nil }
+    #expect(taken.load(ordering: .relaxed) <= 10)
+    server.resume()
+    try await appended.value
+    #expect(text(try await entries(server, "s")).count == 100_000)
+  }
+
+  @Test func aTailThatRedisLostIsAppendedAgain() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    for n in 0..<50 { try await answer.append("\(n) ") }
+    try await eventually { text(try await entries(server, "s")).hasSuffix(" 49 ") ? true : nil }
+    try server.cli("SAVE")
+    for n in 50..<100 { try await answer.append("\(n) ") }
+    try await eventually { text(try await entries(server, "s")).hasSuffix(" 99 ") ? true : nil }
+    server.stop()
+    try server.start()
+    try await answer.append("100 ")
+    try await answer.end()
+    #expect(text(try await entries(server, "s")) == (0...100).map { "\($0) " }.joined())
+
+    // The end as well, within 10 s.
+    try server.cli("DEL", "baton:{s}", "baton:{s}:producers")
+    try await eventually { try await entries(server, "s").last?.contains("end") == true ? true : nil }
+    #expect(text(try await entries(server, "s")) == (0...100).map { "\($0) " }.joined())
+    await producer.shutdown()
+  }
+
+  @Test func whatRedisRefusesForGoodIsSaid() async throws {
+    let server = try RedisServer()
+    try server.cli("LPUSH", "baton:{s}", "x")
+    let producer = try Producer(redis: server.unixURL)
+    await #expect(throws: ProducerError.refused("the key baton:{s} holds another type")) {
+      try await producer.open(session: "s")
+    }
+    server.stop()
+    var configuration = Producer.Configuration()
+    configuration.openPatience = .milliseconds(100)
+    let hasty = try Producer(redis: server.unixURL, configuration)
+    await #expect(throws: ProducerError.self) { try await hasty.open(session: "s") }
+  }
+
+  @Test func shuttingDownTellsWhoeverWaits() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s")
+    await producer.shutdown()
+    await #expect(throws: ProducerError.stopped) { try await answer.append("x") }
+    await #expect(throws: ProducerError.stopped) { try await answer.end() }
+    await #expect(throws: ProducerError.stopped) { try await producer.open(session: "s") }
+  }
+}
+
+struct Late: Error {}
+
+@discardableResult
+func eventually<T>(within limit: Duration = .seconds(30), _ condition: () async throws -> T?) async throws -> T {
+  let end = ContinuousClock.now + limit
+  while ContinuousClock.now < end {
+    if let value = try await condition() { return value }
+    try await Task.sleep(for: .milliseconds(5))
+  }
+  throw Late()
+}

@@ -86,10 +86,8 @@ def fields(client, key):
     return [[text(part) for pair in entry.items() for part in pair] for _, entry in raw]
 
 
-@pytest.mark.parametrize("doubled", [False, True], ids=["once", "every reply lost once"])
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_case(path, doubled, server, session):
-    case, step, bound = json.loads(path.read_text()), Step(server, session), {}
+def run_case(server, session, case, doubled=False):
+    step, bound = Step(server, session), {}
     keys = dict(zip(["stream", "producers", "inbox", "keys"], step.keys))
     for index, call in enumerate(case["steps"]):
         call = dict(call)
@@ -106,6 +104,12 @@ def test_case(path, doubled, server, session):
     for name in ("stream", "inbox"):
         if name in case:
             assert fields(server, keys[name]) == case[name]
+
+
+@pytest.mark.parametrize("doubled", [False, True], ids=["once", "every reply lost once"])
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_case(path, doubled, server, session):
+    run_case(server, session, json.loads(path.read_text()), doubled)
 
 
 def test_every_key_slides(server, session):

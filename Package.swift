@@ -99,7 +99,9 @@ let package = Package(
     .testTarget(
       name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
     .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),
-    .testTarget(name: "BatonClientTests", dependencies: ["BatonClient", "BatonSession", nio, nioPosix, nioEmbedded]),
+    .testTarget(
+      name: "BatonClientTests",
+      dependencies: ["BatonClient", "BatonWebSocket", "BatonSession", nio, nioPosix, nioHTTP1]),
     .testTarget(
       name: "BatonProducerTests",
       dependencies: ["BatonProducer", "BatonSession", "BatonRedis", "RedisServer", nio, nioPosix]),

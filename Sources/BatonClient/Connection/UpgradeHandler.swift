@@ -1,0 +1,141 @@
+import BatonWebSocket
+import Foundation
+import NIOCore
+import NIOHTTP1
+
+/// Asks for the upgrade, then makes way for the WebSocket, or tells why it can't be.
+final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
+  typealias InboundIn = HTTPClientResponsePart
+  typealias OutboundOut = HTTPClientRequestPart
+
+  private enum State { case asking, makingWay, done }
+
+  enum Outcome {
+    case upgraded
+    case refused(status: Int, retryAfterMs: Double, detail: String?)
+    case failed(String)
+  }
+
+  private let handshake: ClientHandshake
+  private let encoder: HTTPRequestEncoder
+  private let decoder: ByteToMessageHandler<HTTPResponseDecoder>
+  private let done: (any Channel, Outcome) throws -> Void
+  private var state = State.asking
+  /// What came behind the answer, until the HTTP decoder has left the pipeline: its reaction must not meet the decoder.
+  private var early: [NIOAny] = []
+  private var head: HTTPResponseHead?
+  private var body = ByteBuffer()
+  /// Bytes of a refusal's body that are looked at.
+  private static let maxBodyBytes = 64 << 10
+
+  /// - Parameters:
+  ///   - encoder: removed after the upgrade, like the decoder.
+  ///   - done: called once; after `upgraded` the bytes that follow go to the handlers it adds.
+  init(
+    handshake: ClientHandshake, encoder: HTTPRequestEncoder, decoder: ByteToMessageHandler<HTTPResponseDecoder>,
+    done: @escaping (any Channel, Outcome) throws -> Void
+  ) {
+    self.handshake = handshake
+    self.encoder = encoder
+    self.decoder = decoder
+    self.done = done
+  }
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    if context.channel.isActive { ask(context) }
+  }
+
+  func channelActive(context: ChannelHandlerContext) {
+    ask(context)
+    context.fireChannelActive()
+  }
+
+  private func ask(_ context: ChannelHandlerContext) {
+    context.write(wrapOutboundOut(.head(handshake.request)), promise: nil)
+    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
+  }
+
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    switch state {
+    case .asking: read(unwrapInboundIn(data), context)
+    case .makingWay: early.append(data)
+    case .done: break
+    }
+  }
+
+  private func read(_ part: HTTPClientResponsePart, _ context: ChannelHandlerContext) {
+    switch part {
+    case .head(let head):
+      self.head = head
+    case .body(var piece):
+      body.writeBuffer(&piece)
+      if body.readableBytes > Self.maxBodyBytes { answered(context) }
+    case .end:
+      answered(context)
+    }
+  }
+
+  func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    finish(context, .failed("\(error)"))
+  }
+
+  func channelInactive(context: ChannelHandlerContext) {
+    if head != nil { answered(context) } else { finish(context, .failed("the connection was closed")) }
+    context.fireChannelInactive()
+  }
+
+  private func answered(_ context: ChannelHandlerContext) {
+    guard state == .asking else { return }
+    guard let head else { return finish(context, .failed("the answer has no head")) }
+    do throws(ClientHandshake.Failure) {
+      _ = try handshake.check(head)
+      makeWay(context)
+    } catch {
+      switch error {
+      case .invalid(let why): finish(context, .failed(why))
+      case .refused(let status):
+        finish(
+          context,
+          .refused(status: Int(status.code), retryAfterMs: Self.retryAfter(head.headers), detail: detail(head)))
+      }
+    }
+  }
+
+  private func makeWay(_ context: ChannelHandlerContext) {
+    state = .makingWay
+    let pipeline = context.pipeline.syncOperations
+    pipeline.removeHandler(encoder, promise: nil)
+    pipeline.removeHandler(decoder).assumeIsolated().whenComplete { [self] _ in
+      finish(context, context.channel.isActive ? .upgraded : .failed("the connection was closed"))
+      for data in early { context.fireChannelRead(data) }
+      if !early.isEmpty { context.fireChannelReadComplete() }
+      early = []
+      pipeline.removeHandler(context: context, promise: nil)
+    }
+  }
+
+  private func finish(_ context: ChannelHandlerContext, _ outcome: Outcome) {
+    guard state != .done else { return }
+    state = .done
+    do {
+      try done(context.channel, outcome)
+      if case .upgraded = outcome { return }
+    } catch {}
+    context.close(promise: nil)
+  }
+
+  /// What an RFC 9457 body says; nil where there is none.
+  private func detail(_ head: HTTPResponseHead) -> String? {
+    struct Problem: Decodable {
+      let title: String?
+      let detail: String?
+    }
+    guard let problem = try? JSONDecoder().decode(Problem.self, from: Data(body.readableBytesView)) else { return nil }
+    return problem.detail ?? problem.title
+  }
+
+  /// `Retry-After` in seconds (RFC 9110 section 10.2.3), in milliseconds; a date counts as nothing.
+  private static func retryAfter(_ headers: HTTPHeaders) -> Double {
+    headers.first(name: "Retry-After").flatMap(Double.init).map { $0.isFinite ? max(0, $0 * 1000) : 0 } ?? 0
+  }
+}

@@ -1,0 +1,73 @@
+import BatonSession
+import Foundation
+
+/// The responses of a session as text, put together from its entries. It obeys `reset`.
+public struct Transcript: Sendable {
+  public struct Response: Sendable {
+    /// Nil for entries that belong to no response.
+    public let name: String?
+    /// `end`, `error` or `cancelled`; nil while the response is open.
+    public fileprivate(set) var ending: String?
+    private var bytes = Data()
+    /// Where each entry's share of `bytes` ends, in stream order.
+    private var pieces: [(id: EntryID, end: Int)] = []
+    private var endingID: EntryID?
+    fileprivate var firstID: EntryID
+
+    fileprivate init(name: String?, firstID: EntryID) {
+      self.name = name
+      self.firstID = firstID
+    }
+
+    /// The deltas so far. A character of which a part is missing yet is shown as U+FFFD.
+    public var text: String { String(decoding: bytes, as: UTF8.self) }
+
+    fileprivate mutating func append(_ entry: Frame.Entry) {
+      if entry.event == "token", let data = entry.data {
+        bytes.append(data)
+        pieces.append((entry.id.id, bytes.count))
+      } else if entry.isEnding {
+        ending = entry.event
+        endingID = entry.id.id
+      }
+    }
+
+    fileprivate mutating func drop(after id: EntryID) {
+      while let last = pieces.last, last.id > id { pieces.removeLast() }
+      bytes.removeLast(bytes.count - (pieces.last?.end ?? 0))
+      if let endingID, endingID > id {
+        ending = nil
+        self.endingID = nil
+      }
+    }
+  }
+
+  /// In the order of their first entries.
+  public private(set) var responses: [Response] = []
+
+  public init() {}
+
+  public mutating func apply(_ event: Event) {
+    guard case .frame(let frame) = event else { return }
+    switch frame.kind {
+    case .entry(let entry): append(entry)
+    case .reset(let reset):
+      responses.removeAll { $0.firstID > reset.from.id }
+      for index in responses.indices { responses[index].drop(after: reset.from.id) }
+    default: break
+    }
+  }
+
+  private mutating func append(_ entry: Frame.Entry) {
+    let concerns = entry.event == "token" || entry.event == "start" || entry.isEnding
+    guard concerns else { return }
+    let index = responses.lastIndex { $0.name == entry.response }
+    if let index {
+      responses[index].append(entry)
+    } else {
+      var response = Response(name: entry.response, firstID: entry.id.id)
+      response.append(entry)
+      responses.append(response)
+    }
+  }
+}

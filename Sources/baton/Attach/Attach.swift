@@ -1,0 +1,157 @@
+import ArgumentParser
+import BatonClient
+import BatonSession
+import Dispatch
+import Foundation
+
+struct Attach: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Show a session as it grows, over lost connections and gateways.",
+    discussion: """
+      The text of the answers goes to standard output, everything else to standard error. After a lost connection it
+      goes on at the very next token, at the next --url in turn. If the session turns out not to be what was shown
+      (it was trimmed, deleted or restored), a line that begins with "--- reset" on standard error says from where on the
+      printed text no longer holds, and the text after that place is printed anew. With --json each frame is printed as it
+      came, one a line, resets among them.
+
+      It exits with 0 when --until end or --response is done, on an interrupt, and when nobody reads its output any more; 69 if
+      no gateway was reached within --connect-timeout (after the first success it tries for ever); 64, 69, 70 or 78 when
+      a gateway refuses for good.
+      """)
+
+  @Argument(help: "The session's name.")
+  var session: String
+
+  @Option(help: "A gateway, http://HOST:PORT; may be repeated. The default is BATON_URL, or http://127.0.0.1:8080.")
+  var url: [String] = []
+
+  @Option(help: "Go on after this offset; 0 is the start, $ only what comes from now on.")
+  var offset: String?
+
+  @Option(help: "Begin with the newest N entries, 1 to 10000.")
+  var last: Int?
+
+  @Option(help: "Show one response from its start to its end, and nothing else.")
+  var response: String?
+
+  @Option(help: "Which deltas may be joined: auto, off, or milliseconds, 1 to 1000.")
+  var rollup: String?
+
+  @Option(help: "end: exit once everything was shown and no response is open.")
+  var until: Until?
+
+  @Option(help: "A name for this device.")
+  var device: String?
+
+  @Option(help: "A token with the scope read. The default is BATON_TOKEN.")
+  var token: String?
+
+  @Flag(help: "Print each frame as it comes, one a line.")
+  var json = false
+
+  @Option(help: "How long to look for a gateway at the start: 500ms, 30s, 5m; 0s is for ever.")
+  var connectTimeout: Wait = Wait(seconds: 30)
+
+  @Option(help: "A PEM file with the certificates to trust, in place of the system's.")
+  var caFile: String?
+
+  enum Until: String, ExpressibleByArgument { case end }
+
+  /// A duration as the protocol writes it.
+  struct Wait: ExpressibleByArgument {
+    let seconds: Double
+
+    init(seconds: Double) { self.seconds = seconds }
+
+    init?(argument: String) {
+      let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
+      guard let (unit, factor) = units.first(where: { argument.hasSuffix($0.0) }),
+        let value = UInt32(argument.dropLast(unit.count))
+      else { return nil }
+      seconds = Double(value) * factor
+    }
+
+    var defaultValueDescription: String { "\(Int(seconds))s" }
+  }
+
+  func validate() throws {
+    if [offset != nil, last != nil, response != nil].count(where: { $0 }) > 1 {
+      throw ValidationError("Give one of --offset, --last and --response.")
+    }
+    if let offset, offset != "$", offset != "live", Offset(offset) == nil {
+      throw ValidationError("The offset '\(offset)' must be 0, $, <ms>-<seq> or <ms>-<seq>.<check>.")
+    }
+    if let last, !(1...10_000).contains(last) { throw ValidationError("--last must be 1 to 10000.") }
+    if let response, !Shape.name(response.utf8, upTo: 128) {
+      throw ValidationError("The response '\(response)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    if let device, !Shape.name(device.utf8, upTo: 64) {
+      throw ValidationError("The device '\(device)' must be 1 to 64 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    if let rollup, rollup != "auto", rollup != "off", !(1...1000).contains(Int(rollup) ?? 0) {
+      throw ValidationError("--rollup must be auto, off, or milliseconds from 1 to 1000.")
+    }
+  }
+
+  func run() async throws {
+    let attachment: Attachment
+    do {
+      attachment = try Attachment(to: session, at: urls, options)
+    } catch let invalid as InvalidAttachment {
+      throw ValidationError("\(invalid)")
+    }
+    let signals = Signals { attachment.close() }
+    defer { withExtendedLifetime(signals) {} }
+    var printer = AttachPrinter(json: json)
+    let patience = Patience(connectTimeout.seconds) { attachment.close() }
+    do {
+      for try await event in attachment {
+        if case .frame = event { patience.reached() }
+        try printer.show(event)
+      }
+    } catch is AttachPrinter.NobodyReads {
+      return
+    } catch let rejection as Rejection {
+      printer.finish()
+      printer.say("\(rejection)")
+      throw ExitCode(Self.status(of: rejection))
+    }
+    printer.finish()
+    if patience.isOver {
+      printer.say("no gateway was reached at \(urls.joined(separator: ", "))\(printer.trouble.map { ": \($0)" } ?? "")")
+      throw ExitCode(69)
+    }
+  }
+
+  private var urls: [String] {
+    guard url.isEmpty else { return url }
+    return [ProcessInfo.processInfo.environment["BATON_URL"] ?? "http://127.0.0.1:8080"]
+  }
+
+  private var options: AttachOptions {
+    var options = AttachOptions()
+    if let last {
+      options.start = .newest(last)
+    } else if let response {
+      options.start = .response(response)
+    } else if let offset {
+      options.start = Offset(offset).map { .after($0) } ?? .end
+    }
+    options.rollup = rollup
+    options.untilEnd = until == .end
+    options.device = device
+    options.token = token ?? ProcessInfo.processInfo.environment["BATON_TOKEN"]
+    options.trustedCertificates = caFile
+    return options
+  }
+
+  /// 64 what was asked for is wrong; 78 the credentials are; 70 one of us is faulty; 69 the gateway can't or won't.
+  private static func status(of rejection: Rejection) -> Int32 {
+    switch rejection.reason {
+    case .status(401), .status(403), .closeCode(4401), .closeCode(4403): 78
+    case .status(400), .status(404), .status(405), .status(413), .status(415), .status(426): 64
+    case .closeCode(1002), .closeCode(1003), .closeCode(1007): 70
+    default: 69
+    }
+  }
+}

@@ -1,0 +1,286 @@
+import BatonSession
+import Foundation
+import NIOCore
+import NIOHTTP1
+import Testing
+
+import class BatonClient.Attachment
+
+@testable import BatonClient
+
+/// The library over real sockets, against a gateway that the test plays.
+@Suite(.timeLimit(.minutes(3))) struct AttachmentTests {
+  /// The texts of all tokens, until the sequence ends.
+  private func texts(_ attachment: Attachment) async throws -> [String] {
+    var texts: [String] = []
+    for try await event in attachment {
+      if case .frame(let frame) = event, case .entry(let entry) = frame.kind { texts.append(entry.text ?? "") }
+    }
+    return texts
+  }
+
+  @Test func goesOnAfterEveryKindOfLoss() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    var options = AttachOptions()
+    options.untilEnd = true
+    options.device = "phone"
+    let attachment = try Attachment(to: "chat:1", at: [gateway.url], options)
+    async let read = texts(attachment)
+
+    let first = try await gateway.peer(0)
+    #expect(first.request.uri == "/v1/sessions/chat:1?offset=0&until=end&device=phone")
+    #expect(first.request.headers["Sec-WebSocket-Protocol"] == ["baton.v1"])
+    first.attached()
+    first.token(1, "a")
+    first.cut()
+
+    let second = try await gateway.peer(1)
+    #expect(second.query == "offset=1-0.00000001&until=end&device=phone")
+    second.attached(at: "1-0.00000001")
+    second.token(2, "b")
+    second.send(#"{"type":"draining","retryAfterMs":1}"#)
+    second.close(1012)
+
+    let third = try await gateway.peer(2)
+    #expect(third.query.hasPrefix("offset=2-0.00000002&"))
+    third.attached(at: "2-0.00000002")
+    third.send("this is no frame")
+
+    let fourth = try await gateway.peer(3)
+    fourth.attached(at: "2-0.00000002")
+    fourth.send(#"{"type":"reset","reason":"trimmed","from":"0","offset":"0"}"#)
+    fourth.token(5, "A")
+    fourth.close(1011)
+
+    let fifth = try await gateway.peer(4)
+    #expect(fifth.query.hasPrefix("offset=5-0.00000005&"))
+    fifth.attached(at: "5-0.00000005")
+    fifth.token(6, "B")
+    fifth.close(1000, "done")
+    #expect(try await read == ["a", "b", "A", "B"])
+  }
+
+  @Test func takesTurnsOverSeveralGateways() async throws {
+    let one = try await FakeGateway()
+    let two = try await FakeGateway()
+    defer {
+      one.stop()
+      two.stop()
+    }
+    let attachment = try Attachment(to: "s", at: [one.url, two.url])
+    async let read = texts(attachment)
+    try await one.peer(0).cut()
+    let second = try await two.peer(0)
+    second.attached()
+    second.cut()
+    let third = try await one.peer(1)
+    third.attached()
+    third.close(1000)
+    #expect(try await read == [])
+    #expect(two.peers.count == 1)
+  }
+
+  /// TCP stays open and nothing comes: a ping finds it out.
+  @Test func leavesAHalfOpenSocket() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    async let read = texts(attachment)
+    let dead = try await gateway.peer(0)
+    dead.attached(pingMs: 1000)
+    try await eventually("a ping") { dead.frames == [#"{"type":"ping"}"#] }
+    let next = try await gateway.peer(1)
+    next.close(1000)
+    #expect(try await read == [])
+    try await eventually("the close of the dead connection") { dead.closedWith == 4000 }
+  }
+
+  @Test func retriesWhatMayPass() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    gateway.refuse(
+      .init(status: .serviceUnavailable, headers: ["Retry-After": "0"]), .init(status: .tooManyRequests),
+      .init(status: .badGateway))
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    async let read = texts(attachment)
+    try await gateway.peer(0).close(1000)
+    #expect(try await read == [])
+  }
+
+  @Test(arguments: [400, 401, 403, 404, 409, 410])
+  func aRefusalForGoodIsThrownWithItsReason(status: Int) async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    gateway.refuse(
+      .init(
+        status: .init(statusCode: status), headers: ["Content-Type": "application/problem+json"],
+        body: #"{"type":"t","title":"No","detail":"Mend this."}"#))
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    await #expect(throws: Rejection(reason: .status(status), detail: "Mend this.")) { try await texts(attachment) }
+  }
+
+  @Test(arguments: [1008, 4401, 4403] as [UInt16])
+  func aCloseForGoodIsThrown(code: UInt16) async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let read = Task { try await texts(attachment) }
+    let peer = try await gateway.peer(0)
+    peer.attached()
+    peer.close(code, "why")
+    await #expect(throws: Rejection(reason: .closeCode(Int(code)), detail: "why")) { try await read.value }
+  }
+
+  @Test func aFrameBeyondTheLimitIsARejection() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    var options = AttachOptions()
+    options.maxFrameBytes = 1000
+    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    let read = Task { try await texts(attachment) }
+    let peer = try await gateway.peer(0)
+    peer.attached()
+    peer.token(1, String(repeating: "x", count: 1000))
+    await #expect(throws: Rejection(reason: .closeCode(1009), detail: "message too big")) { try await read.value }
+    try await eventually("its close code") {
+      peer.closedWith == nil && !peer.channel.isActive || peer.closedWith == 1009
+    }
+  }
+
+  @Test func asksForANewTokenWhenTheOldIsRefused() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    gateway.refuse(.init(status: .unauthorized))
+    var options = AttachOptions()
+    options.token = "old"
+    options.renewToken = { "new" }
+    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    async let read = texts(attachment)
+    let peer = try await gateway.peer(0)
+    #expect(peer.request.headers["Authorization"] == ["Bearer new"])
+    peer.attached()
+    peer.send(#"{"type":"expiring","inMs":1000}"#)
+    try await eventually("auth") { peer.frames == [#"{"token":"new","type":"auth"}"#] }
+    peer.close(1000)
+    _ = try await read
+  }
+
+  @Test func inputsAreAnsweredAlsoAfterALoss() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    async let id = attachment.input("hi", key: "k1")
+    let first = try await gateway.peer(0)
+    first.attached()
+    let input = #"{"data":"hi","key":"k1","type":"input"}"#
+    try await eventually("the input") { first.frames == [input] }
+    first.cut()
+    let second = try await gateway.peer(1)
+    second.attached()
+    try await eventually("the input again") { second.frames == [input] }
+    second.send(#"{"type":"accepted","key":"k1","inboxId":"7-0"}"#)
+    #expect(try await id == "7-0")
+    await #expect(throws: SubmissionError("too_big")) {
+      try await attachment.input(String(repeating: "x", count: 70_000))
+    }
+    attachment.close()
+    try await eventually("the close") { second.closedWith == 1000 }
+    await #expect(throws: SubmissionError("ended")) { try await attachment.cancel(response: "r") }
+  }
+
+  /// A reader that takes nothing: the socket is not read beyond the bound, and then nothing is lost.
+  @Test func aSlowReaderHoldsTheGatewayBack() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    var options = AttachOptions()
+    options.maxBufferedBytes = 64 << 10
+    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    let peer = try await gateway.peer(0)
+    peer.attached()
+    let count = 4000
+    let text = String(repeating: "x", count: 8000)
+    for n in 1...count { peer.token(n, text) }
+    try await eventually("a full queue") { attachment.queue.isFull }
+    // Turns in which a client that still read would take far more.
+    for _ in 1...1000 { try await attachment.driver.loop.submit {}.get() }
+    #expect(attachment.queue.bytes < 3 << 20)
+    #expect(!peer.channel.isWritable)
+    peer.close(1000)
+    let read = try await texts(attachment)
+    #expect(read.count == count)
+    #expect(gateway.peers.count == 1)
+  }
+
+  @Test func anAttachmentThatNobodyHoldsIsClosed() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    var attachment: Attachment? = try Attachment(to: "s", at: [gateway.url])
+    let peer = try await gateway.peer(0)
+    peer.attached()
+    if attachment != nil { attachment = nil }
+    try await eventually("the close") { peer.closedWith == 1000 }
+  }
+
+  @Test func aCancelledReaderStops() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let reader = Task { try await texts(attachment) }
+    try await gateway.peer(0).attached()
+    reader.cancel()
+    #expect(try await reader.value == [])
+  }
+
+  @Test func suspendsAndResumes() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try Attachment(to: "s", at: [gateway.url])
+    async let read = texts(attachment)
+    let first = try await gateway.peer(0)
+    first.attached()
+    attachment.suspend()
+    try await eventually("the close") { first.closedWith == 4000 }
+    attachment.resume()
+    let second = try await gateway.peer(1)
+    second.attached()
+    second.close(1000)
+    _ = try await read
+  }
+
+  @Test(arguments: ["ftp://h", "h:80", "http://", "http://u@h", "http://h?x=1", "http://h:99999", ""])
+  func saysWhichURLIsWrong(url: String) {
+    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: [url]) }
+  }
+
+  @Test func saysWhatElseIsWrong() {
+    #expect(throws: InvalidAttachment.self) { try Attachment(to: "a/b", at: ["http://h"]) }
+    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: []) }
+    var options = AttachOptions()
+    options.start = .newest(0)
+    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: ["http://h"], options) }
+  }
+}
+
+@Suite struct EndpointTests {
+  @Test(arguments: [
+    ("http://h", "h", 80, "h", "/v1/sessions/s?a=b"), ("https://h/", "h", 443, "h", "/v1/sessions/s?a=b"),
+    ("ws://h:80/x/", "h", 80, "h", "/x/v1/sessions/s?a=b"),
+    ("wss://[::1]:9", "::1", 9, "[::1]:9", "/v1/sessions/s?a=b"),
+  ])
+  func reads(url: String, host: String, port: Int, authority: String, target: String) throws {
+    let endpoint = try #require(Endpoint(url))
+    #expect(endpoint.host == host)
+    #expect(endpoint.port == port)
+    #expect(endpoint.authority == authority)
+    #expect(endpoint.target(session: "s", query: [.init(name: "a", value: "b")]) == target)
+  }
+
+  @Test func encodesWhatAQueryCantHold() throws {
+    let endpoint = try #require(Endpoint("http://h"))
+    #expect(
+      endpoint.target(
+        session: "a:b@c~d", query: [.init(name: "offset", value: "$"), .init(name: "device", value: "a&b ä")])
+        == "/v1/sessions/a:b@c~d?offset=$&device=a%26b%20%C3%A4")
+  }
+}

@@ -83,11 +83,21 @@ def test_joining_across_an_end_is_found():
 
 
 def test_a_silent_move_on_attach_is_found():
+    """Back: what was had comes again. Forward: something is left out."""
+    for to, next_ in (("0", STREAM[0]), (offset(STREAM[-2]), STREAM[-1])):
+        seen = view(*honest()[:5])
+        seen.attaching()
+        seen.feed({"type": "attached", "offset": to})
+        with pytest.raises(Broken):
+            seen.feed(frame_of(next_))
+
+
+def test_an_attach_may_move_back_over_what_was_taken_out():
     seen = view(*honest())
     seen.attaching()
-    seen.feed({"type": "attached", "offset": "0"})
-    with pytest.raises(Broken):
-        seen.feed(frame_of(STREAM[0]))
+    seen.feed({"type": "attached", "offset": offset(STREAM[-2])})
+    seen.feed({"type": "live", "offset": offset(STREAM[-2])})
+    seen.feed(frame_of(("10-0", [(b"data", b"x")])))
 
 
 def test_a_reset_starts_again_from_its_place():

@@ -103,6 +103,7 @@ class View:
         self.live = False
         self.fresh = True
         self.must_reset = False
+        self.had = (0, 0)
         self.resets = []
 
     @property
@@ -145,8 +146,10 @@ class View:
         at = frame["offset"]
         if self.offset is None:
             self.base = at
-        elif place(at) != place(self.offset):
+        elif place(at) > place(self.offset):
             self.must_reset = True
+        # It may lie before the device's own where that entry was taken out; nothing comes twice for it.
+        self.had = max(self.had, place(self.offset or at))
         self.offset = at
 
     def _continuous(self, what):
@@ -156,13 +159,14 @@ class View:
     def _entry(self, frame):
         self._continuous("an entry")
         at = frame["id"] if "id" in frame else frame["offset"]
-        if place(at) <= place(self.offset):
-            raise Broken(f"entry {at} came after {self.offset}")
+        if place(at) <= max(place(self.offset), self.had):
+            raise Broken(f"entry {at} came after {self.offset}, or was had before")
         self.kept.append(frame)
         self.offset = at
 
     def _reset(self, frame):
         self.must_reset = self.live = False
+        self.had = (0, 0)
         self.resets.append(frame["reason"])
         kept_to = place(frame["from"])
         self.kept = [one for one in self.kept if place(one.get("id") or one["offset"]) <= kept_to]

@@ -8,7 +8,7 @@ import time
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
 from websockets.sync.client import connect
 
-from .checker import View, judge, place
+from .checker import Broken, View, judge, place
 
 NO_RECONNECT = {1000, 1002, 1003, 1007, 1008, 1009, 4401, 4403}
 
@@ -101,7 +101,10 @@ class Device:
         assert isinstance(message, str), "a binary frame"
         frame = json.loads(message)
         self.frames.append(frame)
-        self.view.feed(frame)
+        try:
+            self.view.feed(frame)
+        except Broken as broken:
+            raise Broken(f"{broken}; the last frames: {str(self.frames[-8:])[:3000]}") from None
 
     # Waiting
 

@@ -103,7 +103,6 @@ class View:
         self.live = False
         self.fresh = True
         self.must_reset = False
-        self.had = (0, 0)
         self.resets = []
 
     @property
@@ -130,7 +129,8 @@ class View:
                 raise Broken("`live` came again without `behind`, `stalled` or `reset` before it")
             self.live = True
             self._continuous("live")
-            if frame["offset"] != self.offset:
+            # The last retained entry: before the device's own where that was taken out.
+            if place(frame["offset"]) >= place(self.offset) and frame["offset"] != self.offset:
                 raise Broken(f"`live` names {frame['offset']}, the device is at {self.offset}")
         elif kind in ("behind", "stalled"):
             self.live = False
@@ -148,8 +148,9 @@ class View:
             self.base = at
         elif place(at) > place(self.offset):
             self.must_reset = True
-        # It may lie before the device's own where that entry was taken out; nothing comes twice for it.
-        self.had = max(self.had, place(self.offset or at))
+        elif place(at) < place(self.offset):
+            # Its entry was taken out, and nothing came after it: a careful device stays where it was.
+            return
         self.offset = at
 
     def _continuous(self, what):
@@ -159,14 +160,13 @@ class View:
     def _entry(self, frame):
         self._continuous("an entry")
         at = frame["id"] if "id" in frame else frame["offset"]
-        if place(at) <= max(place(self.offset), self.had):
-            raise Broken(f"entry {at} came after {self.offset}, or was had before")
+        if place(at) <= place(self.offset):
+            raise Broken(f"entry {at} came after {self.offset}")
         self.kept.append(frame)
         self.offset = at
 
     def _reset(self, frame):
         self.must_reset = self.live = False
-        self.had = (0, 0)
         self.resets.append(frame["reason"])
         kept_to = place(frame["from"])
         self.kept = [one for one in self.kept if place(one.get("id") or one["offset"]) <= kept_to]

@@ -1,0 +1,172 @@
+"""Section 3: HS256 tokens and their claims, enforced on every way in."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+
+import pytest
+from support.event_stream import EventStream
+from support.process import BATON
+from websockets.exceptions import InvalidStatus
+
+SECRET = b"a secret of this test, longer than 32 bytes"
+
+
+def part(value):
+    return base64.urlsafe_b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).rstrip(b"=")
+
+
+def token(secret=SECRET, header=None, exp=600, **claims):
+    body = {"sub": "ada", "sessions": ["*"], "scope": ["read", "publish", "input", "cancel", "delete"]}
+    if exp is not None:
+        body["exp"] = int(time.time()) + exp
+    body.update(claims)
+    signed = part(header or {"alg": "HS256", "typ": "JWT"}) + b"." + part({name: value for name, value in body.items() if value is not None})
+    return (signed + b"." + part(hmac.new(secret, signed, hashlib.sha256).digest())).decode()
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory):
+    path = tmp_path_factory.mktemp("secret") / "secret"
+    path.write_bytes(SECRET)
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(shared, redis, secret):
+    from support.servers import Gateway
+
+    gateway = Gateway(shared, redis.url, "gw-auth", "--auth-secret-file", secret, "--log-level", "debug")
+    yield gateway
+    gateway.kill()
+
+
+def bearer(value):
+    return {"Authorization": f"Bearer {value}"}
+
+
+def refused(gateway, session, status, headers=None, query=""):
+    """By all representations."""
+    path = f"/v1/sessions/{session}{query}"
+    gateway.upgrade(path, headers).problem(status)
+    gateway.request("GET", path, headers=headers).problem(status)
+    gateway.request("GET", path, headers={**(headers or {}), "Accept": "text/event-stream"}).problem(status)
+
+
+def test_a_token_in_the_header(redis, guarded, session, attach):
+    id = redis.add(session, data="x")
+    attach(guarded, session, headers=bearer(token())).until_at(id)
+    assert guarded.request("GET", f"/v1/sessions/{session}", headers=bearer(token())).status == 200
+
+
+def test_a_token_as_a_subprotocol_is_not_echoed(redis, guarded, session, attach):
+    id = redis.add(session, data="x")
+    device = attach(guarded, session, subprotocols=("baton.v1", f"bearer.{token()}")).until_at(id)
+    assert device.socket.subprotocol == "baton.v1"
+
+
+def test_a_token_in_the_query(redis, guarded, session, attach):
+    id = redis.add(session, data="x")
+    attach(guarded, session, token=token()).until_at(id)
+    stream = EventStream(guarded, session, token=token())
+    stream.until_at(id).close()
+
+
+def test_the_header_wins(guarded, session):
+    refused(guarded, session, 401, bearer("no.token.this"), f"?token={token()}")
+
+
+def test_no_token_is_401(guarded, session):
+    refused(guarded, session, 401)
+    guarded.request("POST", f"/v1/sessions/{session}", "{\"data\":\"x\"}", {"Content-Type": "application/json"}).problem(401)
+    guarded.request("DELETE", f"/v1/sessions/{session}").problem(401)
+
+
+WRONG = {
+    "not a token": lambda: "hello",
+    "another secret": lambda: token(b"another secret, also longer than 32 bytes"),
+    "expired": lambda: token(exp=-60),
+    "no expiry": lambda: token(exp=None),
+    "alg none": lambda: token(header={"alg": "none"}).rpartition(".")[0] + ".",
+    "alg none, signed": lambda: token(header={"alg": "none"}),
+    "another alg": lambda: token(header={"alg": "HS512"}),
+    "tampered": lambda: ".".join([token().split(".")[0], part({"sub": "eve", "exp": 9999999999, "sessions": ["*"], "scope": ["read"]}).decode(),
+                                  token().split(".")[2]]),
+    "empty": lambda: "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_token_is_401(guarded, session, make):
+    refused(guarded, session, 401, bearer(make()))
+
+
+@pytest.mark.parametrize("sessions, fits", [
+    (["{}"], True), (["other", "{}"], True), (["*"], True), (["t-*"], True), (["{}*"], True),
+    (["other"], False), ([], False), (["{}-x"], False), (["u-*"], False), (["*-x"], False),
+])  # fmt: skip
+def test_the_sessions_claim(redis, guarded, session, attach, sessions, fits):
+    id = redis.add(session, data="x")
+    value = token(sessions=[one.replace("{}", session) for one in sessions])
+    if fits:
+        attach(guarded, session, headers=bearer(value)).until_at(id)
+    else:
+        refused(guarded, session, 403, bearer(value))
+
+
+def test_each_scope_is_needed_for_its_deed(redis, guarded, session):
+    redis.add(session, data="x")
+    path, body = f"/v1/sessions/{session}", "{\"data\":\"x\"}"
+    for scope in (["publish", "input", "cancel", "delete"], []):
+        refused(guarded, session, 403, bearer(token(scope=scope)))
+    read = bearer(token(scope=["read"]))
+    guarded.request("POST", path, body, {**read, "Content-Type": "application/json"}).problem(403)
+    guarded.request("DELETE", path, headers=read).problem(403)
+    assert len(redis.stream(session)) == 1
+    publish = {**bearer(token(scope=["publish"])), "Content-Type": "application/json"}
+    assert guarded.request("POST", path, body, publish).status == 201
+    assert guarded.request("DELETE", path, headers=bearer(token(scope=["delete"]))).status == 204
+    assert redis.stream(session) == []
+
+
+def test_a_token_that_expires_closes_the_device(redis, guarded, session, attach):
+    device = attach(guarded, session, headers=bearer(token(exp=3))).until_live()
+    assert device.until_closed(30) == 4401
+
+
+def test_a_new_token_keeps_the_device(redis, guarded, session, attach):
+    device = attach(guarded, session, headers=bearer(token(exp=4))).until_live()
+    device.send({"type": "auth", "token": token(exp=600)})
+    assert device.until_type("authenticated")["expiresInMs"] > 500_000
+    with pytest.raises(AssertionError):
+        device.until_closed(6)
+    device.until_at(redis.add(session, data="x"))
+
+
+def test_a_wrong_subprotocol_is_still_refused(guarded, session, attach):
+    with pytest.raises(InvalidStatus):
+        attach(guarded, session, subprotocols=(f"bearer.{token()}",))
+
+
+def test_tokens_are_never_logged(redis, guarded, session, attach):
+    value = token()
+    attach(guarded, session, token=value).until_live()
+    guarded.get(f"/v1/sessions/{session}?token={value}")
+    guarded.get(f"/v1/sessions/{session}?token={value}&offset=x&after=y")
+    logged = guarded.process.logged()
+    assert value not in logged and value.split(".")[1] not in logged
+
+
+def test_a_short_secret_is_refused(redis, tmp_path):
+    import subprocess
+
+    (tmp_path / "short").write_bytes(b"x" * 31)
+    told = subprocess.run([BATON, "serve", "--listen", "127.0.0.1:0", "--redis", redis.url, "--auth-secret-file", tmp_path / "short"],
+                          capture_output=True, text=True, timeout=30)  # fmt: skip
+    assert told.returncode == 78 and "32" in told.stderr
+
+
+def test_health_and_readiness_need_no_token(guarded):
+    assert guarded.get("/healthz").status == 200 and guarded.get("/readyz").status == 200

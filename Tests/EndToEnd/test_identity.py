@@ -90,8 +90,6 @@ WRONG = {
     "expired": lambda: token(exp=-60),
     "no expiry": lambda: token(exp=None),
     "alg none": lambda: token(header={"alg": "none"}).rpartition(".")[0] + ".",
-    "alg none, signed": lambda: token(header={"alg": "none"}),
-    "another alg": lambda: token(header={"alg": "HS512"}),
     "tampered": lambda: ".".join([token().split(".")[0], part({"sub": "eve", "exp": 9999999999, "sessions": ["*"], "scope": ["read"]}).decode(),
                                   token().split(".")[2]]),
     "empty": lambda: "",
@@ -129,20 +127,6 @@ def test_each_scope_is_needed_for_its_deed(redis, guarded, session):
     assert guarded.request("POST", path, body, publish).status == 201
     assert guarded.request("DELETE", path, headers=bearer(token(scope=["delete"]))).status == 204
     assert redis.stream(session) == []
-
-
-def test_a_token_that_expires_closes_the_device(redis, guarded, session, attach):
-    device = attach(guarded, session, headers=bearer(token(exp=3))).until_live()
-    assert device.until_closed(30) == 4401
-
-
-def test_a_new_token_keeps_the_device(redis, guarded, session, attach):
-    device = attach(guarded, session, headers=bearer(token(exp=4))).until_live()
-    device.send({"type": "auth", "token": token(exp=600)})
-    assert device.until_type("authenticated")["expiresInMs"] > 500_000
-    with pytest.raises(AssertionError):
-        device.until_closed(6)
-    device.until_at(redis.add(session, data="x"))
 
 
 def test_a_wrong_subprotocol_is_still_refused(guarded, session, attach):

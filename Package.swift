@@ -18,6 +18,7 @@ let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-col
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
 let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
 let configuration: Target.Dependency = .product(name: "Configuration", package: "swift-configuration")
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
@@ -58,7 +59,8 @@ let package = Package(
       dependencies: [
         "BatonGateway", "BatonProducer", "BatonClient", "BatonRedis", "BatonSession",
         nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
-        arguments, configuration, logging, lifecycle, histogram, httpClient,
+        nioConcurrency, httpTypes, hummingbird, arguments, configuration, logging, lifecycle, unixSignals, histogram,
+        httpClient,
       ]),
 
     // products
@@ -67,7 +69,7 @@ let package = Package(
       dependencies: [
         "BatonRedis", "BatonWebSocket", "BatonSession",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioWebSocket, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
-        hummingbird, configuration, lifecycle, logging, metrics, jwt,
+        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt,
       ],
       resources: [.embedInCode("Web")]),
     .target(
@@ -107,7 +109,10 @@ let package = Package(
       dependencies: ["BatonProducer", "BatonSession", "BatonRedis", "RedisServer", nio, nioPosix]),
     .testTarget(
       name: "BatonGatewayTests",
-      dependencies: ["BatonGateway", "BatonSession", "BatonRedis", nio, nioPosix, nioHTTP1, nioEmbedded]),
+      dependencies: [
+        "BatonGateway", "BatonSession", "BatonRedis", "BatonWebSocket", nio, nioPosix, nioConcurrency, nioHTTP1,
+        nioEmbedded, lifecycle, logging, metrics,
+      ]),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -4,5 +4,5 @@ import ArgumentParser
 struct Baton: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "baton", abstract: "Streams AI answers that survive lost connections.",
-    subcommands: [Serve.self, Publish.self, Attach.self])
+    subcommands: [Serve.self, Dev.self, Attach.self, Publish.self, Token.self])
 }

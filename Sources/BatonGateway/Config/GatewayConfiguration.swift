@@ -32,6 +32,7 @@ package struct GatewayConfiguration: Sendable {
   package var sweep = TimeAmount.seconds(30)
   package var pollInterval = TimeAmount.milliseconds(20)
   package var redisTimeout = TimeAmount.seconds(5)
+  package var exitsWithStandardInput = false
   package var backlog = 1024
   package var threads = ProcessInfo.processInfo.activeProcessorCount
   package var retention = Retention()
@@ -106,6 +107,7 @@ package struct GatewayConfiguration: Sendable {
     sweep = try time("sweep", atLeast: 100)
     pollInterval = try time("poll-interval")
     redisTimeout = try time("redis-timeout", atLeast: 10)
+    exitsWithStandardInput = settings.flag("exit-with-stdin")
     backlog = settings.count("backlog") ?? backlog
     threads = settings.count("threads") ?? threads
     retention = Retention(

@@ -49,6 +49,7 @@ package enum GatewaySettings {
     Setting(
       "header-timeout", .duration, standard: "10s", "How long a new connection may take to send its first request"),
     Setting("idle-timeout", .duration, standard: "60s", "How long a connection stays open between requests"),
+    Setting("exit-with-stdin", .flag, "Exit when standard input ends: for a parent process that may be killed"),
     Setting("backlog", .count(1...65_535), standard: "1024", "Connections that wait to be accepted"),
     Setting("threads", .count(1...1024), placeholder: "N", "Event loops; default: one a core"),
     Setting("retention", .duration, standard: "24h", "How long Redis keeps a session after its last HTTP append"),

@@ -1,6 +1,5 @@
 import Configuration
 import Foundation
-import SystemPackage
 
 /// The values of a table of settings, and where each came from: flags win, then environment, then the file.
 package struct Settings: Sendable {
@@ -134,7 +133,7 @@ package struct Settings: Sendable {
       throw Mistake.value("\(path) has the unknown key \"\(key)\"; the keys are the names of the flags without --")
     }
     do {
-      return try await FileProvider<JSONSnapshot>(filePath: FilePath(path))
+      return try await FileProvider<JSONSnapshot>(filePath: .init(path))
     } catch {
       throw Mistake.value("--config \(path) can't be used: \(error)")
     }

@@ -34,13 +34,8 @@ package struct Routes: Sendable {
   ) async throws {
     var response = await answer(request)
     if request.method == .head { response.body = ResponseBody() }
-    // What was not read of a body that is refused is not waited for.
-    if response.status.kind != .successful, request.method == .post { response.headers[.connection] = "close" }
     try await writer.write(response: response.head, body: response.body)
-    if response.headers[.connection] == "close" { throw ConnectionEnds() }
   }
-
-  private struct ConnectionEnds: Error {}
 
   private func answer(_ request: Request) async -> Response {
     let problem: Problem
@@ -221,69 +216,13 @@ package struct Routes: Sendable {
       try method(request, .get)
       return .text(metrics.text, type: MetricsRegistry.contentType)
     default:
-      guard let file = web.files[path == "/demo/" ? "/demo" : path] else { throw Problem.noSuchPath }
-      try method(request, .get)
-      var response = Response(status: .ok, body: ResponseBody(byteBuffer: file.content))
-      response.headers[.contentType] = file.type
-      response.headers[.contentLength] = String(file.content.readableBytes)
-      response.headers[.eTag] = file.tag
-      response.headers[.cacheControl] = "no-cache"
-      response.headers[.xContentTypeOptions] = "nosniff"
-      // Modules are loaded across origins; what they may do is decided where they attach.
-      response.headers[.accessControlAllowOrigin] = "*"
-      if request.headers[.ifNoneMatch].map({ $0.contains(file.tag) || $0 == "*" }) == true {
-        response.status = .notModified
-        response.body = ResponseBody()
-        response.headers[.contentLength] = nil
-      }
-      return response
+      return try web.response(to: request)
     }
   }
 
   /// HEAD is allowed wherever GET is.
   private func method(_ request: Request, _ method: HTTPRequest.Method) throws {
     guard request.method == method || request.method == .head else { throw Problem.methodNotAllowed("GET, HEAD") }
-  }
-}
-
-extension Response {
-  init(_ problem: Problem) {
-    let body = problem.body
-    self.init(
-      status: .init(code: Int(problem.status.code), reasonPhrase: problem.status.reasonPhrase),
-      body: ResponseBody(byteBuffer: body))
-    headers[.contentType] = Problem.contentType
-    headers[.contentLength] = String(body.readableBytes)
-    headers[.cacheControl] = "no-store"
-    for header in problem.headers {
-      if let name = HTTPField.Name(header.name) { headers[name] = header.value }
-    }
-  }
-
-  static func json(_ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request) -> Response {
-    var response = Response(status: status, body: ResponseBody(byteBuffer: json))
-    response.headers[.contentType] = MediaType.json.rawValue
-    response.headers[.contentLength] = String(json.readableBytes)
-    response.headers[.cacheControl] = "no-store"
-    response.allow(request.headers[.origin])
-    return response
-  }
-
-  static func text(
-    _ text: String, status: HTTPResponse.Status = .ok, type: String = "text/plain; charset=utf-8"
-  ) -> Response {
-    let bytes = ByteBuffer(string: text)
-    var response = Response(status: status, body: ResponseBody(byteBuffer: bytes))
-    response.headers[.contentType] = type
-    response.headers[.contentLength] = String(bytes.readableBytes)
-    response.headers[.cacheControl] = "no-store"
-    return response
-  }
-
-  /// To a page whose origin was accepted.
-  mutating func allow(_ origin: String?) {
-    headers[.vary] = "Origin"
-    if let origin { headers[.accessControlAllowOrigin] = origin }
   }
 }
 

@@ -1,4 +1,5 @@
-import BatonSession
+import HTTPTypes
+import HummingbirdCore
 import NIOCore
 
 /// The browser client and the demo page, held in the executable.
@@ -40,4 +41,25 @@ package struct WebFiles: Sendable {
   ]
 
   package init() {}
+
+  /// - Throws: `Problem` 404, 405.
+  package func response(to request: Request) throws(Problem) -> Response {
+    let path = request.uri.path
+    guard let file = files[path == "/demo/" ? "/demo" : path] else { throw .noSuchPath }
+    guard request.method == .get || request.method == .head else { throw .methodNotAllowed("GET, HEAD") }
+    var response = Response(status: .ok, body: ResponseBody(byteBuffer: file.content))
+    response.headers[.contentType] = file.type
+    response.headers[.contentLength] = String(file.content.readableBytes)
+    response.headers[.eTag] = file.tag
+    response.headers[.cacheControl] = "no-cache"
+    response.headers[.xContentTypeOptions] = "nosniff"
+    // Modules are loaded across origins; what they may do is decided where they attach.
+    response.headers[.accessControlAllowOrigin] = "*"
+    if request.headers[.ifNoneMatch].map({ $0.contains(file.tag) || $0 == "*" }) == true {
+      response.status = .notModified
+      response.body = ResponseBody()
+      response.headers[.contentLength] = nil
+    }
+    return response
+  }
 }

@@ -50,11 +50,14 @@ package protocol DeviceWire: AnyObject {
 package final class Device {
   package let request: DeviceRequest
   package let channel: any Channel
+  /// Who is behind it now: devices may send a newer token.
+  package internal(set) var identity: Identity?
   package internal(set) weak var wire: (any DeviceWire)?
 
   package init(request: DeviceRequest, channel: any Channel, wire: any DeviceWire) {
     self.request = request
     self.channel = channel
+    identity = request.identity
     self.wire = wire
   }
 

@@ -17,6 +17,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   private var ticks: RepeatedTask?
   private var sinceComment = TimeAmount.zero
   private var stall = StallWatch()
+  private let expiry = ExpiryWatch()
   private var isOpen = true
   private var isEnded = false
 
@@ -44,6 +45,11 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
     }
     write(EventStream.retry(milliseconds: .random(in: 500...2000)))
     driver.start(device)
+    if let identity = request.identity {
+      expiry.start(
+        identity.expires, on: context.eventLoop, soon: { [weak self] in self?.send(.expiring(inMs: $0)) },
+        over: { [weak self] in self?.close(.unauthenticated, reason: "the token has expired") })
+    }
   }
 
   private func end() {
@@ -51,11 +57,15 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
     isEnded = true
     isOpen = false
     ticks?.cancel()
+    expiry.cancel()
     driver.closed()
     ended()
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {}
+
+  /// From here, because behind a gate that had control requests no read comes by itself.
+  func channelReadComplete(context: ChannelHandlerContext) { context.read() }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 

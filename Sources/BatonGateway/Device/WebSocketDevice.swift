@@ -5,13 +5,16 @@ import NIOCore
 import NIOWebSocket
 
 /// The WebSocket of one device: closing, pings, and the device frames that need no driver (PROTOCOL 5).
-final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
+final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   typealias InboundIn = WebSocketFrameIn
+  typealias OutboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
 
   private let request: DeviceRequest
   private let driver: any DeviceDriver
   private let settings: DeviceSettings
+  private let authenticator: Authenticator?
+  private let expiry = ExpiryWatch()
   private var assembler = MessageAssembler(role: .server)
   private var closing = ClosingHandshake(role: .server)
   private var context: ChannelHandlerContext?
@@ -20,14 +23,19 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
   private var awaitsPong = false
   private var sincePing = TimeAmount.zero
   private var stall = StallWatch()
+  private var heldRead = false
   private let ended: () -> Void
   private var isEnded = false
 
   /// - Parameter ended: called once, when the connection is gone.
-  init(request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ended: @escaping () -> Void) {
+  init(
+    request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, authenticator: Authenticator?,
+    ended: @escaping () -> Void
+  ) {
     self.request = request
     self.driver = driver
     self.settings = settings
+    self.authenticator = authenticator
     self.ended = ended
   }
 
@@ -47,6 +55,7 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
       bound.value.tick()
     }
     driver.start(device)
+    if let identity = request.identity { watchExpiry(identity) }
   }
 
   private func end() {
@@ -54,6 +63,7 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
     isEnded = true
     pings?.cancel()
     pings = nil
+    expiry.cancel()
     closing.transportClosed()
     driver.closed()
     ended()
@@ -98,9 +108,43 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
     let message = DeviceMessage(type: type, members: members)
     if type == "ping" {
       send(.pong)
+    } else if type == "auth", let authenticator {
+      authenticate(message.text("token"), authenticator)
     } else if !driver.received(message) {
       let text = "This gateway knows no frame of that type; it was ignored."
       send(.error(code: "unsupported", message: text, key: message.text("key")))
+    }
+  }
+
+  // MARK: Tokens
+
+  private func watchExpiry(_ identity: Identity) {
+    guard let context else { return }
+    expiry.start(
+      identity.expires, on: context.eventLoop, soon: { [weak self] in self?.send(.expiring(inMs: $0)) },
+      over: { [weak self] in self?.close(.unauthenticated, reason: "the token has expired") })
+  }
+
+  private func authenticate(_ token: String?, _ authenticator: Authenticator) {
+    guard let context else { return }
+    let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
+    context.eventLoop.makeFutureWithTask { try await authenticator.identify(token) }.whenComplete { result in
+      bound.value.authenticated(result)
+    }
+  }
+
+  private func authenticated(_ result: Result<Identity, any Error>) {
+    guard let device else { return }
+    switch result {
+    case .failure: close(.unauthenticated, reason: "the token is not valid")
+    case .success(let identity):
+      guard identity.may(.read, device.session), identity.subject == device.identity?.subject ?? identity.subject else {
+        close(.notAllowed, reason: "the token is not for this session and subject")
+        return
+      }
+      device.identity = identity
+      send(.authenticated(expiresInMs: Int(ExpiryWatch.left(identity.expires).nanoseconds / 1_000_000)))
+      watchExpiry(identity)
     }
   }
 
@@ -125,7 +169,20 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
     }
   }
 
+  /// From here, because behind a gate that had control requests no read comes by itself.
+  func channelReadComplete(context: ChannelHandlerContext) { read(context: context) }
+
+  /// Who takes nothing is not listened to: answers to its pings would pile up.
+  func read(context: ChannelHandlerContext) {
+    heldRead = !context.channel.isWritable
+    if !heldRead { context.read() }
+  }
+
   func channelWritabilityChanged(context: ChannelHandlerContext) {
+    if heldRead, context.channel.isWritable {
+      sincePing = .zero
+      read(context: context)
+    }
     if context.channel.isWritable, closing.isOpen, device != nil { driver.pump() }
     context.fireChannelWritabilityChanged()
   }
@@ -185,13 +242,11 @@ final class WebSocketDevice: ChannelInboundHandler, DeviceWire {
     sincePing = sincePing + settings.tick
     if stall.isOver(context.channel, interval: settings.tick, limit: settings.maxStall) {
       close(.unresponsive, reason: "took nothing")
-    } else if sincePing >= settings.pingInterval {
+    } else if sincePing >= settings.pingInterval, context.channel.isWritable {
       if awaitsPong {
         close(.unresponsive, reason: "no pong")
         return
       }
-      // Behind bytes that the device doesn't take a ping would prove nothing; the stall watch has it.
-      guard context.channel.isWritable else { return }
       awaitsPong = true
       sincePing = .zero
       var frame = context.channel.allocator.buffer(capacity: 2)

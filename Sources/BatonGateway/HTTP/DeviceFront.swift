@@ -179,7 +179,8 @@ package final class DeviceFront: Sendable {
       }
       switch request.wire {
       case .webSocket:
-        let device = WebSocketDevice(request: request, driver: driver, settings: front.settings, ended: ended)
+        let device = WebSocketDevice(
+          request: request, driver: driver, settings: front.settings, authenticator: front.authenticator, ended: ended)
         let decoder = MessageAssembler(role: .server).makeDecoder()
         try pipeline.addHandlers([decoder, device], position: .before(gate))
         let context = try pipeline.context(handler: decoder)

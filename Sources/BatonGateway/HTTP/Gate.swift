@@ -43,7 +43,6 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var hasHTTP = false
   private var outstanding = 0
   private var closesAfterResponse = false
-  private var heldRead = false
   private var leftovers: [NIOAny] = []
   private var timeout: Scheduled<Void>?
 
@@ -143,7 +142,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
 
   func read(context: ChannelHandlerContext) {
     switch state {
-    case .attaching(_, _, isComplete: true), .deciding: heldRead = true
+    case .attaching(_, _, isComplete: true), .deciding: break
     default: context.read()
     }
   }
@@ -223,7 +222,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   private func leave(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {
-    let channel = context.channel
+    // From here, not from the end of the pipeline: Hummingbird's handlers let no read through any more.
+    context.read()
     if hasHTTP {
       context.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
     } else {
@@ -232,7 +232,6 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     admitted.start()
     for bytes in leftovers { admitted.replay(bytes) }
     leftovers = []
-    channel.read()
   }
 
   private func finish(_ context: ChannelHandlerContext, _ head: HTTPRequestHead) {

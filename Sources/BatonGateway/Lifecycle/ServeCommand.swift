@@ -71,6 +71,12 @@ package enum ServeCommand {
       }
     }
     defer { signals.cancel() }
+    if configuration.exitsWithStandardInput {
+      Thread.detachNewThread {
+        while !FileHandle.standardInput.availableData.isEmpty {}
+        exit(0)
+      }
+    }
     do {
       try await group.run()
       return 0

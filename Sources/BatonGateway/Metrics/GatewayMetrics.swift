@@ -1,5 +1,5 @@
 import BatonSession
-import CoreMetrics
+import Metrics
 import NIOConcurrencyHelpers
 import NIOCore
 import Synchronization

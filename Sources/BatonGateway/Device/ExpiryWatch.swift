@@ -1,0 +1,36 @@
+import Foundation
+import NIOCore
+
+/// Tells when a device's token is about to expire, and when it has. Lives on the device's event loop.
+final class ExpiryWatch {
+  static let notice = TimeAmount.seconds(30)
+
+  private var tasks: [Scheduled<Void>] = []
+
+  /// - Parameters:
+  ///   - expires: seconds since 1970.
+  ///   - soon: called with the milliseconds that are left.
+  func start(
+    _ expires: Double, on eventLoop: any EventLoop, soon: @escaping (Int) -> Void, over: @escaping () -> Void
+  ) {
+    cancel()
+    let left = ExpiryWatch.left(expires)
+    let warning = max(.zero, left - ExpiryWatch.notice)
+    let remaining = Int((left - warning).nanoseconds / 1_000_000)
+    let eventLoop = eventLoop.assumeIsolated()
+    tasks = [
+      eventLoop.scheduleTask(in: warning) { soon(remaining) }, eventLoop.scheduleTask(in: left) { over() },
+    ]
+  }
+
+  func cancel() {
+    for task in tasks { task.cancel() }
+    tasks = []
+  }
+
+  /// Until then by the wall clock, a year at the most.
+  static func left(_ expires: Double) -> TimeAmount {
+    let seconds = min(max(expires - Date().timeIntervalSince1970, 0), 365 * 86_400)
+    return .milliseconds(Int64(seconds * 1000))
+  }
+}

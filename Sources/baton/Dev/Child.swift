@@ -1,0 +1,78 @@
+import Foundation
+import Synchronization
+
+/// A child process that ends with us: its standard input is a pipe that closes when we are gone, however that happens.
+final class Child: Sendable {
+  private let process: Process
+  private let input = Pipe()
+  private let unfinished = Mutex(Data())
+  private let onLine: @Sendable (String) -> Void
+
+  /// - Parameter onLine: each line of its standard error, on any thread.
+  init(
+    _ executable: URL, _ arguments: [String], environment: [String: String]? = nil,
+    onLine: @escaping @Sendable (String) -> Void = { _ in }
+  ) throws {
+    let process = Process()
+    self.process = process
+    self.onLine = onLine
+    process.executableURL = executable
+    process.arguments = arguments
+    if let environment { process.environment = environment }
+    process.standardInput = input
+    process.standardOutput = FileHandle.nullDevice
+    let errors = Pipe()
+    process.standardError = errors
+    errors.fileHandleForReading.readabilityHandler = { [weak self] handle in
+      let data = handle.availableData
+      if data.isEmpty { handle.readabilityHandler = nil } else { self?.took(data) }
+    }
+    try Child.withoutBlockedSignals { try process.run() }
+  }
+
+  /// Our threads block most signals, and a child would inherit that.
+  private static func withoutBlockedSignals<T>(_ body: () throws -> T) rethrows -> T {
+    var none = sigset_t()
+    var old = sigset_t()
+    sigemptyset(&none)
+    pthread_sigmask(SIG_SETMASK, &none, &old)
+    defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
+    return try body()
+  }
+
+  private func took(_ data: Data) {
+    let lines = unfinished.withLock { rest in
+      rest.append(data)
+      var parts = rest.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
+      rest = Data(parts.popLast() ?? Data())
+      return parts.map { String(decoding: $0, as: UTF8.self) }
+    }
+    for line in lines { onLine(line) }
+  }
+
+  var isRunning: Bool { process.isRunning }
+
+  /// Returns when it has ended.
+  func exit() async { while process.isRunning { try? await Task.sleep(for: .milliseconds(20)) } }
+
+  func signal(_ number: Int32) { if process.isRunning { kill(process.processIdentifier, number) } }
+
+  /// Ends what waits for the end of its input.
+  func endInput() async {
+    try? input.fileHandleForWriting.close()
+    await end(within: .seconds(5))
+  }
+
+  /// Asks it to end, and makes it after three seconds.
+  func stop() async {
+    signal(SIGTERM)
+    await end(within: .seconds(3))
+  }
+
+  private func end(within patience: Duration) async {
+    let deadline = ContinuousClock.now + patience
+    while process.isRunning, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(10)) }
+    signal(SIGKILL)
+    await exit()
+  }
+}

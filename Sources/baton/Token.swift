@@ -1,0 +1,67 @@
+import ArgumentParser
+import BatonGateway
+import BatonSession
+import Foundation
+
+struct Token: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Print a token for devices and producers, signed with the gateways' key (HS256).",
+    discussion: """
+      Devices send it as Authorization: Bearer TOKEN, as a second subprotocol bearer.TOKEN, or as ?token=TOKEN. \
+      A key is made by: openssl rand -base64 48 > secret
+      """)
+
+  @Option(help: "The file that the gateways were given with --auth-secret-file.")
+  var secretFile: String?
+
+  @Option(help: "Whom the token is for.")
+  var subject: String
+
+  @Option(help: "Comma-separated session names, or prefixes that end in *.")
+  var sessions: String
+
+  @Option(help: "Comma-separated: read, publish, input, cancel, delete.")
+  var scope = "read"
+
+  @Option(help: "How long it is valid: 30s, 5m, 24h.")
+  var expires = "1h"
+
+  func validate() throws {
+    if list(sessions).isEmpty { throw ValidationError("--sessions must name at least one session, or *.") }
+    for session in list(sessions) where SessionName(session) == nil {
+      let prefix = session.hasSuffix("*") ? session.dropLast() : session[...]
+      guard session.hasSuffix("*"), prefix.isEmpty || Shape.name(prefix.utf8, upTo: 128) else {
+        throw ValidationError(
+          "'\(session)' is no session: 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ - and, for a prefix, * at its end.")
+      }
+    }
+    for scope in list(scope) where Identity.Scope(rawValue: scope) == nil {
+      let known = Identity.Scope.allCases.map(\.rawValue).joined(separator: ", ")
+      throw ValidationError("The scope '\(scope)' is unknown; \(known) are known.")
+    }
+    guard let milliseconds = Quantity.milliseconds(expires), milliseconds >= 1000 else {
+      throw ValidationError("--expires must be a time of at least 1s, such as 30s, 5m or 24h.")
+    }
+  }
+
+  func run() async throws {
+    guard let path = secretFile ?? ProcessInfo.processInfo.environment["BATON_AUTH_SECRET_FILE"] else {
+      throw ValidationError("Give --secret-file, or the environment variable BATON_AUTH_SECRET_FILE.")
+    }
+    let secret: [UInt8]
+    do {
+      secret = try SecretFile.read(path) { Settings.Mistake.value("--secret-file \($0)") }
+    } catch {
+      FileHandle.standardError.write(Data("baton token: \(error)\n".utf8))
+      throw ExitCode(error.exitStatus)
+    }
+    let claims = Authenticator.Claims(
+      sub: subject, exp: (Date().timeIntervalSince1970 + Double(Quantity.milliseconds(expires) ?? 0) / 1000).rounded(),
+      sessions: list(sessions), scope: list(scope))
+    print(try await Authenticator.sign(claims, secret: secret))
+  }
+
+  private func list(_ text: String) -> [String] {
+    text.split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
+  }
+}

@@ -1,0 +1,162 @@
+import BatonGateway
+import BatonSession
+import NIOCore
+import NIOHTTP1
+import Testing
+
+@Suite struct RequestTests {
+  private func parse(
+    _ query: String, wire: DeviceRequest.Wire = .webSocket, lastEventID: String? = nil
+  ) throws(Problem) -> DeviceRequest {
+    try DeviceRequest(
+      session: SessionName(checking: "s"), query: Query(query[...]), wire: wire, lastEventID: lastEventID,
+      identity: nil, randomDevice: "random")
+  }
+
+  @Test("where a device starts")
+  func starts() throws {
+    #expect(try parse("").attach.start == .after(.zero))
+    #expect(try parse("offset=0").attach.start == .after(.zero))
+    #expect(try parse("offset=0-0").attach.start == .after(.zero))
+    #expect(try parse("offset=%24").attach.start == .end)
+    #expect(try parse("offset=live").attach.start == .end)
+    #expect(try parse("offset=5-1.9F3A11C0").attach.start == .after(Offset(id: EntryID(5, 1), check: 0x9f3a_11c0)))
+    #expect(try parse("last=10000").attach.start == .newest(10_000))
+    #expect(try parse("response=r1").attach.start == .response("r1"))
+    #expect(try parse("response=r1").attach.untilEnd)
+    #expect(try parse("unknown=1&unknown=2").attach.device == "random")
+    #expect(try parse("device=d%2D1").attach.device == "d-1")
+  }
+
+  @Test("the header Last-Event-ID wins over the query")
+  func lastEventID() throws {
+    let request = try parse("offset=1-0&format=text", wire: .events, lastEventID: "7-2")
+    #expect(request.attach.start == .after(Offset(id: EntryID(7, 2))))
+    #expect(request.wire == .text)
+  }
+
+  @Test("rollups")
+  func rollups() throws {
+    #expect(try parse("rollup=auto").attach.rollup == .auto)
+    #expect(try parse("rollup=off").attach.rollup == .off)
+    #expect(try parse("rollup=1").attach.rollup == .window(20))
+    #expect(try parse("rollup=21").attach.rollup == .window(50))
+    #expect(try parse("rollup=1000").attach.rollup == .window(1000))
+    for wrong in ["0", "1001", "-1", "1.5", "", "99999999999999999999"] {
+      #expect(throws: Problem.self) { try parse("rollup=\(wrong)") }
+    }
+  }
+
+  @Test("an event stream is what asks for one by name")
+  func wires() {
+    func wire(_ headers: HTTPHeaders) -> DeviceRequest.Wire? {
+      DeviceRequest.wire(of: HTTPRequestHead(version: .http1_1, method: .GET, uri: "/", headers: headers))
+    }
+    #expect(wire(["Accept": "text/event-stream"]) == .events)
+    #expect(wire(["Accept": "text/html, Text/Event-Stream;q=0.5"]) == .events)
+    #expect(wire(["Accept": "text/event-stream;q=0"]) == nil)
+    #expect(wire(["Accept": "*/*"]) == nil)
+    #expect(wire(["Upgrade": "WebSocket", "Accept": "text/event-stream"]) == .webSocket)
+    #expect(wire([:]) == nil)
+  }
+
+  @Test("targets")
+  func targets() {
+    #expect(Target("/v1/sessions/a%3Ab?x=1").resource == .session("a:b"))
+    #expect(Target("/v1/sessions/a?x=1").query == "x=1")
+    #expect(Target("/v1/sessions/a/responses/r").resource == .response("r", session: "a"))
+    for other in ["/", "/v1/sessions", "/v1/sessions/a/", "/v1/sessions/a/b", "//v1/sessions/a", "*", ""] {
+      #expect(Target(other).resource == .other, "\(other)")
+    }
+    #expect(Target("/v1/sessions/").resource == .session(""))
+  }
+
+  @Test("origins, exact in scheme, host and port")
+  func origins() {
+    let standard = OriginRule(publicOrigin: "https://chat.example:443/")
+    for allowed in [
+      "http://localhost", "https://localhost:9", "http://127.0.0.1:1", "http://[::1]:80", "https://CHAT.example",
+    ] {
+      #expect(standard.allows([allowed]), "\(allowed)")
+    }
+    for refused in [
+      "null", "http://chat.example", "https://chat.example:444", "http://localhost.evil", "http://127.0.0.1.evil",
+      "http://localhost@evil", "file://localhost", "", "http://[::1].evil", "http://localhost:x",
+    ] {
+      #expect(!standard.allows([refused]), "\(refused)")
+    }
+    #expect(standard.allows([]))
+    #expect(!standard.allows(["http://localhost", "http://localhost"]))
+    let listed = OriginRule(allowed: ["https://app.example"])
+    #expect(listed.allows(["https://app.example"]))
+    #expect(!listed.allows(["http://localhost"]))
+  }
+
+  @Test("entries to append")
+  func newEntry() throws {
+    func names(_ json: String) throws -> [String] {
+      try NewEntry(json: ByteBuffer(string: json)).fields.map {
+        "\(String(buffer: $0.name))=\(String(buffer: $0.value))"
+      }
+    }
+    #expect(
+      try names(#"{"data":"Hel","event":"note","response":"r1","fields":{"b":"2","a":["1","3"]}}"#)
+        == ["event=note", "response=r1", "data=Hel", "a=1", "a=3", "b=2"])
+    #expect(try names(#"{"data64":"aGk="}"#) == ["data=hi"])
+    #expect(try names(#"{"fields":{"x":{"base64":"aGk="},"base64:aGk=":"y"}}"#) == ["hi=y", "x=hi"])
+    #expect(try names(#"{"data":""}"#) == ["data="])
+    for wrong in [
+      "", "[]", "{}", #"{"data":1}"#, #"{"data":null}"#, #"{"data":"a","data64":"aGk="}"#, #"{"data64":"a"}"#,
+      #"{"n":1,"data":"a"}"#, #"{"event":"a b"}"#, #"{"response":""}"#, #"{"fields":{"_x":"1"}}"#,
+      #"{"fields":{"data":"1"}}"#, #"{"fields":{"x":1}}"#, #"{"fields":[]}"#, #"{"other":"1"}"#,
+    ] {
+      #expect(throws: Problem.self, "\(wrong)") { try names(wrong) }
+    }
+  }
+
+  @Test("a problem is RFC 9457")
+  func problem() {
+    let reset = Reset(.trimmed, requested: .zero, first: Offset(id: EntryID(1, 0)), last: nil)
+    let text = String(buffer: Problem.gone(reset).body)
+    #expect(text.hasPrefix(#"{"type":"urn:baton:problem:continuity-broken","title":"Gone","status":410,"detail":""#))
+    #expect(text.hasSuffix(#""reason":"trimmed","first":"1-0","last":null}"#))
+  }
+}
+
+@Suite struct TokenTests {
+  private static let secret = Array("0123456789abcdef0123456789abcdef".utf8)
+  private static let claims = Authenticator.Claims(
+    sub: "ann", exp: 1000, sessions: ["chat-*", "one"], scope: ["read", "x"])
+
+  @Test("a token with its claims")
+  func good() async throws {
+    let token = try await Authenticator.sign(Self.claims, secret: Self.secret)
+    let identity = try await Authenticator(secret: Self.secret).identify(token, now: 999)
+    #expect(identity.subject == "ann")
+    #expect(identity.may(.read, try SessionName(checking: "chat-42")))
+    #expect(identity.may(.read, try SessionName(checking: "one")))
+    #expect(!identity.may(.read, try SessionName(checking: "one-more")))
+    #expect(!identity.may(.publish, try SessionName(checking: "one")))
+  }
+
+  @Test("tokens that are refused")
+  func bad() async throws {
+    let authenticator = await Authenticator(secret: Self.secret)
+    let token = try await Authenticator.sign(Self.claims, secret: Self.secret)
+    let other = try await Authenticator.sign(Self.claims, secret: Array("another key that is long enough!!".utf8))
+    let none = "eyJhbGciOiJub25lIn0." + token.split(separator: ".")[1] + "."
+    for wrong in [nil, "", "a.b.c", other, none, String(token.dropLast(3)) + "AAA", token + "x"] {
+      await #expect(throws: Problem.self, "\(wrong ?? "nil")") { try await authenticator.identify(wrong, now: 1) }
+    }
+    await #expect(throws: Problem.self) { try await authenticator.identify(token, now: 1000) }
+  }
+
+  @Test("the first credentials found win")
+  func places() throws {
+    let query = try Query("token=q")
+    #expect(try Authenticator.token(authorization: "Bearer h", offered: ["bearer.p"], query: query) == "h")
+    #expect(try Authenticator.token(authorization: nil, offered: ["baton.v1", "bearer.p"], query: query) == "p")
+    #expect(try Authenticator.token(authorization: nil, offered: [], query: query) == "q")
+    #expect(throws: Problem.self) { try Authenticator.token(authorization: "Basic x", query: query) }
+  }
+}

@@ -42,7 +42,8 @@ final class FakeBackend: GatewayBackend {
 
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? { nil }
 
-  private final class Driver: DeviceDriver {
+  /// On one event loop, as all drivers.
+  private final class Driver: DeviceDriver, @unchecked Sendable {
     let backend: FakeBackend
     var device: Device?
 

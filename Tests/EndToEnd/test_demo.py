@@ -323,10 +323,27 @@ def test_without_a_network_nothing_is_asked_for(desk, browser, demo):
     assert not severe
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path, model):
+def descendants(pid):
+    parents = {}
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_behind(tmp_path, model, number):
     demo = Demo(tmp_path, model)
-    children = pathlib.Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
-    assert len(children) >= 3
-    demo.process.signal(signal.SIGINT)
-    assert demo.process.wait(20) in (0, 130)
-    assert [child for child in children if pathlib.Path(f"/proc/{child}").exists()] == []
+    below = descendants(demo.process.pid)
+    socket = pathlib.Path(demo.state()["redis"].removeprefix("unix://"))
+    assert len(below) >= 3 and socket.exists()
+    demo.process.signal(number)
+    assert demo.process.wait(20) in (0, 130, -number)
+    wait_for(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in below), 20, "every process is gone")
+    if number != signal.SIGKILL:
+        assert not socket.exists()

@@ -172,7 +172,7 @@ $('reach').textContent = reach();
 function reach() {
   const local = ['localhost', '127.0.0.1', '[::1]'].includes(location.hostname);
   return local
-    ? 'A phone can’t reach this address. Start with “baton dev --listen 0.0.0.0:8080” and open this page by this computer’s address in your network.'
+    ? 'A phone can’t reach this address. Start with “baton dev --listen 0.0.0.0:8080 --insecure-no-auth” and open this page by this computer’s address in your network.'
     : 'The phone must be in the same network. It goes on with this very answer.';
 }
 

@@ -12,6 +12,7 @@ parameters = CommonParams()
 parameters.model.path = str(next(pathlib.Path(package).parent.glob("*.gguf")))
 parameters.port = int(sys.argv[1])
 parameters.n_ctx = 4096
+parameters.n_predict = 400  # so small a model does not always find its end
 server = Server(parameters)
 print(server.listening_address, flush=True)
 signal.pause()

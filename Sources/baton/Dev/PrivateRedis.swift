@@ -28,7 +28,7 @@ struct PrivateRedis {
         at: folder, withIntermediateDirectories: false, attributes: [.posixPermissions: 0o700])
       let socket = folder.appending(path: "redis.sock").path
       // The shell outlives a killed parent just long enough to end the server and remove the folder.
-      let script = #""$0" "$@" & pid=$!; cat > /dev/null; kill -KILL $pid; wait $pid; rm -rf "$FOLDER""#
+      let script = #"trap '' PIPE; "$0" "$@" & pid=$!; cat > /dev/null; kill -KILL $pid; wait $pid; rm -rf "$FOLDER""#
       var environment = ProcessInfo.processInfo.environment
       environment["FOLDER"] = folder.path
       let child = try Child(

@@ -13,7 +13,7 @@ package struct Locator: Sendable {
 
   private let goal: Goal
   private let from: EntryID?
-  private let pageLimit: Int
+  package let pageLimit: Int
   private var counted = 0
   private var reached: Offset?
 

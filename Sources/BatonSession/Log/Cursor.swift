@@ -145,7 +145,7 @@ package struct Cursor: Sendable {
       }
     case .locating(let locator):
       if log.isStalled { return .nothing }
-      return .step(ask(locator.span, look: true))
+      return .step(ask(locator.span, limit: locator.pageLimit, look: true))
     case .surveying(let at):
       return .step(ask(.after(at.offset.id), look: false))
     case .paging: return page(log)

@@ -93,7 +93,8 @@ package struct Tail: Sendable {
     var ticket: UInt64 = 0
     var sentTicket: UInt64 = 0
     var count: Int
-    var isStalled = false
+    /// Devices were told `stalled` or `wrongType`: the next read that comes to the end confirms that all is well.
+    var isInTrouble = false
     var isSweep = false
     var nextPoll: Int64 = 0
     var pause: Int64
@@ -228,7 +229,7 @@ package struct Tail: Sendable {
     isStalled = true
     var actions: [Action] = []
     for session in sweepQueue where followed[session] != nil {
-      followed[session]?.isStalled = true
+      followed[session]?.isInTrouble = true
       actions.append(.tell(session, .stalled))
     }
     return actions
@@ -283,11 +284,13 @@ package struct Tail: Sendable {
     case .again:
       if !one.isDirty { dirty.append(session) }
       one.isDirty = true
-    case .wrongType: actions.append(.tell(session, .wrongType))
+    case .wrongType:
+      one.isInTrouble = true
+      actions.append(.tell(session, .wrongType))
     case .entries(let entries, let info, let more):
       let isFinal = take(entries, info: info, more: more, read: read, session, &one, &actions)
-      if isFinal, one.isStalled || one.sentTicket > 0 {
-        one.isStalled = false
+      if isFinal, one.isInTrouble || one.sentTicket > 0 {
+        one.isInTrouble = false
         actions.append(.tell(session, .confirmed(ticket: one.sentTicket)))
         if one.ticket == one.sentTicket { one.ticket = 0 }
       }
@@ -317,6 +320,7 @@ package struct Tail: Sendable {
       guard let info else { return false }
       stand(&one, at: info.last ?? .zero, info)
       one.isOpen = true
+      one.needsLook = false
       actions.append(.tell(session, .opened(base: one.place)))
       // What was written since the look is told by a notice only if a read has armed it: XREAD did, in the same MULTI.
       return true

@@ -13,6 +13,28 @@ struct Weather {
   var nodes = 2
 }
 
+/// What a run has met, to show that it meets everything.
+struct Tally {
+  var steps = 0
+  var delivered = 0
+  var resets = 0
+  /// Frames that were encoded, read back and taken apart.
+  var frames = 0
+  /// Attaches that were closed because all that was asked for had been sent.
+  var finished = 0
+  /// Attaches that found the session on the other event loop of the same node.
+  var bothLoops = 0
+
+  static func += (a: inout Tally, b: Tally) {
+    a.steps += b.steps
+    a.delivered += b.delivered
+    a.resets += b.resets
+    a.frames += b.frames
+    a.finished += b.finished
+    a.bothLoops += b.bothLoops
+  }
+}
+
 /// Gateways, devices, producers and a Redis, driven by one seed through everything that can go wrong.
 final class Fleet {
   var schedule = Schedule()
@@ -30,6 +52,7 @@ final class Fleet {
   var backup: [SessionName: ModelRedis.Key] = [:]
   let pageLimit = 7
   var stories: [SessionName: [(Int64, String)]] = [:]
+  var tally = Tally()
 
   init(seed: UInt64, weather: Weather) {
     dice = Dice(seed: seed)
@@ -60,6 +83,7 @@ final class Fleet {
     }
     while complaints.isEmpty, let happen = schedule.next(before: end + 90_000) { happen() }
     if complaints.isEmpty { judgeTheEnd() }
+    tally.steps = schedule.steps
   }
 
   func plan(after delay: Int, _ happen: @escaping () -> Void) {
@@ -83,27 +107,37 @@ final class Fleet {
 
   func produce(_ session: SessionName) {
     let pause = isCalm ? 200 : [1, 3, 20, 20, 400, 6000][dice.roll(0...5)]
-    if schedule.now > weather.minutes * 60_000 + 30_000 { return }
+    if schedule.now > weather.minutes * 60_000 + 30_000 { return append(session, isLast: true) }
     plan(after: pause) { [self] in
       for _ in 0..<(dice.chance(10) ? dice.roll(1...40) : 1) { append(session) }
       produce(session)
     }
   }
 
-  func append(_ session: SessionName, sameIDAsLast: EntryID? = nil) {
+  func append(_ session: SessionName, sameIDAsLast: EntryID? = nil, isLast: Bool = false) {
     var (name, n) = responses[session] ?? ("r", 0)
     var fields: [(String, String)] = []
-    if n == 0 || dice.chance(3) {
-      name = "r\(dice.roll(0...1_000_000_000))"
+    if n > 0, isLast || dice.chance(4) {
+      // Ended, or given up without an end.
+      if isLast || dice.chance(70) {
+        fields = [("event", ["end", "error", "cancelled"][dice.roll(0...2)]), ("response", name)]
+      }
       n = 0
     }
-    switch dice.roll(0...19) {
-    case 0: fields = [("data", "plain \(redis.serial)")]
-    case 1: fields = [("event", "note"), ("data", "x \(redis.serial)"), ("k", "v")]
-    case 2: fields = [("data", String(repeating: "b", count: 500)), ("salt", "\(redis.serial)")]
-    default:
-      n += 1
-      fields = [("data", "t\(redis.serial) "), ("response", name), ("n", "\(n)")]
+    if fields.isEmpty {
+      if n == 0 { name = "r\(dice.roll(0...1_000_000_000))" }
+      switch dice.roll(0...19) {
+      case 0: fields = [("data", "plain \(redis.serial)")]
+      case 1: fields = [("event", "note"), ("data", "x \(redis.serial)"), ("k", "v")]
+      case 2: fields = [("data", String(repeating: "b", count: 500)), ("salt", "\(redis.serial)")]
+      case 3:
+        let joined = dice.roll(2...5)
+        n += joined
+        fields = [("data", "j\(redis.serial) "), ("response", name), ("n", "\(n)"), ("joined", "\(joined)")]
+      default:
+        n += 1
+        fields = [("data", "t\(redis.serial) "), ("response", name), ("n", "\(n)")]
+      }
     }
     responses[session] = (name, n)
     let last = redis.stream(session)?.lastGenerated ?? .zero
@@ -152,6 +186,7 @@ final class Fleet {
         lose(session, before, keeping: [])
         redis.keys[session] = .other
         plan(after: dice.roll(0...5000)) { [self] in
+          guard case .other = redis.keys[session] else { return }
           redis.keys[session] = nil
           changed(session)
         }
@@ -170,7 +205,7 @@ final class Fleet {
     redis.keys[session] = nil
     note(session, "DEL")
     histories[session]?.removed(before, at: schedule.now, byDeletion: false)
-    histories[session]?.branched(keeping: kept)
+    histories[session]?.branched(keeping: kept, at: schedule.now)
   }
 
   /// A replica takes over that has not had the last entries of some sessions; or an older state is restored.
@@ -188,8 +223,9 @@ final class Fleet {
         stream.added -= UInt64(lost)
         stream.lastGenerated = stream.entries.last?.entry.id ?? .zero
       }
-      histories[session]?.removed(before, at: schedule.now, byDeletion: false)
-      histories[session]?.branched(keeping: stream.entries)
+      let kept = Set(stream.entries.map(\.serial))
+      histories[session]?.removed(before.filter { !kept.contains($0.serial) }, at: schedule.now, byDeletion: false)
+      histories[session]?.branched(keeping: stream.entries, at: schedule.now)
       redis.keys[session] = .stream(stream)
       note(session, "restored up to \(stream.lastGenerated)")
     }
@@ -278,11 +314,16 @@ final class Fleet {
     device.tell(step, at: schedule.now)
     switch step {
     case .deliver(let delivery):
+      if dice.chance(5) {
+        if let words = FrameJudge.complaint(delivery, counting: &tally.frames) { return complain(device, words) }
+      }
       for entry in delivery.entries {
-        device.delivered += 1
+        tally.delivered += 1
+        device.noteEnds(entry)
         if device.wantsReset { return complain(device, "a forged check was taken for true") }
         var words = history.complaint(
-          after: device.holds, next: entry, excused: device.isFresh ? schedule.now : device.liveAt)
+          after: device.holds, next: entry, since: device.anewAt, excused: device.isFresh ? schedule.now : device.liveAt
+        )
         if words != nil, let holds = device.holds, history.wasDeleted(holds), let held = device.heldBefore {
           words = history.complaint(after: held, next: entry, excused: -1)
         }
@@ -300,25 +341,34 @@ final class Fleet {
         // Where the entry is gone its check proves nothing, either way.
         device.wantsReset = false
       }
+      device.beginsAnew(redis.stream(device.session))
+      device.sawEnd =
+        device.untilEnd && offset.id == device.offset?.id && history.entry(offset)?.endsResponse == true
       if device.offset == nil {
         device.offset = offset
         if offset != .zero {
-          device.holds = history.serial(offset).flatMap { history.fates[$0]?.entry }
+          device.holds = history.entry(offset)
           if device.holds == nil { complain(device, "attached at \(offset), which never was") }
           device.isFresh = false
         }
       }
     case .reset(let reset):
-      device.resets += 1
+      tally.resets += 1
+      device.beginsAnew(redis.stream(device.session))
+      device.anewAt = schedule.now
       device.wantsReset = false
-      if !history.wasDisturbed, device.number % 5 != 4 { complain(device, "reset \(reset.reason) for nothing") }
+      // Before Redis 7 nothing can prove to somebody who waits at the start that nothing was missed.
+      let isProvable = weather.countsAdded || device.holds != nil
+      if !history.wasDisturbed, isProvable, device.number % 5 != 4 {
+        complain(device, "reset \(reset.reason) for nothing")
+      }
       if reset.from != .zero, !device.sent.contains(reset.from) {
         complain(device, "reset from \(reset.from), which it never had")
       }
       device.offset = reset.offset
       device.isFresh = reset.offset == .zero
       device.isLive = false
-      device.holds = history.serial(reset.offset).flatMap { history.fates[$0]?.entry }
+      device.holds = history.entry(reset.offset)
       device.heldBefore = nil
     case .live(let offset):
       if device.isLive { complain(device, "live twice") }
@@ -345,6 +395,7 @@ final class Fleet {
       }
       let last = redis.stream(device.session)?.entries.last?.entry.offset
       if !device.isLive { complain(device, "not live at the end; stream ends at \(last?.description ?? "nothing")") }
+      if let words = device.mustHaveFinished(redis.stream(device.session)) { complain(device, words) }
       if let last, device.holds?.offset != last {
         complain(device, "stands at \(device.holds?.offset.description ?? "0"), the stream ends at \(last)")
       }

@@ -111,11 +111,17 @@ extension Fleet {
     let node = alive[dice.roll(0...alive.count - 1)]
     device.node = node
     device.generation += 1
+    device.anewAt = schedule.now
     device.loop = dice.roll(0...1)
     device.sent = []
     device.wantsReset = false
     device.isFresh = device.holds == nil
     device.promised = redis.stream(device.session)?.entries.last?.entry.id ?? .zero
+    if device.followsOne {
+      // Every attach begins with the response's first entry.
+      device.forget()
+      device.wanted = dice.chance(30) ? device.wanted ?? "r0" : responses[device.session]?.name ?? "r0"
+    }
     device.cursor = Cursor(request(for: device))
     let room: SimulatedRoom
     if let known = node.rooms[device.session]?.first(where: { $0.loop == device.loop }) {
@@ -123,6 +129,7 @@ extension Fleet {
     } else {
       room = SimulatedRoom(device.session, device.loop)
       node.rooms[device.session, default: []].append(room)
+      if node.rooms[device.session]?.count == 2 { tally.bothLoops += 1 }
       if let end = node.tail.end(of: device.session) { tell(room, .opened(base: end), node) }
       perform(node.tail.follow(device.session), on: node)
     }
@@ -132,7 +139,9 @@ extension Fleet {
 
   private func request(for device: SimulatedDevice) -> AttachRequest {
     var start = AttachRequest.Start.after(device.offset ?? .zero)
-    if var offset = device.offset, offset != .zero {
+    if device.followsOne {
+      start = .response(device.wanted ?? "r0")
+    } else if var offset = device.offset, offset != .zero {
       if device.number % 5 == 4, dice.chance(20), let check = offset.check {
         offset.check = check ^ 1
         device.wantsReset = true
@@ -142,7 +151,9 @@ extension Fleet {
       start = [.after(.zero), .after(.zero), .end, .newest(dice.roll(1...30))][dice.roll(0...3)]
     }
     let rollup: AttachRequest.Rollup = [.auto, .off, .window(100)][device.number % 3]
-    return AttachRequest(session: device.session, start: start, rollup: rollup, device: "d\(device.number)")
+    return AttachRequest(
+      session: device.session, start: start, rollup: rollup, untilEnd: device.untilEnd,
+      device: "d\(device.number)")
   }
 
   func leave(_ device: SimulatedDevice, _ node: SimulatedNode) {
@@ -171,11 +182,17 @@ extension Fleet {
           if node.isAlive { perform(node.tail.touch(device.session, ticket: ticket), on: node) }
         }
       case .wrongType, .unavailable:
-        device.offset = nil
-        device.holds = nil
-        device.isFresh = true
+        device.forget()
         drop(device)
-      case .finish: drop(device)
+      case .finish:
+        tally.finished += 1
+        if let history = histories[device.session],
+          let words = history.complaintAboutFinish(of: device, redis.stream(device.session))
+        {
+          return complain(device, words)
+        }
+        drop(device)
+        if isCalm { device.isClosed = true }
       default: judge(device, step)
       }
     }

@@ -8,6 +8,8 @@ struct History {
     var lineage: Int
     var position: Int
     var removedAt: Int64?
+    /// A restore brought it back.
+    var restoredAt: Int64?
     /// Removed by XDEL, which makes no gap; trimming and loss do.
     var wasDeleted = false
   }
@@ -16,6 +18,8 @@ struct History {
   var fates: [Int: Fate] = [:]
   /// The serials of each lineage in order; a lineage that branches off begins with a copy of what it shares.
   var lineages: [[Int]] = [[]]
+  /// When the present lineage began.
+  var branchedAt: Int64 = 0
   /// Something happened that may break continuity, so resets are allowed.
   var wasDisturbed = false
 
@@ -29,13 +33,15 @@ struct History {
   mutating func removed(_ written: [Written], at now: Int64, byDeletion: Bool) {
     for one in written {
       fates[one.serial]?.removedAt = now
+      fates[one.serial]?.restoredAt = nil
       fates[one.serial]?.wasDeleted = byDeletion
     }
   }
 
   /// From now on the stream holds just these: after DEL, a restore or a lossy failover.
-  mutating func branched(keeping retained: [Written]) {
+  mutating func branched(keeping retained: [Written], at now: Int64) {
     wasDisturbed = true
+    branchedAt = now
     let kept = retained.map(\.serial)
     var shared: [Int] = []
     if let last = kept.last {
@@ -47,10 +53,30 @@ struct History {
       }
     }
     for serial in kept {
-      fates[serial]?.removedAt = nil
+      if fates[serial]?.removedAt != nil { fates[serial]?.restoredAt = now }
       fates[serial]?.wasDeleted = false
     }
     lineages.append(shared)
+  }
+
+  /// Closed because all that was asked for had been sent: it was live, had an end, and nothing that is retained before its
+  /// place is open.
+  func complaintAboutFinish(of device: SimulatedDevice, _ stream: ModelRedis.Stream?) -> String? {
+    if !device.isLive { return "finished before it was live" }
+    if !device.sawEnd { return "finished without an end" }
+    guard device.untilEnd, device.anewAt > branchedAt, let holds = device.holds,
+      let place = lineages.last?.lastIndex(where: { fates[$0]?.entry.offset == holds.offset })
+    else { return nil }
+    var ended: Set<String> = []
+    for serial in lineages.last?[...place] ?? [] {
+      if let entry = fates[serial]?.entry, entry.endsResponse, let response = entry.response { ended.insert(response) }
+    }
+    for written in stream?.entries ?? [] where written.entry.id <= holds.id {
+      if let response = written.entry.response, !ended.contains(response) {
+        return "finished while \(response) is open"
+      }
+    }
+    return nil
   }
 
   /// The serial of an entry as a device saw it: newest history first.
@@ -61,14 +87,16 @@ struct History {
     return nil
   }
 
+  func entry(_ offset: Offset) -> Entry? { serial(offset).flatMap { fates[$0]?.entry } }
+
   /// Whether XDEL removed it.
   func wasDeleted(_ entry: Entry) -> Bool {
     serial(entry.offset).flatMap { fates[$0]?.wasDeleted } ?? false
   }
 
   /// Whether a device that stands at `place` (nil: at the start) may be told `next` without a word. At the start, what was
-  /// removed up to `excused` was never promised.
-  func complaint(after place: Entry?, next: Entry, excused: Int64) -> String? {
+  /// gone at some time between `since` and `excused` was never promised.
+  func complaint(after place: Entry?, next: Entry, since: Int64 = 0, excused: Int64) -> String? {
     if let place, next.follows(place.place) { return nil }
     var reason = "no history holds \(next.offset)"
     for lineage in lineages.reversed() {
@@ -88,7 +116,7 @@ struct History {
       let missed = lineage[(from + 1)..<to].first { serial in
         guard let fate = fates[serial] else { return true }
         if fate.wasDeleted { return false }
-        return !(place == nil && fate.removedAt.map { $0 <= excused } ?? false)
+        return !(place == nil && fate.removedAt.map { $0 <= excused } ?? false && fate.restoredAt ?? .max >= since)
       }
       guard let missed else { return nil }
       reason = "\(fates[missed]?.entry.offset.description ?? "?") is missing before \(next.offset)"

@@ -28,8 +28,55 @@ final class SimulatedDevice {
   var isLive = false
   /// The stream's last id when it asked to attach: live means to have at least that.
   var promised: EntryID = .zero
-  var resets = 0
-  var delivered = 0
+
+  /// Attached with `until=end`.
+  var untilEnd: Bool { number % 7 == 2 }
+  /// Attached with `response=R`.
+  var followsOne: Bool { number % 7 == 3 }
+  var wanted: String?
+  /// Since the attach or the last reset: whether an end was sent that counts, and which responses have begun and ended.
+  var sawEnd = false
+  var begun: Set<String> = []
+  var ended: Set<String> = []
+  /// When it asked to attach, or was last reset.
+  var anewAt: Int64 = 0
+
+  /// It holds nothing, as if it attached for the first time.
+  func forget() {
+    offset = nil
+    holds = nil
+    heldBefore = nil
+    isFresh = true
+  }
+
+  func noteEnds(_ entry: Entry) {
+    guard let response = entry.response else {
+      if entry.endsResponse, !followsOne { sawEnd = true }
+      return
+    }
+    if entry.endsResponse {
+      ended.insert(response)
+      if !followsOne || response == wanted { sawEnd = true }
+    } else {
+      begun.insert(response)
+    }
+  }
+
+  /// Attached or reset: what is retained may be open.
+  func beginsAnew(_ stream: ModelRedis.Stream?) {
+    begun = []
+    ended = []
+    for written in stream?.entries ?? [] { noteEnds(written.entry) }
+    sawEnd = false
+  }
+
+  /// Live and at the end of the stream, it waits: is there something to wait for?
+  func mustHaveFinished(_ stream: ModelRedis.Stream?) -> String? {
+    let saw = sawEnd
+    for written in stream?.entries ?? [] { noteEnds(written.entry) }
+    guard saw, untilEnd && begun.isSubset(of: ended) || followsOne else { return nil }
+    return "waits, though all it waited for has ended"
+  }
 
   /// What it was told lately.
   var story: [(Int64, String)] = []

@@ -20,16 +20,13 @@ import Testing
     let only = environment["BATON_SEED"].flatMap(UInt64.init)
     var seed = only ?? UInt64.random(in: 1...1_000_000_000)
     let first = seed
-    var steps = 0
-    var delivered = 0
-    var resets = 0
-    while steps < wanted {
+    print("simulation: BATON_SEED=\(first)")
+    var tally = Tally()
+    while tally.steps < wanted {
       let (name, weather) = SimulationTests.weathers[Int(seed % UInt64(SimulationTests.weathers.count))]
       let fleet = Fleet(seed: seed, weather: weather)
       fleet.run()
-      steps += fleet.schedule.steps
-      delivered += fleet.devices.reduce(0) { $0 + $1.delivered }
-      resets += fleet.devices.reduce(0) { $0 + $1.resets }
+      tally += fleet.tally
       if let complaint = fleet.complaints.first {
         Issue.record("BATON_SEED=\(seed) (\(name)): \(complaint)")
         return
@@ -37,6 +34,13 @@ import Testing
       if only != nil { break }
       seed += 1
     }
-    print("simulation: seeds \(first)...\(seed), \(steps) steps, \(delivered) entries delivered, \(resets) resets")
+    print(
+      """
+      simulation: seeds \(first)...\(seed), \(tally.steps) steps, \(tally.delivered) entries delivered, \
+      \(tally.resets) resets, \(tally.finished) attaches finished, \(tally.frames) frames taken apart
+      """)
+    if only == nil, wanted >= 1_000_000 {
+      #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0)
+    }
   }
 }

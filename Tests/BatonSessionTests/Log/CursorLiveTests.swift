@@ -1,0 +1,142 @@
+import Testing
+
+@testable import BatonSession
+
+/// Entries as they come, and a device that is too slow for them.
+@Suite struct CursorLiveTests {
+  /// Attached behind 1...3 and live.
+  private func live(_ rollup: AttachRequest.Rollup = .auto) -> CursorStand {
+    var stand = CursorStand(.after(.zero), rollup: rollup, holding: 1...3)
+    #expect(stand.settled().last == "live 3")
+    return stand
+  }
+
+  @Test func tellsEntriesOneByOneWhenLive() {
+    var stand = live()
+    stand.write(4...4)
+    stand.write(5...6)
+    #expect(stand.steps() == ["tell 4", "tell 5 6"])
+    #expect(stand.steps() == [])
+  }
+
+  @Test func neverJoinsWithRollupOff() {
+    var stand = CursorStand(.after(.zero), rollup: .off, holding: 1...3)
+    #expect(stand.settled() == ["attached 0 [1 3]", "tell 1 2 3", "live 3"])
+    stand.write(4...5)
+    #expect(stand.steps() == ["tell 4 5"])
+  }
+
+  @Test func joinsOverAWindowOfTime() {
+    var stand = live(.window(100))
+    stand.write(4...4)
+    #expect(stand.steps() == [])
+    stand.write(5...6)
+    #expect(stand.steps() == [])
+    stand.cursor.isDue = true
+    #expect(stand.steps() == ["join 4 5 6"])
+    // A window that passed without entries is over, too.
+    stand.cursor.isDue = true
+    #expect(stand.steps() == [])
+    stand.write(7...7)
+    #expect(stand.steps() == [])
+    stand.cursor.isDue = true
+    #expect(stand.steps() == ["join 7"])
+  }
+
+  @Test func joinsAtOnceWhileBehindWhateverTheWindow() {
+    var stand = CursorStand(.after(.zero), rollup: .window(1000), holding: 1...3)
+    stand.write(4...6)
+    #expect(stand.settled() == ["attached 0 [1 6]", "join 1 2 3 4", "join 5 6", "live 6"])
+  }
+
+  @Test func fallsBehindAndIsCaughtUp() {
+    var stand = live()
+    stand.write(4...6)
+    stand.log.shrink(toBytes: 0)
+    stand.write(7...8)
+    #expect(stand.steps() == ["behind", "read after 3"])
+    #expect(stand.answered() == ["join 4 5 6 7", "join 8", "live 8"])
+  }
+
+  @Test func saysBehindOnce() {
+    var stand = live()
+    stand.write(4...9)
+    stand.log.shrink(toBytes: 0)
+    #expect(stand.steps() == ["behind", "read after 3"])
+    #expect(stand.answered() == ["join 4 5 6 7", "read after 7"])
+    stand.write(10...14)
+    stand.log.shrink(toBytes: 0)
+    #expect(stand.settled() == ["join 8 9 10 11", "join 12 13 14", "live 14"])
+  }
+
+  @Test func fallsBehindFromTheStart() {
+    var stand = CursorStand(.after(.zero))
+    #expect(stand.settled() == ["attached 0 []", "live 0"])
+    stand.write(1...3)
+    stand.log.shrink(toBytes: 0)
+    #expect(stand.steps() == ["behind", "read after 0"])
+    #expect(stand.answered() == ["join 1 2 3", "live 3"])
+  }
+
+  @Test func missesNotWhatWasTrimmedBeforeItCouldTakeIt() {
+    var stand = CursorStand(.after(.zero))
+    _ = stand.settled()
+    stand.write(1...3)
+    stand.log.shrink(toBytes: 0)
+    stand.trim(to: 2)
+    #expect(stand.steps() == ["behind", "read after 0"])
+    // 2 comes first, and it was live at the start: 1 was promised.
+    #expect(stand.answered() == ["read after 0 look"])
+    #expect(stand.answered() == ["reset trimmed from 0 to 0 [2 3]", "read after 0"])
+    #expect(stand.answered() == ["join 2 3", "live 3"])
+  }
+
+  @Test func saysStalledAndLiveAgain() {
+    var stand = live()
+    stand.log.apply(.stalled)
+    #expect(stand.steps() == ["stalled"])
+    #expect(stand.steps() == [])
+    stand.write(4...5)
+    #expect(stand.steps() == ["join 4 5"])
+    stand.confirm()
+    #expect(stand.steps() == ["live 5"])
+    stand.log.apply(.stalled)
+    #expect(stand.steps() == ["stalled"])
+  }
+
+  @Test func isNotLiveWhileTheStoreIsOutOfReach() {
+    var stand = CursorStand(.after(.zero), holding: 1...3)
+    stand.log.apply(.stalled)
+    #expect(stand.settled() == ["attached 0 [1 3]", "stalled", "join 1 2 3"])
+    stand.confirm()
+    #expect(stand.steps() == ["live 3"])
+  }
+
+  @Test func closesWhenTheKeyTakesAnotherType() {
+    var stand = live()
+    stand.log.apply(.wrongType)
+    #expect(stand.steps() == ["wrong type"])
+    stand.write(4...4)
+    #expect(stand.steps() == [])
+  }
+
+  @Test func readsAgainOnceTheStoreIsBack() {
+    var stand = CursorStand(.after(.zero), holding: 1...9)
+    _ = stand.steps()
+    #expect(stand.answered() == ["attached 0 [1 9]", "join 1 2 3 4", "read after 4"])
+    #expect(stand.answered(.unavailable) == ["touch"])
+    #expect(stand.steps() == [])
+    stand.confirm()
+    #expect(stand.steps() == ["read after 4"])
+    #expect(stand.settled() == ["join 5 6 7 8", "join 9", "live 9"])
+  }
+
+  @Test func goesOnFromWhereTheStreamEndsWhenItsLastWasDeleted() {
+    var stand = live()
+    stand.delete(3)
+    stand.log.apply(.rebased(entry(2, "2").place))
+    #expect(stand.steps() == [])
+    stand.write(4...4)
+    #expect(stand.steps() == ["tell 4"])
+  }
+}

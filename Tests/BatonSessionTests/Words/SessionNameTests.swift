@@ -1,0 +1,52 @@
+import Testing
+
+@testable import BatonSession
+
+@Suite struct SessionNameTests {
+  @Test(arguments: [
+    "a", "chat-42", "A.Z_0~9:@-", "...", ".a", "..a", String(repeating: "x", count: 128),
+  ])
+  func takes(_ text: String) {
+    #expect(SessionName(text)?.description == text)
+  }
+
+  @Test(arguments: [
+    "", ".", "..", "a b", "a/b", "a{b", "a}b", "a%41", "a*", "a+b", "é", "a\n", "a\u{0}",
+    String(repeating: "x", count: 129),
+  ])
+  func refuses(_ text: String) {
+    #expect(SessionName(text) == nil)
+  }
+
+  @Test func namesItsStream() throws {
+    let name = try #require(SessionName("chat-42"))
+    #expect(name.key(prefix: "baton:") == "baton:{chat-42}")
+  }
+
+  @Test(arguments: [
+    ("token", true), ("a.b:c_d-9", true), (String(repeating: "e", count: 64), true),
+    ("", false), ("a~", false), ("a@", false), ("a b", false), (String(repeating: "e", count: 65), false),
+  ])
+  func judgesEvents(_ text: String, _ isOne: Bool) {
+    #expect(Shape.event(Array(text.utf8)) == isOne)
+  }
+
+  @Test(
+    arguments: [
+      ("1", 1), ("10", 10), ("9007199254740991", 9_007_199_254_740_991), ("0", nil), ("01", nil), ("-1", nil),
+      ("", nil),
+      ("1.0", nil), ("9007199254740992", nil), ("18446744073709551617", nil), ("1 ", nil),
+    ] as [(String, UInt64?)])
+  func judgesNumbers(_ text: String, _ number: UInt64?) {
+    #expect(Shape.number(Array(text.utf8)) == number)
+  }
+
+  @Test(
+    arguments: [
+      (0, nil), (-1, nil), (1, 20), (20, 20), (21, 50), (50, 50), (51, 100), (101, 250), (251, 1000), (1000, 1000),
+      (1001, nil),
+    ] as [(Int, Int?)])
+  func roundsRollupWindowsUp(_ asked: Int, _ window: Int?) {
+    #expect(AttachRequest.Rollup(milliseconds: asked) == window.map { .window($0) })
+  }
+}

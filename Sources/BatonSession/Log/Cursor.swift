@@ -59,6 +59,12 @@ package struct Cursor: Sendable {
   /// What has to come first from the start on, where the device was live there.
   private var origin: Offset?
   private var saidStalled = false
+  /// Nothing up to this id is to be told: it was had, or was gone before the place was taken.
+  private var floor: EntryID = .zero
+  /// `entries-added` when it was the last generated id.
+  private var floorAdded: UInt64?
+  /// The log's epoch when the stream was last looked at.
+  private var lookEpoch = 0
 
   /// Live not before the log holds this entry, or was confirmed.
   private var target: EntryID = .zero
@@ -167,8 +173,22 @@ package struct Cursor: Sendable {
       stock = nil
       return .step(deliver(delivery))
     }
-    let mayJoin = !more || (deletedUpTo.map { $0 <= place.offset.id } ?? false)
-    if mayJoin, !needsLook, let index = log.index(after: place.offset) {
+    let isStart = place.offset == .zero
+    let mayJoin = !more || !isStart && (deletedUpTo.map { $0 <= place.offset.id } ?? false)
+    if mayJoin, !needsLook, var index = log.index(after: place.offset) {
+      if place.offset.id < floor || isStart && index < log.next {
+        // No entry proves that page and window are of one history, or that the window holds nothing that is gone: the tail
+        // has to have read since.
+        guard let ticket else { return .step(.touch) }
+        guard log.confirmed >= ticket else { return .nothing }
+        guard lookEpoch == log.epoch else {
+          self.ticket = nil
+          needsLook = true
+          return .again
+        }
+        index = max(index, log.index(behind: floor))
+        target = .zero
+      }
       phase = .following(index)
       epoch = log.epoch
       ticket = nil
@@ -199,6 +219,7 @@ package struct Cursor: Sendable {
       ticket = nil
       return .touch
     }
+    if page.info != nil { lookEpoch = log.epoch }
     switch phase {
     case .opening: open(page, log)
     case .locating(var locator): locate(&locator, page)
@@ -211,7 +232,25 @@ package struct Cursor: Sendable {
 
   private mutating func takePage(_ page: Page) {
     var entries = page.entries[...]
-    if let info = page.info { deletedUpTo = info.maxDeleted }
+    if place.offset == .zero, floor != .zero {
+      // All that comes after the floor was promised, and no entry is there to prove it by.
+      guard let info = page.info else {
+        needsLook = true
+        return
+      }
+      let evidence = Verdict.Evidence(existed: true, added: floorAdded)
+      if info.lastGenerated != floor,
+        case .reset(let reason) = Verdict.of(.zero, evidence: evidence, info: info, entries: page.entries)
+      {
+        lose(reason, first: info.first, last: info.last?.offset, past: [])
+        return
+      }
+    }
+    if let info = page.info {
+      deletedUpTo = info.maxDeleted
+      floorAdded = info.entriesAdded
+      floor = page.entries.contains { $0.id > place.offset.id } ? .zero : info.lastGenerated
+    }
     if place.offset == .zero, let origin, entries.first?.offset.matches(origin) != true {
       if let info = page.info {
         lose(info.exists ? .trimmed : .deleted, first: info.first, last: info.last?.offset, past: [])
@@ -255,6 +294,8 @@ package struct Cursor: Sendable {
     note(info)
     switch request.start {
     case .end:
+      floor = info.lastGenerated
+      floorAdded = info.entriesAdded
       start(at: info.last ?? .zero, more: false)
     case .newest: break
     case .response:
@@ -272,6 +313,8 @@ package struct Cursor: Sendable {
         start(at: .zero, more: true)
         takePage(page)
       case .proven, .wait:
+        floor = info.lastGenerated
+        floorAdded = info.entriesAdded
         start(at: info.last ?? .zero, more: false)
       case .reset(let reason):
         let reset = Reset(reason, requested: offset, first: info.first, last: info.last?.offset)
@@ -370,6 +413,7 @@ package struct Cursor: Sendable {
     isLive = false
     open = OpenResponses()
     sawEnd = false
+    floor = .zero
     stand(at: place, more: true)
   }
 

@@ -112,6 +112,14 @@ package struct SessionLog {
     return start + found + 1
   }
 
+  /// The index of the first entry with a greater id; `next` where there is none.
+  package func index(behind id: EntryID) -> Int {
+    guard let (start, segment) = segments.first(where: { ($0.segment.entries.last?.id ?? .zero) > id }),
+      let found = segment.entries.firstIndex(where: { $0.id > id })
+    else { return next }
+    return start + found
+  }
+
   /// The segment that holds entry `index`, and the range of it from there to its end.
   package func segment(at index: Int) -> (Segment, Range<Int>)? {
     guard index >= first, index < next else { return nil }

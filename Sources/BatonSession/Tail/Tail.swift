@@ -86,6 +86,8 @@ package struct Tail: Sendable {
   private struct Followed {
     var isDirty = false
     var place: Place = .zero
+    /// The greatest id that this history has given out, as far as is known; behind `place` where the newest was deleted.
+    var seen: EntryID = .zero
     var evidence: Verdict.Evidence?
     var isOpen = false
     var needsLook = true
@@ -325,7 +327,7 @@ package struct Tail: Sendable {
       // What was written since the look is told by a notice only if a read has armed it: XREAD did, in the same MULTI.
       return true
     }
-    let verdict: Verdict
+    var verdict: Verdict
     if let first = entries.first, one.place.offset != .zero, first.offset.matches(one.place.offset) {
       verdict = .overlap
     } else if let info {
@@ -335,11 +337,20 @@ package struct Tail: Sendable {
       return false
     }
     one.needsLook = false
+    let fresh = entries.drop { $0.id <= one.place.offset.id }
+    if let first = fresh.first, first.id <= one.seen {
+      // An id behind one that was told and deleted: only another history can hold it.
+      guard info != nil else {
+        one.needsLook = true
+        return false
+      }
+      if verdict == .overlap || verdict == .proven { verdict = .reset(.diverged) }
+    }
     switch verdict {
     case .overlap, .proven:
-      let fresh = entries.drop { $0.id <= one.place.offset.id }
       if let last = fresh.last {
         one.place = last.place
+        one.seen = last.id
         one.evidence = .init(existed: true, added: one.evidence?.added.map { $0 + UInt64(fresh.count) })
         entriesRead += UInt64(fresh.count)
         adapt(&one, to: entries, read)
@@ -365,6 +376,7 @@ package struct Tail: Sendable {
   /// All that the stream holds lies before here, and is left to the catch-up.
   private func stand(_ one: inout Followed, at place: Place, _ info: StreamInfo) {
     one.place = place
+    one.seen = info.lastGenerated
     one.evidence = .init(existed: info.exists, added: info.exists ? info.entriesAdded : 0)
   }
 

@@ -99,11 +99,15 @@ import Testing
     var stand = CursorStand(at(4), holding: 1...4)
     stand.delete(4)
     stand.open()
-    #expect(stand.settled() == ["attached 3 [1 3]", "live 3"])
+    #expect(stand.settled() == ["attached 3 [1 3]", "touch"])
+    stand.confirm()
+    #expect(stand.steps() == ["live 3"])
     stand.trim(to: 0)
     stand.cursor = Cursor(stand.cursor.request)
     stand.open()
-    #expect(stand.settled() == ["attached 0 []", "live 0"])
+    #expect(stand.settled() == ["attached 0 []", "touch"])
+    stand.confirm()
+    #expect(stand.steps() == ["live 0"])
   }
 
   @Test func saysWhenTheOffsetIsAhead() {
@@ -195,6 +199,74 @@ import Testing
     #expect(stand.answered() == ["attached 0 [1 3]", "join 1 2 3", "touch"])
     stand.confirm()
     #expect(stand.steps() == ["read after 3 look"])
+  }
+
+  @Test func doesNotTakeAnOlderHistoryForTheStart() {
+    var stand = CursorStand(at(7))
+    stand.write(1...2)
+    // The gateway's window holds 1 and 2; Redis was restored to another state, and the tail does not know it yet.
+    stand.deleteAll()
+    for id in 3...5 { stand.add(UInt64(id)) }
+    #expect(stand.steps() == ["read after 7 look"])
+    #expect(stand.answered() == ["attached 5 [3 5]", "reset ahead from 0 to 0 [3 5]", "read after 0"])
+    #expect(stand.answered() == ["join 3 4 5", "touch"])
+  }
+
+  @Test func tellsNothingAgainThatTheWindowStillHolds() {
+    var stand = CursorStand(at(3))
+    stand.write(1...3)
+    stand.trim(to: 0)
+    #expect(stand.steps() == ["read after 3 limit 0 look"])
+    #expect(stand.answered() == ["attached 0 []", "touch"])
+    stand.write(4...4)
+    stand.confirm()
+    #expect(stand.steps() == ["join 4", "live 4"])
+  }
+
+  @Test func missesNothingBehindAnOffsetWhoseEntryIsGone() {
+    var stand = CursorStand(at(3), holding: 1...3)
+    stand.trim(to: 0)
+    _ = stand.steps()
+    #expect(stand.answered() == ["attached 0 []", "touch"])
+    for id in 4...6 { stand.add(UInt64(id)) }
+    stand.trim(to: 1)
+    stand.reset(.trimmed)
+    stand.confirm()
+    #expect(stand.steps() == ["read after 0 look"])
+    #expect(stand.answered() == ["reset trimmed from 0 to 0 [6 6]", "read after 0"])
+    #expect(stand.answered() == ["join 6", "live 6"])
+  }
+
+  @Test(arguments: [AttachRequest.Start.end, .after(entry(3, "3").offset)])
+  func tellsNothingAgainThatWasDeletedAndTheWindowStillHolds(_ start: AttachRequest.Start) {
+    var stand = CursorStand(start)
+    stand.write(1...3)
+    stand.delete(3)
+    #expect(stand.steps().count == 1)
+    #expect(stand.answered() == ["attached 2 [1 2]", "touch"])
+    stand.write(4...4)
+    stand.confirm()
+    #expect(stand.steps() == ["join 4", "live 4"])
+  }
+
+  @Test func takesTheWindowFromTheStartOnlyWhereTheTailHasReadSince() {
+    var stand = CursorStand(.after(.zero))
+    stand.write(1...2)
+    stand.deleteAll()
+    _ = stand.steps()
+    #expect(stand.answered() == ["attached 0 []", "touch"])
+    #expect(stand.steps() == [])
+    stand.reset(.deleted)
+    stand.confirm()
+    #expect(stand.steps() == ["live 0"])
+    // The same, but the entries came after the page: they are told.
+    stand = CursorStand(.after(.zero))
+    _ = stand.steps()
+    let page = PageOutcome.page(Page(info: .absent, entries: [], more: false))
+    stand.write(1...2)
+    #expect(stand.answered(page) == ["attached 0 []", "touch"])
+    stand.confirm()
+    #expect(stand.steps() == ["join 1 2", "live 2"])
   }
 
   @Test func joinsTheWindowOnlyBehindWhatWasDeletedSingly() {

@@ -59,7 +59,7 @@ final class Fleet {
     self.weather = weather
     redis.countsAdded = weather.countsAdded
     sessions = (0..<weather.sessions).compactMap { SessionName("s\($0)") }
-    for session in sessions { histories[session] = History() }
+    for session in sessions { histories[session] = History(countsAdded: weather.countsAdded) }
     var configuration = Tail.Configuration()
     configuration.readBytes = 1500
     configuration.roundSessions = 3

@@ -7,6 +7,7 @@ struct History {
     /// Those that were retained, and those gone before it, when this one was appended: the lineage's place in order.
     var lineage: Int
     var position: Int
+    var index: UInt64
     var removedAt: Int64?
     /// A restore brought it back.
     var restoredAt: Int64?
@@ -18,6 +19,8 @@ struct History {
   var fates: [Int: Fate] = [:]
   /// The serials of each lineage in order; a lineage that branches off begins with a copy of what it shares.
   var lineages: [[Int]] = [[]]
+  /// Whether Redis tells `entries-added`.
+  var countsAdded = true
   /// When the present lineage began.
   var branchedAt: Int64 = 0
   /// Something happened that may break continuity, so resets are allowed.
@@ -26,7 +29,8 @@ struct History {
   var current: Int { lineages.count - 1 }
 
   mutating func added(_ written: Written) {
-    fates[written.serial] = Fate(entry: written.entry, lineage: current, position: lineages[current].count)
+    fates[written.serial] = Fate(
+      entry: written.entry, lineage: current, position: lineages[current].count, index: written.index)
     lineages[current].append(written.serial)
   }
 
@@ -94,6 +98,13 @@ struct History {
     serial(entry.offset).flatMap { fates[$0]?.wasDeleted } ?? false
   }
 
+  /// The proof by `entries-added` takes the entry of another history for the next one if it is counted as the next one.
+  private func isNextByCount(_ place: Entry, _ next: Entry) -> Bool {
+    guard let here = serial(place.offset).flatMap({ fates[$0] }), let there = serial(next.offset).flatMap({ fates[$0] })
+    else { return false }
+    return countsAdded && there.index == here.index + 1
+  }
+
   /// Whether a device that stands at `place` (nil: at the start) may be told `next` without a word. At the start, what was
   /// gone at some time between `since` and `excused` was never promised.
   func complaint(after place: Entry?, next: Entry, since: Int64 = 0, excused: Int64) -> String? {
@@ -104,6 +115,7 @@ struct History {
       var from = -1
       if let place {
         guard let index = lineage.lastIndex(where: { fates[$0]?.entry.offset == place.offset }) else {
+          if isNextByCount(place, next) { return nil }
           reason = "\(next.offset) is of another history than \(place.offset)"
           continue
         }

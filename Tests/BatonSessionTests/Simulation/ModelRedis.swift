@@ -24,6 +24,8 @@ struct Dice: RandomNumberGenerator {
 struct Written {
   var entry: Entry
   var serial: Int
+  /// `entries-added` with this one.
+  var index: UInt64
 }
 
 /// The streams of one Redis node, with what its documentation says of them.
@@ -61,7 +63,7 @@ struct ModelRedis {
     serial += 1
     var reader = EntryReader(maxEntryBytes: 400)
     let pairs = fields.map { Entry.Field(name: ByteBuffer(string: $0.0), value: ByteBuffer(string: $0.1)) }
-    let written = Written(entry: reader.entry(id, pairs), serial: serial)
+    let written = Written(entry: reader.entry(id, pairs), serial: serial, index: stream.added + 1)
     stream.entries.append(written)
     stream.lastGenerated = id
     stream.added += 1

@@ -188,6 +188,19 @@ import Testing
     #expect(stand.answered() == ["s + 4"])
   }
 
+  @Test func resetsWhereWhatWasDeletedComesBack() {
+    var stand = TailStand.following("s", holding: 3)
+    let backup = stand.redis.keys["s"]
+    _ = stand.redis.delete("s", at: 2)
+    _ = stand.noticed()
+    _ = stand.answered()
+    #expect(stand.answered() == ["s rebased 2"])
+    stand.redis.keys["s"] = backup
+    #expect(stand.noticed() == ["read s>1-\(TailReadTests.before)x65"])
+    #expect(stand.answered() == ["read s>1-\(TailReadTests.before)x65 look"])
+    #expect(stand.answered() == ["s reset diverged 2 base 3"])
+  }
+
   @Test func countsOnAcrossReads() {
     var stand = TailStand.following("s", holding: 3)
     for id in 4...6 {

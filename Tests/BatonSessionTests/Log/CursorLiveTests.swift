@@ -112,6 +112,14 @@ import Testing
     #expect(stand.steps() == ["live 3"])
   }
 
+  @Test func isNotLiveWhileItIsHeld() {
+    var stand = CursorStand(.after(.zero), holding: 1...3)
+    stand.log.apply(.held(true))
+    #expect(stand.settled() == ["attached 0 [1 3]", "join 1 2 3"])
+    stand.log.apply(.held(false))
+    #expect(stand.steps() == ["live 3"])
+  }
+
   @Test func closesWhenTheKeyTakesAnotherType() {
     var stand = live()
     stand.log.apply(.wrongType)

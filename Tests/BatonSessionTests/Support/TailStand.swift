@@ -80,6 +80,7 @@ struct TailStand {
     case .reset(let reset, let base): return "reset \(reset.reason) \(show(reset.requested)) base \(show(base.offset))"
     case .confirmed(let ticket): return "confirmed \(ticket)"
     case .stalled: return "stalled"
+    case .held(let isHeld): return isHeld ? "held" : "released"
     case .wrongType: return "wrong type"
     }
   }

@@ -193,7 +193,8 @@ struct GateTests {
   func slowHeader() async throws {
     try await TestGateway.run(["--header-timeout", "100ms"]) { gateway in
       let client = try await RawClient(port: gateway.port)
-      try await client.send("GET /heal")
+      // On a busy machine the time can be over before this is sent.
+      try? await client.send("GET /heal")
       try await client.waitForClose()
       #expect(client.text.isEmpty)
     }

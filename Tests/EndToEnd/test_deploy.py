@@ -1,12 +1,16 @@
 """The files in Deploy and the compose file, by other means than Docker."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
-
-from support.process import BUILD, REPOSITORY
-from support.producer import Model
 import sys
+
+import pytest
+from support.process import BUILD, REPOSITORY, Process, free_port, wait_for
+from support.producer import Model
+from support.servers import request
 
 
 def test_haproxy_accepts_its_file():
@@ -42,10 +46,33 @@ def test_the_demo_shows_an_answer_that_survives_a_killed_gateway():
     model = Model(words, pause=0.005)
     try:
         done = subprocess.run(
-            [REPOSITORY / "Deploy/demo", "--openai", model.url, "--model", "m", "--prompt", "Tell."],
+            [REPOSITORY / "Deploy/demo", "--terminal", "--openai", model.url, "--model", "m", "--prompt", "Tell."],
             env={**os.environ, "BATON_BUILD": str(BUILD), "BATON_PYTHON": sys.executable}, capture_output=True, text=True, timeout=120)
     finally:
         model.kill()
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "".join(words).strip() in done.stdout
     assert "was killed with SIGKILL" in done.stdout and "exactly the 600 tokens" in done.stdout
+
+
+def test_the_demo_serves_the_page_and_leaves_nothing_behind(tmp_path):
+    """Deploy/demo as a newcomer starts it, with a stand-in for the model, ended by Ctrl-C."""
+    port = free_port()
+    model = Model(["x "])
+    demo = Process(tmp_path, "demo", [REPOSITORY / "Deploy/demo", "--listen", f"127.0.0.1:{port}", "--openai", model.url],
+                   {"BATON_BUILD": str(BUILD), "BATON_PYTHON": sys.executable})  # fmt: skip
+    try:
+        wait_for(lambda: serves_a_page(port, demo), 40, "the page")
+        demo.signal(signal.SIGTERM)
+        demo.wait(30)
+        with pytest.raises(OSError):
+            request(port, "GET", "/demo")
+    finally:
+        model.kill()
+        demo.kill()
+
+
+def serves_a_page(port, demo):
+    assert demo.alive, demo.logged()
+    with contextlib.suppress(OSError):
+        return request(port, "GET", "/demo").status == 200

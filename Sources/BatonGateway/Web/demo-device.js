@@ -20,6 +20,7 @@ $('name').textContent = document.title = name.replaceAll('-', ' ');
 const gateways = await findGateways();
 const hasModel = gateways[0].name !== undefined;
 const session = attach(gateways.map(({ url }) => url), sessionName, {
+  token: new URLSearchParams(location.hash.slice(1)).get('token') ?? undefined,
   device: name,
   platform: cable.platform, // only here: so that the cable can be pulled
   store: { load, save }, // a reload goes on where it was

@@ -30,7 +30,8 @@ function sessionFromAddress() {
 }
 
 function deviceAddress(name, first) {
-  return new URL(`demo-device.html?${new URLSearchParams({ session, name, first })}`, location.href).href;
+  // `#token=…` is for gateways that ask who is there; a fragment is never sent to a server.
+  return new URL(`demo-device.html?${new URLSearchParams({ session, name, first })}${location.hash}`, location.href).href;
 }
 
 $('laptop').src = deviceAddress('laptop', 0);

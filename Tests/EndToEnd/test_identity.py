@@ -8,7 +8,7 @@ import time
 
 import pytest
 from support.event_stream import EventStream
-from support.process import BATON
+from support.process import BATON, wait_for
 from websockets.exceptions import InvalidStatus
 
 SECRET = b"a secret of this test, longer than 32 bytes"
@@ -127,6 +127,21 @@ def test_each_scope_is_needed_for_its_deed(redis, guarded, session):
     assert guarded.request("POST", path, body, publish).status == 201
     assert guarded.request("DELETE", path, headers=bearer(token(scope=["delete"]))).status == 204
     assert redis.stream(session) == []
+
+
+def test_a_token_that_expires_closes_the_device(redis, guarded, session, attach):
+    device = attach(guarded, session, headers=bearer(token(exp=8))).until_live()
+    assert device.until_type("expiring")["inMs"] <= 8000
+    assert device.until_closed(30) == 4401
+
+
+def test_a_new_token_keeps_the_device(redis, guarded, session, attach):
+    ends = time.time() + 8
+    device = attach(guarded, session, headers=bearer(token(exp=8))).until_live()
+    device.send({"type": "auth", "token": token(exp=600)})
+    assert device.until_type("authenticated")["expiresInMs"] > 500_000
+    wait_for(lambda: time.time() > ends + 1, 30, "the first token's end")
+    device.until_at(redis.add(session, data="x"))
 
 
 def test_a_wrong_subprotocol_is_still_refused(guarded, session, attach):

@@ -11,14 +11,14 @@ struct DeviceCommand {
 
   /// Nil: not of this kind.
   /// - Throws: the `error` frame that answers it.
-  init?(_ message: DeviceMessage, _ request: DeviceRequest) throws(DeviceCommand.Refusal) {
+  init?(_ message: DeviceMessage, _ request: DeviceRequest, _ identity: Identity?) throws(DeviceCommand.Refusal) {
     guard message.type == "input" || message.type == "cancel" else { return nil }
     let given = message.text("key")
     func refusal(_ code: String, _ text: String) -> Refusal {
       Refusal(frame: .error(code: code, message: text, key: given))
     }
     let scope: Identity.Scope = message.type == "input" ? .input : .cancel
-    if let identity = request.identity, !identity.may(scope, request.attach.session) {
+    if let identity, !identity.may(scope, request.attach.session) {
       throw refusal("forbidden", "The token's scope does not hold \(scope.rawValue) for this session.")
     }
     guard let key = given, !key.isEmpty, key.utf8.count <= 64 else {
@@ -39,7 +39,7 @@ struct DeviceCommand {
     } else if message.type == "input" {
       throw refusal("bad_request", "input needs data: what the person sent, as a string.")
     }
-    let subject = request.identity?.subject ?? ""
+    let subject = identity?.subject ?? ""
     self.key = key
     put = EntryPut(
       message.type == "input" ? .both : .inbox, fields, scope: "device \(subject) \(key)",

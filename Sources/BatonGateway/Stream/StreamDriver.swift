@@ -108,7 +108,7 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
 
   func received(_ message: DeviceMessage) -> Bool {
     do throws(DeviceCommand.Refusal) {
-      guard let command = try DeviceCommand(message, request) else { return false }
+      guard let command = try DeviceCommand(message, request, device?.identity) else { return false }
       guard pendingCommands < DeviceCommand.maxPending else {
         device?.send(command.rateLimited)
         return true

@@ -15,7 +15,7 @@ BLOCKS = {
 
 
 def run(block, redis, gateway):
-    text = block.replace(".build/release/baton publish", f"{BATON} publish --redis {redis.url}").replace(".build/release/baton", BATON)
+    text = re.sub(r"\.build/release/baton( publish)?", lambda found: BATON + (f" publish --redis {redis.url}" if found[1] else ""), block)
     text = text.replace("redis-cli ", f"redis-cli -p {redis.port} ").replace("redis.Redis()", f"redis.Redis(port={redis.port})")
     text = text.replace("127.0.0.1:8080", gateway.address)
     shell = [sys.executable, "-c", text] if "import redis" in text else ["bash", "-euo", "pipefail", "-c", text]

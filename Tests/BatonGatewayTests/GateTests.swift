@@ -222,7 +222,7 @@ struct GateTests {
 
   @Test("draining: 503 at once, devices are told and closed, the gateway ends")
   func drain() async throws {
-    try await TestGateway.run(["--drain-delay", "200ms", "--drain-time", "100ms"]) { gateway in
+    try await TestGateway.run(["--drain-delay", "5s", "--drain-time", "100ms"]) { gateway in
       let device = try await RawClient(port: gateway.port)
       try await device.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
       try await device.wait(for: "ok")

@@ -32,11 +32,11 @@ struct Dev: AsyncParsableCommand {
   }
 
   func run() async throws {
-    do {
+    do throws(DevFailure) {
       try await DevServer(listen: listen, gateways: gateways, openai: openai, isOpen: insecureNoAuth).run()
-    } catch let failure as DevFailure {
-      FileHandle.standardError.write(Data("baton dev: \(failure)\n".utf8))
-      throw ExitCode(failure.status)
+    } catch {
+      FileHandle.standardError.write(Data("baton dev: \(error)\n".utf8))
+      throw ExitCode(error.status)
     }
   }
 }

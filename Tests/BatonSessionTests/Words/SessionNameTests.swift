@@ -18,9 +18,8 @@ import Testing
     #expect(SessionName(text) == nil)
   }
 
-  @Test func namesItsStream() throws {
-    let name = try #require(SessionName("chat-42"))
-    #expect(name.key(prefix: "baton:") == "baton:{chat-42}")
+  @Test func namesItsStream() {
+    #expect(SessionName("chat-42").key(prefix: "baton:") == "baton:{chat-42}")
   }
 
   @Test(arguments: [

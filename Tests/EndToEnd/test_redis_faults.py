@@ -1,7 +1,9 @@
 """Section 10.3 and 10.6: Redis restarts, hangs, fills up and fails over; devices get what it holds, or a reset first."""
 
+import subprocess
+
 import pytest
-from support.process import wait_for
+from support.process import BATON, wait_for
 from support.producer import Producer
 from support.servers import key
 from support.switch import Switch
@@ -171,6 +173,38 @@ def failed_over(redis_of, new_gateway, session, attach, switch, lost, new):
 
 
 LOST = [{"data": f"lost{n} ", "response": "r", "n": str(n)} for n in range(51, 61)]
+
+
+@pytest.mark.parametrize("lost", [1, 40])
+def test_a_producer_appends_again_what_a_failover_lost(new_redis, new_gateway, session, attach, switch, lost):
+    """A running `baton publish` meets a promoted replica that has not had its last deltas: every device has the whole answer."""
+    master = new_redis("master")
+    replica = new_redis("replica", "--replicaof", f"127.0.0.1 {master.port}")
+    through = switch(master)
+    device = attach(new_gateway(through.url), session, follow=True).until_live()
+    words = [f"word{n}\n" for n in range(150)]
+    publish = subprocess.Popen([BATON, "publish", session, "--redis", through.url, "--response", "r"], stdin=subprocess.PIPE, text=True)
+    try:
+        def say(some):
+            publish.stdin.write("".join(some))
+            publish.stdin.flush()
+            wait_for(lambda: device.view.text.endswith(some[-1]), 30, "what was said")
+
+        say(words[:50])
+        wait_for(lambda: replica.stream(session) == master.stream(session), 30, "the replica has it all")
+        replica.client.replicaof("no", "one")
+        say(words[50 : 50 + lost])
+        assert replica.stream(session) != master.stream(session)
+        through.switch(replica.port)
+        master.kill()
+        say(words[50 + lost :])
+        publish.stdin.close()
+        assert publish.wait(30) == 0
+    finally:
+        publish.kill()
+    device.until(lambda device: device.view.text == "".join(words) and device.view.live, 60, "the whole answer")
+    device.until_at(replica.stream(session)[-1][0])
+    device.judge(replica.stream(session))
 
 
 def test_a_failover_that_lost_a_tail_is_a_reset(new_redis, new_gateway, session, attach, switch):

@@ -88,7 +88,7 @@ package final class StreamStore: @unchecked Sendable {
       report: { [weak self] in self?.historyChanged($0) })
     commands = RedisLink(
       try connector("commands"), on: eventLoop, setUp: StreamStore.ping,
-      report: { [weak self] in if case .down = $0 { self?.leases?.connectionLost() } })
+      report: { [weak self] in self?.commandsChanged($0) })
     leases = LeaseKeeper(self, logger: logger)
   }
 
@@ -339,7 +339,7 @@ package final class StreamStore: @unchecked Sendable {
   private func readsChanged(_ event: RedisLink.Event) {
     switch event {
     case .up:
-      state.storeReached()
+      noteReached()
       unansweredSince = nil
       logger.info("following Redis", metadata: ["wakeup": source == .tracking ? "tracking" : "poll"])
       perform(tail.connected(source: source))
@@ -435,9 +435,23 @@ package final class StreamStore: @unchecked Sendable {
 
   private func historyChanged(_ event: RedisLink.Event) {
     switch event {
-    case .up: sendPages()
+    case .up:
+      noteReached()
+      sendPages()
     case .down(let error): log(error, "history")
     }
+  }
+
+  private func commandsChanged(_ event: RedisLink.Event) {
+    switch event {
+    case .up: noteReached()
+    case .down: leases?.connectionLost()
+    }
+  }
+
+  /// Ready is who can let devices in: all connections are up.
+  private func noteReached() {
+    if reads?.connection != nil, history?.connection != nil, commands?.connection != nil { state.storeReached() }
   }
 
   // MARK: commands

@@ -57,7 +57,7 @@ let package = Package(
     .executableTarget(
       name: "baton",
       dependencies: [
-        "BatonGateway", "BatonProducer", "BatonClient", "BatonRedis", "BatonSession",
+        "BatonGateway", "BatonProducer", "BatonClient", "BatonStore", "BatonRedis", "BatonSession", "BatonProtocol",
         nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
         nioConcurrency, httpTypes, hummingbird, arguments, configuration, logging, lifecycle, unixSignals, histogram,
         httpClient,
@@ -67,50 +67,62 @@ let package = Package(
     .target(
       name: "BatonGateway",
       dependencies: [
-        "BatonRedis", "BatonWebSocket", "BatonSession",
+        "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioWebSocket, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
         hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt,
       ],
       resources: [.embedInCode("Web")]),
     .target(
       name: "BatonProducer",
-      dependencies: ["BatonRedis", "BatonSession", nio, nioPosix, deque]),
+      dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque]),
     .target(
       name: "BatonClient",
-      dependencies: ["BatonWebSocket", "BatonSession", nio, nioPosix, nioHTTP1, nioSSL]),
+      dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL]),
+
+    // store
+    .target(
+      name: "BatonStore", dependencies: ["BatonRedis", "BatonSession", "BatonProtocol", nio],
+      resources: [.embedInCode("Append/append.lua")]),
 
     // protocols
-    .target(name: "BatonRedis", dependencies: ["CHiredis", nio, nioPosix, nioSSL]),
+    .target(name: "BatonRedis", dependencies: ["CBatonHiredis", nio, nioPosix, nioSSL]),
     .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket, crypto]),
 
     // core
     .target(
-      name: "BatonSession", dependencies: ["CZlib", nio, collections],
-      resources: [.embedInCode("Append/append.lua")]),
+      name: "BatonSession",
+      dependencies: [
+        "BatonProtocol", "CBatonZlib", nio, nioConcurrency, collections,
+      ]),
+    .target(name: "BatonProtocol", dependencies: [nio]),
 
     // outside
-    .target(name: "CHiredis", linkerSettings: [.linkedLibrary("hiredis")]),
-    .systemLibrary(name: "CZlib", providers: [.apt(["zlib1g-dev"])]),
+    .target(name: "CBatonHiredis", linkerSettings: [.linkedLibrary("hiredis")]),
+    .systemLibrary(name: "CBatonZlib", providers: [.apt(["zlib1g-dev"])]),
 
     // tests
     .executableTarget(
       name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
     .target(name: "RedisServer", path: "Tests/RedisServer"),
     .testTarget(
-      name: "BatonRedisTests", dependencies: ["BatonRedis", "CHiredis", "RedisServer", nio, nioPosix, nioEmbedded]),
+      name: "BatonRedisTests", dependencies: ["BatonRedis", "CBatonHiredis", "RedisServer", nio, nioPosix, nioEmbedded]),
     .testTarget(
       name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
-    .testTarget(name: "BatonSessionTests", dependencies: ["BatonSession", nio, collections]),
+    .testTarget(
+      name: "BatonSessionTests", dependencies: ["BatonSession", "BatonStore", "BatonProtocol", nio, collections]),
     .testTarget(
       name: "BatonClientTests",
-      dependencies: ["BatonClient", "BatonWebSocket", "BatonSession", nio, nioPosix, nioHTTP1]),
+      dependencies: ["BatonClient", "BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1]),
     .testTarget(
       name: "BatonProducerTests",
-      dependencies: ["BatonProducer", "BatonSession", "BatonRedis", "RedisServer", nio, nioPosix]),
+      dependencies: [
+        "BatonProducer", "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", nio, nioPosix,
+      ]),
     .testTarget(
       name: "BatonGatewayTests",
       dependencies: [
-        "BatonGateway", "BatonSession", "BatonRedis", "BatonWebSocket", nio, nioPosix, nioConcurrency, nioHTTP1,
+        "BatonGateway", "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "BatonWebSocket", nio, nioPosix,
+        nioConcurrency, nioHTTP1,
         nioEmbedded, lifecycle, logging, metrics,
       ]),
   ],

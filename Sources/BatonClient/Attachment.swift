@@ -1,4 +1,4 @@
-import BatonSession
+import BatonProtocol
 import Foundation
 import NIOCore
 import NIOPosix

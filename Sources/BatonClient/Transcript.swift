@@ -1,4 +1,4 @@
-import BatonSession
+import BatonProtocol
 import Foundation
 
 /// The responses of a session as text, put together from its entries. It obeys `reset`.

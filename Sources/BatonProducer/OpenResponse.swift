@@ -1,4 +1,6 @@
+import BatonProtocol
 import BatonSession
+import BatonStore
 import NIOCore
 
 /// A response that this process is producing.

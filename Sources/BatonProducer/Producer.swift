@@ -1,5 +1,7 @@
+import BatonProtocol
 import BatonRedis
 import BatonSession
+import BatonStore
 import NIOCore
 import NIOPosix
 

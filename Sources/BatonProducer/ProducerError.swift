@@ -1,3 +1,4 @@
+import BatonProtocol
 import BatonSession
 
 /// Why a response can't go on. It is final: every later append throws it again.

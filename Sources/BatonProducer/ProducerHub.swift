@@ -1,5 +1,7 @@
+import BatonProtocol
 import BatonRedis
 import BatonSession
+import BatonStore
 import NIOCore
 
 /// One connection and all responses of a ``Producer``, on one event loop.

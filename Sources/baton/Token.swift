@@ -1,5 +1,6 @@
 import ArgumentParser
 import BatonGateway
+import BatonProtocol
 import BatonSession
 import Foundation
 

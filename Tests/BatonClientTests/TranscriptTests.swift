@@ -1,4 +1,4 @@
-import BatonSession
+import BatonProtocol
 import Testing
 
 @testable import BatonClient

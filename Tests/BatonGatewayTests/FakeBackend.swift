@@ -1,4 +1,5 @@
 import BatonGateway
+import BatonProtocol
 import BatonSession
 import BatonWebSocket
 import Logging
@@ -6,6 +7,8 @@ import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
+
+@testable import BatonStore
 
 /// Lets every device in, says `attached`, and does what the device's messages ask for.
 final class FakeBackend: GatewayBackend {

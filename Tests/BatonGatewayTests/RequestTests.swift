@@ -1,4 +1,5 @@
 import BatonGateway
+import BatonProtocol
 import BatonSession
 import NIOCore
 import NIOHTTP1

@@ -6,7 +6,9 @@ import RedisServer
 import Testing
 
 @testable import BatonProducer
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 /// The cases of `Tests/Conformance/producer`, by the values of BatonSession.
 struct ConformanceCase: CustomStringConvertible, Sendable {

@@ -1,6 +1,8 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 /// The atomic step over a session in memory: what the script does, written a second time.
 struct ModelScript {

@@ -1,7 +1,9 @@
 import NIOCore
 
 @testable import BatonProducer
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 /// Producers, gateways that watch leases, and a model of the script, driven by one seed through what can go wrong.
 final class ProducerSimulation {

@@ -5,7 +5,9 @@ import Synchronization
 import Testing
 
 @testable import BatonProducer
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 /// The library over real servers.
 @Suite struct ProducerTests {

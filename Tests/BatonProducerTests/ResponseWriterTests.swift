@@ -2,7 +2,9 @@ import NIOCore
 import Testing
 
 @testable import BatonProducer
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 /// A writer on a clock of its own. What it calls is noted as `operation epoch generation token first: items`.
 private struct Rig {

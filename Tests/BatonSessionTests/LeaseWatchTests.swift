@@ -1,6 +1,7 @@
 import NIOCore
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// Looks at one response's record; times in seconds.

@@ -12,7 +12,7 @@ no longer has; `Fenced`, `Deleted` and `Ended` are final.
 import pathlib
 import secrets
 
-SCRIPT = (pathlib.Path(__file__).parents[2] / "Sources/BatonSession/Append/append.lua").read_text()
+SCRIPT = (pathlib.Path(__file__).parents[2] / "Sources/BatonStore/Append/append.lua").read_text()
 DAY = 24 * 60 * 60 * 1000
 ENDS = ("end", "error", "cancelled")
 

@@ -1,4 +1,4 @@
-import BatonSession
+import BatonProtocol
 import Foundation
 
 /// One frame from a gateway (PROTOCOL 4).

@@ -1,4 +1,4 @@
-import BatonSession
+import BatonProtocol
 import Foundation
 
 /// The members of a frame's JSON object, read leniently: what has a wrong type is absent.

@@ -1,3 +1,4 @@
+import BatonProtocol
 import BatonSession
 import Metrics
 import NIOConcurrencyHelpers

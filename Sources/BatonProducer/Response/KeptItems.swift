@@ -1,4 +1,6 @@
+import BatonProtocol
 import BatonSession
+import BatonStore
 import DequeModule
 import NIOCore
 

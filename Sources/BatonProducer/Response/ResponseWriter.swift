@@ -1,5 +1,7 @@
+import BatonProtocol
 import BatonRedis
 import BatonSession
+import BatonStore
 import NIOCore
 
 /// What one response's producer does: when it calls the atomic step with what, and what it makes of the answers.

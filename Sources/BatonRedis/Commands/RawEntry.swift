@@ -1,4 +1,4 @@
-import CHiredis
+import CBatonHiredis
 import NIOCore
 
 /// A field's name or value as Redis holds it.

@@ -1,4 +1,4 @@
-import CHiredis
+import CBatonHiredis
 import NIOCore
 
 /// What one reply may cost.

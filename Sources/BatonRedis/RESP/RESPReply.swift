@@ -1,4 +1,4 @@
-import CHiredis
+import CBatonHiredis
 import NIOCore
 
 /// One reply or a part of one: a place in a flat array of nodes, whose strings are slices of one buffer.

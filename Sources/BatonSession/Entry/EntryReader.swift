@@ -1,4 +1,5 @@
-import CZlib
+import BatonProtocol
+import CBatonZlib
 import NIOCore
 
 /// Makes entries of the names and values that Redis returns. A value of a read: it lends one entry's response name to the next.

@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// Finds a place by reading backwards: the place before the newest N entries, or the newest entry of several that still holds.
 package struct Locator: Sendable {
   package enum Goal: Sendable {

@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// One bounded read of a session's history, shared by all who ask for the same at the same time.
 package struct PageRequest: Sendable, Hashable {
   package enum Span: Sendable, Hashable {

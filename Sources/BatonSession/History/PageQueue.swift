@@ -1,3 +1,4 @@
+import BatonProtocol
 import Collections
 
 /// Reads of history, each sent once for all who ask for the same while it waits; a bounded number under way.

@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// What `XINFO STREAM` says of a session's stream at one moment.
 package struct StreamInfo: Sendable, Equatable {
   /// False: there is no such key.

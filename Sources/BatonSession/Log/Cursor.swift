@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// One attached device: a place in the session's history, and what it is to be told next.
 ///
 /// Whoever drives it asks for the `next` step while the device can take more, and again after the log changed, a page

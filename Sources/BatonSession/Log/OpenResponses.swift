@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// Which responses of the retained history have begun and not ended (PROTOCOL 3, `until=end`).
 package struct OpenResponses: Sendable {
   private var open: Set<String> = []

@@ -1,3 +1,4 @@
+import BatonProtocol
 import Collections
 
 /// What the tail tells about one session, in the order in which it happened.

@@ -1,3 +1,4 @@
+import BatonProtocol
 import Collections
 
 /// What the tail asks Redis for, for one session.

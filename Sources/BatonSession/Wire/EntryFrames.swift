@@ -1,3 +1,4 @@
+import BatonProtocol
 import NIOCore
 
 /// Turns entries into frames, one JSON object each (PROTOCOL 4), joining adjacent deltas where that is wanted.

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BatonClient
+import BatonProtocol
 import BatonSession
 import Dispatch
 import Foundation

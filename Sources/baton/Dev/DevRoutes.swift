@@ -1,6 +1,8 @@
 import BatonGateway
+import BatonProtocol
 import BatonRedis
 import BatonSession
+import BatonStore
 import Foundation
 import HTTPTypes
 import HummingbirdCore

@@ -1,5 +1,6 @@
 import AsyncHTTPClient
 import BatonProducer
+import BatonProtocol
 import BatonSession
 import Foundation
 import NIOCore

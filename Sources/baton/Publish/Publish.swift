@@ -1,5 +1,6 @@
 import ArgumentParser
 import BatonProducer
+import BatonProtocol
 import BatonSession
 import Foundation
 import NIOCore

@@ -1,4 +1,5 @@
 import BatonProducer
+import BatonProtocol
 import BatonSession
 import NIOCore
 

@@ -1,6 +1,7 @@
 import NIOCore
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 @Suite struct EntryReaderTests {

@@ -1,5 +1,6 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// The table of PROTOCOL 4 and the proofs before it.

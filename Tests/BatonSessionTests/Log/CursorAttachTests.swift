@@ -1,5 +1,6 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// From the attach to `live`.

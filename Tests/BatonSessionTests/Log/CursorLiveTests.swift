@@ -1,5 +1,6 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// Entries as they come, and a device that is too slow for them.

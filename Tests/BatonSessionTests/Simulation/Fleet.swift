@@ -1,5 +1,6 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// What a run is made of. Percentages are chances per minute of virtual time and session or device, unless said otherwise.

@@ -1,3 +1,4 @@
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// What a gateway's drivers do, over the model: they carry actions out and bring answers back.

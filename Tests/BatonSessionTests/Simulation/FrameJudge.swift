@@ -1,6 +1,7 @@
 import Foundation
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// Encodes a delivery as a gateway does, reads the frames back with another JSON parser, and takes joined ones apart.

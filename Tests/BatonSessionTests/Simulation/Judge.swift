@@ -1,3 +1,4 @@
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// All that ever happened to one session's stream, and whether what a device was told is true to it (PROTOCOL 10).

@@ -1,5 +1,6 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// SplitMix64: the whole run follows from one number.

@@ -1,3 +1,4 @@
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// A device as it is outside: it keeps its offset over any number of attaches, and what it was told is judged.

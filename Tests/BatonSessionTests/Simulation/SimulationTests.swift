@@ -1,6 +1,7 @@
 import Foundation
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// Section 10 of the protocol over a simulated fleet. One run is replayed by

@@ -1,5 +1,6 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// A cursor beside its session's log, over a model Redis: every step it takes is a line.

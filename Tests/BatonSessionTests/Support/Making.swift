@@ -1,5 +1,6 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 extension SessionName: ExpressibleByStringLiteral {

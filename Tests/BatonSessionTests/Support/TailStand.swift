@@ -1,5 +1,6 @@
 import NIOCore
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// A tail over a model Redis: every action is a line, and a read is answered when the transcript says so.

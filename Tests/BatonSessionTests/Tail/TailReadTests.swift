@@ -1,5 +1,6 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// What is read, when, and that every seam is proven.

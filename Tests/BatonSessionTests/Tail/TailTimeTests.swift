@@ -1,5 +1,6 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 /// Tickets, the sweep, polling, and a store that is out of reach.

@@ -2,6 +2,7 @@ import Foundation
 import NIOCore
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
 
 @Suite struct JSONWriterTests {

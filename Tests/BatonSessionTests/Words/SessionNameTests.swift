@@ -1,6 +1,8 @@
 import Testing
 
+@testable import BatonProtocol
 @testable import BatonSession
+@testable import BatonStore
 
 @Suite struct SessionNameTests {
   @Test(arguments: [

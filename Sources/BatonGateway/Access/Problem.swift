@@ -1,0 +1,115 @@
+import BatonProtocol
+import BatonSession
+import NIOCore
+import NIOHTTP1
+
+/// Why a request is refused, and what to mend (RFC 9457).
+package struct Problem: Error, Sendable, Equatable {
+  package enum Member: Sendable, Equatable {
+    case text(String)
+    case number(UInt64)
+    case null
+  }
+
+  package var status: HTTPResponseStatus
+  /// The last part of the problem's `type`, such as `bad-offset`.
+  package var name: String
+  package var detail: String
+  package var headers: [Header] = []
+  package var members: [(name: String, value: Member)] = []
+
+  package struct Header: Sendable, Equatable {
+    package var name: String
+    package var value: String
+  }
+
+  package init(_ status: HTTPResponseStatus, _ name: String, _ detail: String) {
+    self.status = status
+    self.name = name
+    self.detail = detail
+  }
+
+  package static func == (a: Problem, b: Problem) -> Bool {
+    a.status == b.status && a.name == b.name && a.detail == b.detail && a.headers == b.headers
+      && a.members.elementsEqual(b.members, by: ==)
+  }
+
+  package func with(header name: String, _ value: String) -> Problem {
+    var problem = self
+    problem.headers.append(Header(name: name, value: value))
+    return problem
+  }
+
+  package func with(member name: String, _ value: String?) -> Problem {
+    var problem = self
+    problem.members.append((name, value.map(Member.text) ?? .null))
+    return problem
+  }
+
+  package func with(number name: String, _ value: UInt64) -> Problem {
+    var problem = self
+    problem.members.append((name, .number(value)))
+    return problem
+  }
+
+  package static let contentType = "application/problem+json"
+
+  package var body: ByteBuffer {
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("type", "urn:baton:problem:\(name)")
+      json.member("title", status.reasonPhrase)
+      json.member("status", status.code)
+      json.member("detail", detail)
+      for (name, value) in members {
+        switch value {
+        case .text(let text): json.member(name, text)
+        case .number(let number): json.member(name, number)
+        case .null: json.member(name, String?.none)
+        }
+      }
+    }
+    return json.buffer
+  }
+}
+
+extension Problem {
+  package static func badRequest(_ name: String, _ detail: String) -> Problem { Problem(.badRequest, name, detail) }
+
+  package static let noSuchPath = Problem(
+    .notFound, "no-such-path", "Nothing is here. Sessions are at /v1/sessions/NAME, the demo page is at /demo.")
+
+  package static func methodNotAllowed(_ allow: String) -> Problem {
+    Problem(.methodNotAllowed, "method-not-allowed", "Use one of \(allow) here.").with(header: "Allow", allow)
+  }
+
+  /// The store is out of reach.
+  package static let storeUnavailable = Problem(
+    .serviceUnavailable, "store-unavailable", "The gateway can't reach Redis; try again shortly."
+  ).with(header: "Retry-After", "2")
+
+  package static func draining(retryAfter seconds: Int64) -> Problem {
+    Problem(.serviceUnavailable, "draining", "This node is going away; attach to another one, or try again shortly.")
+      .with(header: "Retry-After", String(max(1, seconds)))
+  }
+
+  package static let tooManyDevices = Problem(
+    .serviceUnavailable, "too-many-devices", "This node holds as many devices as --max-devices allows; try another one."
+  ).with(header: "Retry-After", "5")
+
+  /// Of a request that needs the verdict of PROTOCOL 4, where a device would be reset.
+  package static func gone(_ reset: Reset) -> Problem {
+    Problem(
+      .gone, "continuity-broken",
+      "The stream does not continue from that offset (\(reset.reason.rawValue)); start again without after and before."
+    ).with(member: "reason", reset.reason.rawValue)
+      .with(member: "first", reset.first?.description)
+      .with(member: "last", reset.last?.description)
+  }
+
+  package static func wrongType(_ session: SessionName) -> Problem {
+    Problem(
+      .conflict, "wrong-type",
+      "The Redis key of session \(session) holds something else than a stream; delete it or choose another session.")
+  }
+}

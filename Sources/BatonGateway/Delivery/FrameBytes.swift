@@ -1,0 +1,76 @@
+import BatonProtocol
+import BatonSession
+import BatonWebSocket
+import NIOCore
+
+/// The bytes of entries on each wire.
+enum FrameBytes {
+  /// Shared with every device that wants the same.
+  static func of(_ delivery: Delivery, _ wire: Segment.Encoding.Wire, only response: String?) -> ByteBuffer {
+    if response == nil, delivery.isWhole {
+      return delivery.segment.encoded(Segment.Encoding(wire, joined: delivery.joined)) {
+        encode($0, wire, joined: delivery.joined)
+      }
+    }
+    guard let response else { return encode(delivery.entries, wire, joined: delivery.joined) }
+    return encode(delivery.entries.filter { $0.response == response }, wire, joined: delivery.joined)
+  }
+
+  private static func encode(
+    _ entries: some Collection<Entry>, _ wire: Segment.Encoding.Wire, joined: Bool
+  ) -> ByteBuffer {
+    var bytes = ByteBuffer()
+    switch wire {
+    case .webSocket:
+      EntryFrames.encode(entries, joined: joined) { json, _ in bytes.writeWebSocketFrame(.text, payload: json) }
+    case .events:
+      EntryFrames.encode(entries, joined: joined) { json, last in
+        bytes.writeString("id: \(last.offset)\ndata: ")
+        bytes.writeImmutableBuffer(json)
+        bytes.writeStaticString("\n\n")
+      }
+    case .text:
+      EntryFrames.runs(entries, joined: joined) { run, last, _ in writeText(run, last, into: &bytes) }
+    }
+    return bytes
+  }
+
+  /// `format=text` (PROTOCOL 6).
+  private static func writeText(_ run: some Collection<Entry>, _ last: Entry, into bytes: inout ByteBuffer) {
+    bytes.writeString("id: \(last.offset)\n")
+    switch last.payload {
+    case .tooBig: break
+    case .none: bytes.writeString("event: \(name(last))\ndata:\n")
+    case .binary(let data):
+      bytes.writeString("event: \(name(last))\ndata: ")
+      bytes.writeBase64(data)
+      bytes.writeStaticString("\n")
+    case .text:
+      var text = ByteBuffer()
+      for entry in run { if case .text(let data) = entry.payload { text.writeImmutableBuffer(data) } }
+      bytes.writeString("event: \(name(last))\n")
+      writeLines(text, into: &bytes)
+    }
+    bytes.writeStaticString("\n")
+  }
+
+  private static func name(_ entry: Entry) -> String { entry.event == "error" ? "response-error" : entry.event }
+
+  /// CR LF, CR and LF all end a line.
+  private static func writeLines(_ text: ByteBuffer, into bytes: inout ByteBuffer) {
+    bytes.writeStaticString("data: ")
+    var afterCR = false
+    for byte in text.readableBytesView {
+      switch byte {
+      case UInt8(ascii: "\n") where afterCR: afterCR = false
+      case UInt8(ascii: "\n"), UInt8(ascii: "\r"):
+        afterCR = byte == UInt8(ascii: "\r")
+        bytes.writeStaticString("\ndata: ")
+      default:
+        afterCR = false
+        bytes.writeInteger(byte)
+      }
+    }
+    bytes.writeStaticString("\n")
+  }
+}

@@ -1,0 +1,113 @@
+import BatonProtocol
+import BatonRedis
+import BatonSession
+import BatonStore
+import NIOCore
+
+/// A gateway's sessions as they are in Redis.
+package final class StreamBackend: GatewayBackend {
+  private let configuration: GatewayConfiguration
+  private let store: StreamStore
+  private let hub: StreamHub
+
+  package init(_ configuration: GatewayConfiguration, _ parts: GatewayParts) throws(RedisError) {
+    self.configuration = configuration
+    store = try StreamStore(configuration, parts, on: parts.eventLoopGroup.next())
+    hub = StreamHub(
+      store, group: parts.eventLoopGroup,
+      node: StreamNode(
+        name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000),
+        features: ["input", "cancel"]),
+      metrics: parts.metrics)
+  }
+
+  package func run() async throws {
+    let store = store
+    store.eventLoop.execute { store.start() }
+    // Ends with the gateway.
+    while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }
+    store.eventLoop.execute { store.stop() }
+  }
+
+  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
+    hub.attach(request, on: eventLoop)
+  }
+
+  // MARK: history
+
+  package func history(_ request: HistoryRequest) async throws -> HistoryPage? {
+    let offset: Offset
+    let span: PageRequest.Span
+    switch request.place {
+    case .after(let place): (offset, span) = (place, .after(place.id))
+    case .before(let place): (offset, span) = (place, .before(place.id))
+    }
+    // One entry more than is wanted tells whether there are more.
+    let outcome = await store.page(
+      PageRequest(session: request.session, span: span, limit: request.limit + 1, look: true))
+    switch outcome {
+    case .wrongType: throw Problem.wrongType(request.session)
+    case .unavailable: throw Problem.storeUnavailable
+    case .page(let page):
+      guard let info = page.info else { throw Problem.storeUnavailable }
+      guard info.exists else { return nil }
+      if case .reset(let reason) = Verdict.of(
+        Place(offset: offset), evidence: nil, info: info, entries: page.entries)
+      {
+        throw Problem.gone(Reset(reason, requested: offset, first: info.first, last: info.last?.offset))
+      }
+      var bytes = 0
+      let others = page.entries.drop { offset != .zero && $0.id == offset.id }
+      var entries = Array(
+        others.prefix(request.limit).enumerated().prefix { index, entry in
+          bytes += entry.payload == .tooBig ? 0 : entry.bytes
+          return index == 0 || bytes <= HistoryRequest.maxPageBytes
+        }.map(\.element))
+      if case .before = request.place { entries.reverse() }
+      return HistoryPage(
+        entries: entries, first: info.first, last: info.last?.offset, more: page.more || entries.count < others.count)
+    }
+  }
+
+  // MARK: writing
+
+  package func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID {
+    let bytes = entry.fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes }
+    guard bytes <= configuration.maxEntryBytes else {
+      throw Problem(
+        .payloadTooLarge, "entry-too-large",
+        "Names and values of an entry may have \(configuration.maxEntryBytes) bytes together (--max-entry-bytes); this has \(bytes)."
+      )
+    }
+    let parts = try await store.run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
+    switch PutReply(parts) {
+    case .put(let id?, _, _): return id
+    case .keyConflict:
+      throw Problem(
+        .conflict, "key-conflict", "This Idempotency-Key came with another body before; use a new key for a new entry.")
+    case .wrongType: throw Problem.wrongType(session)
+    default: throw Problem.unexpectedAnswer
+    }
+  }
+
+  package func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply {
+    guard let reply = WriteReply(try await store.run(call, session)) else { throw Problem.unexpectedAnswer }
+    return reply
+  }
+
+  package func delete(_ session: SessionName) async throws {
+    let parts = try await store.run(.delete, session)
+    if parts.first == "wrong_type" { throw Problem.wrongType(session) }
+  }
+
+  package func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
+    let key = SessionKeys(session, prefix: configuration.keyPrefix).producers
+    do {
+      return try await store.send(RedisCommand("HGET", .string(key), .string(response))).text.flatMap {
+        ResponseRecord($0)
+      }
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+}

@@ -1,0 +1,246 @@
+import BatonProtocol
+import BatonSession
+import BatonWebSocket
+import NIOCore
+
+/// Carries out what a device's cursor decides. Everything happens on the device's event loop.
+final class StreamDriver: DeviceDriver, @unchecked Sendable {
+  private let request: DeviceRequest
+  private let hall: Hall
+  private let room: Room
+  private let node: StreamNode
+  private var cursor: Cursor
+  private var device: Device?
+  private var admission: EventLoopPromise<Admission>?
+  /// What was decided before the device was let in.
+  private var held: [Cursor.Step] = []
+  /// Commands of the device that Redis has not answered.
+  private var pendingCommands = 0
+  private var isPumping = false
+  private var isClosed = false
+
+  init(_ request: DeviceRequest, node: StreamNode, hall: Hall, admission: EventLoopPromise<Admission>) {
+    self.request = request
+    self.node = node
+    self.hall = hall
+    self.admission = admission
+    cursor = Cursor(request.attach)
+    room = hall.room(request.attach.session)
+    room.join(self)
+    if case .window(let window) = request.attach.rollup { hall.tick(self, everyMilliseconds: window) }
+    pump()
+  }
+
+  // MARK: admission
+
+  private func admit(_ admission: Admission) {
+    self.admission?.succeed(admission)
+    self.admission = nil
+  }
+
+  private func refuse(_ problem: Problem) {
+    let promise = admission
+    admission = nil
+    closed()
+    promise?.fail(problem)
+  }
+
+  /// Before the device is let in: server-sent events are answered 204 where nothing is left to be sent.
+  private func hold(_ step: Cursor.Step) {
+    switch step {
+    case .wrongType: return refuse(.wrongType(request.attach.session))
+    case .unavailable: return refuse(.storeUnavailable)
+    case .finish where request.wire != .webSocket:
+      admit(.finished)
+      return closed()
+    default: held.append(step)
+    }
+    switch step {
+    case .attached where request.wire == .webSocket || !request.attach.untilEnd: admit(.admitted(self))
+    case .deliver, .reset, .stalled: admit(.admitted(self))
+    default: break
+    }
+  }
+
+  // MARK: DeviceDriver
+
+  func start(_ device: Device) {
+    self.device = device
+    let steps = held
+    held = []
+    for step in steps { perform(step, device) }
+    device.flush()
+    pump()
+  }
+
+  func pump() {
+    guard !isPumping, !isClosed else { return }
+    isPumping = true
+    defer { isPumping = false }
+    // A flush can make the device writable again before it returns.
+    while advance() { device?.flush() }
+    // Nothing came that would end the wait for something to send.
+    if admission != nil, cursor.isLive { admit(.admitted(self)) }
+  }
+
+  /// As far as the device takes bytes; false where nothing was written.
+  private func advance() -> Bool {
+    var wrote = false
+    while !isClosed, device?.isWritable ?? (admission != nil), let step = cursor.next(room.log) {
+      switch step {
+      case .read(let page): read(page)
+      case .touch: touch()
+      default:
+        if let device {
+          perform(step, device)
+          wrote = true
+        } else {
+          hold(step)
+        }
+      }
+    }
+    return wrote
+  }
+
+  func windowPassed() {
+    cursor.isDue = true
+    pump()
+  }
+
+  func received(_ message: DeviceMessage) -> Bool {
+    do throws(DeviceCommand.Refusal) {
+      guard let command = try DeviceCommand(message, request, device?.identity) else { return false }
+      guard pendingCommands < DeviceCommand.maxPending else {
+        device?.send(command.rateLimited)
+        return true
+      }
+      pendingCommands += 1
+      let session = request.attach.session
+      hall.store.eventLoop.execute { [store = hall.store] in
+        store.run(.put(command.put), session) { result in
+          let answer = (try? result.get()).map(command.answer) ?? command.unavailable
+          self.hall.eventLoop.execute {
+            self.pendingCommands -= 1
+            self.device?.send(answer)
+          }
+        }
+      }
+    } catch {
+      device?.send(error.frame)
+    }
+    return true
+  }
+
+  func drain(retryAfterMs: Int) {
+    guard let device, !isClosed else { return }
+    device.send(.draining(retryAfterMs: retryAfterMs))
+    device.close(.serviceRestart, reason: "the node goes away")
+  }
+
+  func closed() {
+    guard !isClosed else { return }
+    isClosed = true
+    device = nil
+    if case .window(let window) = request.attach.rollup { hall.forget(self, everyMilliseconds: window) }
+    // Not while the room walks over its devices.
+    hall.eventLoop.execute { self.room.leave(self) }
+  }
+
+  // MARK: steps
+
+  private func read(_ page: PageRequest) {
+    hall.store.page(page, waits: cursor.isAttached) { outcome in
+      self.hall.eventLoop.execute {
+        guard !self.isClosed else { return }
+        self.cursor.pageArrived(outcome)
+        self.pump()
+      }
+    }
+  }
+
+  private func touch() {
+    let ticket = hall.store.drawTicket()
+    cursor.touched(ticket)
+    let session = request.attach.session
+    hall.store.eventLoop.execute { [store = hall.store] in store.touch(session, ticket: ticket) }
+  }
+
+  private func perform(_ step: Cursor.Step, _ device: Device) {
+    switch step {
+    case .deliver(let delivery):
+      let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse)
+      hall.counters.entriesDelivered.add(UInt64(delivery.range.count))
+      hall.counters.bytesSent.add(UInt64(bytes.readableBytes))
+      device.write(bytes)
+    case .attached(let offset, let first, let last):
+      hall.metrics.resumed(offset == .zero ? .waiting : .history)
+      device.send(
+        .attached(
+          ControlFrame.Attached(
+            session: request.attach.session.description, device: request.attach.device, node: node.name,
+            offset: offset, first: first, last: last, pingMs: node.pingMs, features: node.features)))
+    case .reset(let reset):
+      hall.metrics.reset(reset.reason)
+      hall.metrics.resumed(.reset)
+      device.send(.reset(reset))
+    case .behind: device.send(.behind)
+    case .live(let offset): device.send(.live(offset))
+    case .stalled: device.send(.stalled)
+    case .finish: device.close(.normal, reason: "done")
+    case .wrongType:
+      device.send(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
+      device.close(.internalError, reason: "wrong type")
+    case .unavailable: device.close(.tryAgainLater, reason: "the store is out of reach")
+    case .read, .touch: break
+    }
+  }
+}
+
+extension DeviceRequest.Wire {
+  fileprivate var encoding: Segment.Encoding.Wire {
+    switch self {
+    case .webSocket: .webSocket
+    case .events: .events
+    case .text: .text
+    }
+  }
+}
+
+/// What a node says of itself to its devices.
+package struct StreamNode: Sendable {
+  package var name: String
+  package var pingMs: Int
+  package var features: [String]
+
+  package init(name: String, pingMs: Int, features: [String] = []) {
+    self.name = name
+    self.pingMs = pingMs
+    self.features = features
+  }
+}
+
+/// Lets devices in to their sessions.
+package final class StreamHub: DeviceAttaching {
+  private let node: StreamNode
+  private let halls: [ObjectIdentifier: Hall]
+
+  /// - Parameter group: the event loops that connections are accepted on.
+  package init(_ store: StreamStore, group: any EventLoopGroup, node: StreamNode, metrics: GatewayMetrics) {
+    self.node = node
+    let budget = WindowBudget()
+    var halls: [ObjectIdentifier: Hall] = [:]
+    for loop in group.makeIterator() {
+      halls[ObjectIdentifier(loop)] = Hall(loop, store: store, metrics: metrics, budget: budget)
+    }
+    self.halls = halls
+  }
+
+  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
+    guard let hall = halls[ObjectIdentifier(eventLoop)] else {
+      return eventLoop.makeFailedFuture(Problem.storeUnavailable)
+    }
+    let promise = eventLoop.makePromise(of: Admission.self)
+    _ = StreamDriver(request, node: node, hall: hall, admission: promise)
+    return promise.futureResult
+  }
+}

@@ -1,0 +1,224 @@
+import BatonProtocol
+import BatonSession
+import BatonWebSocket
+import Logging
+import NIOCore
+import NIOHTTP1
+
+/// Judges attach requests before the gateway proper sees them (PROTOCOL 3), and puts up the device's handlers.
+package final class DeviceFront: Sendable {
+  private let attaching: any DeviceAttaching
+  private let registry: DeviceRegistry
+  private let origins: OriginRule
+  private let settings: DeviceSettings
+  private let state: NodeState
+  private let metrics: GatewayMetrics
+  private let authenticator: Authenticator?
+  private let logger: Logger
+
+  package init(
+    attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, settings: DeviceSettings,
+    state: NodeState, metrics: GatewayMetrics, authenticator: Authenticator?, logger: Logger
+  ) {
+    self.attaching = attaching
+    self.registry = registry
+    self.origins = origins
+    self.settings = settings
+    self.state = state
+    self.metrics = metrics
+    self.authenticator = authenticator
+    self.logger = logger
+  }
+
+  enum Verdict {
+    case admitted(Admitted)
+    case finished
+  }
+
+  /// Nil for requests that Hummingbird answers: all that don't ask for a WebSocket or an event stream of a session.
+  func wire(of head: HTTPRequestHead) -> DeviceRequest.Wire? {
+    guard let wire = DeviceRequest.wire(of: head), case .session = Target(head.uri).resource else { return nil }
+    return wire
+  }
+
+  func admit(
+    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop
+  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+    let asked: Asked
+    do {
+      asked = try check(head, wire)
+    } catch {
+      return eventLoop.makeFailedFuture(error)
+    }
+    guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
+    let responseHead = asked.responseHead
+    guard let authenticator else { return admit(asked.request, responseHead, on: eventLoop) }
+    return eventLoop.makeFutureWithTask {
+      let identity = try await authenticator.identify(asked.token)
+      let session = asked.request.attach.session
+      guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
+      var request = asked.request
+      request.identity = identity
+      return request
+    }.flatMapError { error in
+      self.registry.leave()
+      return eventLoop.makeFailedFuture(error)
+    }.flatMap { request in self.admit(request, responseHead, on: eventLoop) }
+  }
+
+  private struct Asked {
+    var request: DeviceRequest
+    /// Of the response that accepts it.
+    var responseHead: String
+    var token: String?
+  }
+
+  private func admit(
+    _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop
+  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+    attaching.attach(request, on: eventLoop).flatMapThrowing { admission in
+      switch admission {
+      case .finished:
+        self.registry.leave()
+        return NIOLoopBound(.finished, eventLoop: eventLoop)
+      case .admitted(let driver):
+        let admitted = Admitted(self, request, driver, eventLoop, responseHead)
+        return NIOLoopBound(.admitted(admitted), eventLoop: eventLoop)
+      }
+    }.flatMapErrorThrowing { error in
+      self.registry.leave()
+      throw error
+    }
+  }
+
+  private func check(_ head: HTTPRequestHead, _ wire: DeviceRequest.Wire) throws(Problem) -> Asked {
+    if let retry = state.drainingFor { throw .draining(retryAfter: retry) }
+    try origins.check(head.headers["Origin"])
+    let target = Target(head.uri)
+    guard case .session(let text) = target.resource else { throw .noSuchPath }
+    var headers: HTTPHeaders
+    var offered: [String] = []
+    switch wire {
+    case .webSocket:
+      switch ServerHandshake.validate(head, supported: ["baton.v1"]) {
+      case .success(let accepted):
+        headers = accepted.headers
+        offered = accepted.offered
+      case .failure(let refusal): throw Problem(refusal)
+      }
+    case .events, .text:
+      guard head.headers["Transfer-Encoding"].isEmpty, head.headers["Content-Length"].allSatisfy({ $0 == "0" }) else {
+        throw .badRequest("unexpected-body", "A GET of a session has no body.")
+      }
+      headers = [
+        "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no",
+        "Connection": "close",
+      ]
+    }
+    let session = try SessionName(checking: text)
+    let query = try Query(target.query)
+    let token =
+      authenticator == nil
+      ? nil
+      : try Authenticator.token(authorization: head.headers["Authorization"].first, offered: offered, query: query)
+    if wire != .webSocket { headers.add(contentsOf: sharing(head)) }
+    let request = try DeviceRequest(
+      session: session, query: query, wire: wire,
+      lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first.flatMap { $0.isEmpty ? nil : $0 },
+      identity: nil, randomDevice: DeviceFront.randomName())
+    var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
+    for (name, value) in headers { response += "\(name): \(value)\r\n" }
+    return Asked(request: request, responseHead: response + "\r\n", token: token)
+  }
+
+  /// Lets a page of an allowed origin read the answer, and a refusal too: it says what to mend.
+  func sharing(_ head: HTTPRequestHead) -> HTTPHeaders {
+    let origins = head.headers["Origin"]
+    guard let origin = origins.first, self.origins.allows(origins) else { return [:] }
+    return ["Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"]
+  }
+
+  static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }
+
+  func problem(for error: any Error) -> Problem {
+    if let problem = error as? Problem { return problem }
+    logger.error("an attach failed", metadata: ["error": "\(error)"])
+    return Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
+  }
+
+  func refused(_ problem: Problem) { metrics.refused(status: problem.status.code) }
+
+  /// A device that was let in, on its event loop.
+  final class Admitted {
+    private let front: DeviceFront
+    private let request: DeviceRequest
+    private let driver: any DeviceDriver
+    private let eventLoop: any EventLoop
+    let responseHead: String
+    private var begin: () -> Void = {}
+    private var read: (NIOAny) -> Void = { _ in }
+
+    init(
+      _ front: DeviceFront, _ request: DeviceRequest, _ driver: any DeviceDriver, _ eventLoop: any EventLoop,
+      _ responseHead: String
+    ) {
+      self.front = front
+      self.request = request
+      self.driver = driver
+      self.eventLoop = eventLoop
+      self.responseHead = responseHead
+    }
+
+    /// Adds the handlers of the device's wire in front of the gate.
+    func install(_ channel: any Channel, before gate: Gate) throws {
+      let pipeline = channel.pipeline.syncOperations
+      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forDevices)
+      let ended = { [front, driver, eventLoop] in
+        front.registry.remove(driver, on: eventLoop)
+        front.registry.leave()
+        front.metrics.deviceLeft()
+      }
+      switch request.wire {
+      case .webSocket:
+        let device = WebSocketDevice(
+          request: request, driver: driver, settings: front.settings, authenticator: front.authenticator, ended: ended)
+        let decoder = MessageAssembler(role: .server).makeDecoder()
+        try pipeline.addHandlers([decoder, device], position: .before(gate))
+        let context = try pipeline.context(handler: decoder)
+        read = { decoder.channelRead(context: context, data: $0) }
+        begin = { device.start() }
+      case .events, .text:
+        let device = EventStreamDevice(request: request, driver: driver, settings: front.settings, ended: ended)
+        try pipeline.addHandler(device, position: .before(gate))
+        begin = { device.start() }
+      }
+    }
+
+    func start() {
+      front.registry.insert(driver, on: eventLoop)
+      front.metrics.deviceAttached()
+      begin()
+    }
+
+    /// Bytes that came with the request.
+    func replay(_ bytes: NIOAny) { read(bytes) }
+
+    /// The connection went away before it could be handed over.
+    func abandon() {
+      front.registry.leave()
+      driver.closed()
+    }
+  }
+}
+
+extension AdaptiveRecvByteBufferAllocator {
+  /// Devices say little: 256 bytes are enough for most, for ever.
+  fileprivate static let forDevices = AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 256, maximum: 16_384)
+}
+
+extension Problem {
+  init(_ refusal: ServerHandshake.Refusal) {
+    self.init(refusal.status, "bad-handshake", refusal.detail)
+    for (name, value) in refusal.headers { headers.append(Header(name: name, value: value)) }
+  }
+}

@@ -1,0 +1,99 @@
+import BatonProtocol
+import BatonSession
+import Foundation
+import NIOCore
+
+/// An entry to append, as it was posted (PROTOCOL 8).
+package struct NewEntry: Sendable, Equatable {
+  /// Names and values in the order in which they are stored.
+  package private(set) var fields: [Entry.Field] = []
+
+  /// - Throws: `Problem` 400 with the member to mend.
+  package init(json: ByteBuffer) throws(Problem) {
+    guard let object = (try? JSONSerialization.jsonObject(with: Data(json.readableBytesView))) as? [String: Any] else {
+      throw .badRequest("not-json", "The body must be one JSON object, such as {\"data\":\"Hel\",\"response\":\"r1\"}.")
+    }
+    try self.init(object: object)
+  }
+
+  /// - Throws: `Problem` 400 with the member to mend.
+  init(object: [String: Any]) throws(Problem) {
+    let known = ["data", "data64", "event", "response", "fields"]
+    if let unknown = object.keys.filter({ !known.contains($0) }).sorted().first {
+      throw .badRequest(
+        "unknown-member",
+        "The member \(unknown.prefix(64)) is unknown; data, data64, event, response and fields are known. "
+          + "Names of your own go into fields.")
+    }
+    if let event = object["event"] {
+      guard let text = event as? String, Shape.event(text.utf8) else {
+        throw .badRequest("bad-event", "event is 1 to 64 characters of A-Z a-z 0-9 . _ : -")
+      }
+      add("event", text)
+    }
+    if let response = object["response"] {
+      guard let text = response as? String, Shape.name(response as? String ?? "") else {
+        throw .badRequest("bad-response", "response is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+      }
+      add("response", text)
+    }
+    switch (object["data"], object["data64"]) {
+    case (nil, nil): break
+    case (let text as String, nil): add("data", text)
+    case (nil, let encoded as String):
+      guard let bytes = Data(base64Encoded: encoded) else {
+        throw .badRequest("bad-data64", "data64 is base64 with padding (RFC 4648 section 4).")
+      }
+      fields.append(Entry.Field(name: ByteBuffer(string: "data"), value: ByteBuffer(bytes: bytes)))
+    case (_?, _?): throw .badRequest("conflicting-members", "Give one of data and data64.")
+    default: throw .badRequest("bad-data", "data and data64 are strings; JSON goes into data as text.")
+    }
+    if let others = object["fields"] {
+      guard let others = others as? [String: Any] else {
+        throw .badRequest("bad-fields", "fields is an object of names and strings.")
+      }
+      for (name, value) in others.sorted(by: { $0.key < $1.key }) { try add(other: name, value) }
+    }
+    if fields.isEmpty {
+      throw .badRequest("empty-entry", "An entry needs at least one of data, data64, event, response and fields.")
+    }
+  }
+
+  private mutating func add(_ name: String, _ value: String) {
+    fields.append(Entry.Field(name: ByteBuffer(string: name), value: ByteBuffer(string: value)))
+  }
+
+  private mutating func add(other name: String, _ value: Any) throws(Problem) {
+    guard !["data", "event", "response", "n", "joined"].contains(name), !name.hasPrefix("_"), !name.isEmpty else {
+      throw .badRequest(
+        "reserved-field",
+        "fields may not hold \(name.prefix(64)): data, event, response, n, joined and names that begin with _ have a meaning."
+      )
+    }
+    var encodedName = ByteBuffer(string: name)
+    if name.hasPrefix("base64:") {
+      guard let bytes = Data(base64Encoded: String(name.dropFirst(7))) else {
+        throw .badRequest("bad-fields", "A field name after base64: is base64 with padding.")
+      }
+      encodedName = ByteBuffer(bytes: bytes)
+    }
+    for one in value as? [Any] ?? [value] {
+      let bytes: ByteBuffer
+      if let text = one as? String {
+        bytes = ByteBuffer(string: text)
+      } else if let object = one as? [String: Any], object.count == 1, let text = object["base64"] as? String,
+        let data = Data(base64Encoded: text)
+      {
+        bytes = ByteBuffer(bytes: data)
+      } else {
+        throw .badRequest(
+          "bad-fields", "The field \(name.prefix(64)) must be a string, {\"base64\":\"…\"}, or an array of these.")
+      }
+      fields.append(Entry.Field(name: encodedName, value: bytes))
+    }
+  }
+}
+
+extension Shape {
+  fileprivate static func name(_ text: String) -> Bool { name(text.utf8, upTo: 128) }
+}

@@ -1,0 +1,84 @@
+import BatonProtocol
+import BatonSession
+import BatonStore
+import NIOCore
+
+/// What control requests need of the store. Everything may fail with a `Problem`; `storeUnavailable` where Redis is out
+/// of reach, `wrongType` where the key holds something else than a stream.
+package protocol SessionStore: Sendable {
+  /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
+  func history(_ request: HistoryRequest) async throws -> HistoryPage?
+  /// - Parameter scope: the idempotency key with whom it belongs to; empty for none.
+  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID
+  /// One step of a response.
+  func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply
+  /// Every key of the session; a tombstone stays for 1 h.
+  func delete(_ session: SessionName) async throws
+  /// Nil where nothing is known of the response.
+  func response(_ response: String, in session: SessionName) async throws -> ResponseRecord?
+}
+
+/// One page of history (PROTOCOL 7).
+package struct HistoryRequest: Sendable, Equatable {
+  package enum Place: Sendable, Equatable {
+    case after(Offset)
+    case before(Offset)
+  }
+
+  package var session: SessionName
+  package var place: Place
+  /// 1 to 1000 entries.
+  package var limit: Int
+
+  /// Bytes of names and values that a page holds at the most, its first entry aside.
+  package static let maxPageBytes = 4 << 20
+
+  /// - Throws: `Problem` 400.
+  package init(session: SessionName, query: Query) throws(Problem) {
+    self.session = session
+    let after = try query.one("after")
+    let before = try query.one("before")
+    switch (after, before) {
+    case (_?, _?): throw .badRequest("conflicting-parameters", "Give one of after and before.")
+    case (nil, let before?): place = .before(try Offset(checking: before, name: "before"))
+    case (let after?, nil): place = .after(try Offset(checking: after, name: "after"))
+    case (nil, nil): place = .after(.zero)
+    }
+    limit = 100
+    if let text = try query.one("limit") {
+      guard let number = UInt64(decimalDigits: text.utf8), (1...1000).contains(number) else {
+        throw .badRequest("bad-limit", "limit is a number of entries from 1 to 1000.")
+      }
+      limit = Int(number)
+    }
+  }
+}
+
+package struct HistoryPage: Sendable {
+  /// In stream order.
+  package var entries: [Entry]
+  package var first: Offset?
+  package var last: Offset?
+  package var more: Bool
+
+  package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool) {
+    self.entries = entries
+    self.first = first
+    self.last = last
+    self.more = more
+  }
+
+  package func json(session: SessionName) -> ByteBuffer {
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("session", session.description)
+      json.name("entries")
+      json.array { json in for entry in entries { EntryFrames.write(entry, into: &json) } }
+      json.member("first", first?.description)
+      json.member("last", last?.description)
+      json.name("more")
+      json.value(more)
+    }
+    return json.buffer
+  }
+}

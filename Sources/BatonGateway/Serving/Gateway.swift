@@ -1,0 +1,124 @@
+import BatonProtocol
+import BatonSession
+import HummingbirdCore
+import Logging
+import NIOCore
+import NIOPosix
+import ServiceLifecycle
+
+/// What connects the front to Redis: lets devices in, answers control requests, and runs until it is cancelled.
+package protocol GatewayBackend: DeviceAttaching, SessionStore {
+  func run() async throws
+}
+
+/// A gateway node: the HTTP front, its devices, and how it goes away (PROTOCOL 11).
+package final class Gateway: Service {
+  private let configuration: GatewayConfiguration
+  private let backend: any GatewayBackend
+  private let parts: GatewayParts
+  private let onListening: @Sendable (SocketAddress) -> Void
+
+  /// - Parameter onListening: called once, with the address that devices reach.
+  package init(
+    configuration: GatewayConfiguration, parts: GatewayParts, backend: any GatewayBackend,
+    onListening: @escaping @Sendable (SocketAddress) -> Void = { _ in }
+  ) {
+    self.configuration = configuration
+    self.parts = parts
+    self.backend = backend
+    self.onListening = onListening
+  }
+
+  package func run() async throws {
+    var authenticator: Authenticator?
+    if let secret = configuration.secret { authenticator = await Authenticator(secret: secret) }
+    let front = DeviceFront(
+      attaching: backend, registry: parts.registry, origins: configuration.origins, settings: configuration.devices,
+      state: parts.state, metrics: parts.metrics, authenticator: authenticator, logger: parts.logger)
+    let routes = Routes(
+      store: backend, origins: configuration.origins, authenticator: authenticator, state: parts.state,
+      metrics: parts.metrics, limits: configuration.http, logger: parts.logger)
+    let onListening = onListening
+    let server = Server(
+      childChannelSetup: GateChannel(
+        front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond),
+      configuration: ServerConfiguration(
+        address: .hostname(configuration.host, port: configuration.port), backlog: configuration.backlog),
+      onServerRunning: { channel in if let address = channel.localAddress { onListening(address) } },
+      eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
+
+    // The tasks are detached: the server must not hear of a shutdown before the drain's first part is over.
+    let backend = backend
+    let backing = Task.detached { try await backend.run() }
+    let serving = Task.detached { try await server.run() }
+    defer {
+      backing.cancel()
+      serving.cancel()
+    }
+    try await withThrowingTaskGroup { group in
+      group.addTask {
+        try await withTaskCancellationHandler {
+          try await serving.value
+        } onCancel: {
+          serving.cancel()
+        }
+        // The server ends with its last request; devices are the drain's.
+        if self.parts.state.drainingFor != nil { try await Task.sleep(for: .seconds(1 << 30)) }
+      }
+      group.addTask {
+        try await withTaskCancellationHandler {
+          try await backing.value
+        } onCancel: {
+          backing.cancel()
+        }
+      }
+      group.addTask {
+        // Ends when a shutdown is asked for.
+        try? await gracefulShutdown()
+        if Task.isCancelled { return }
+        try await self.drain(server)
+      }
+      try await group.next()
+      group.cancelAll()
+    }
+  }
+
+  private func drain(_ server: Server<GateChannel>) async throws {
+    let wait = configuration.drainDelay + configuration.drainTime
+    parts.state.beginDraining(retryAfter: max(1, min(30, wait.nanoseconds / 1_000_000_000)))
+    parts.logger.info("draining", metadata: ["devices": "\(parts.registry.count)"])
+    try await Task.sleep(for: .nanoseconds(configuration.drainDelay.nanoseconds))
+    let closing = Task.detached { try await server.shutdownGracefully() }
+    parts.registry.drain(over: configuration.drainTime)
+    // What has not left by then, the closing handshake's patience included, is not waited for.
+    let deadline = ContinuousClock.now + .nanoseconds(configuration.drainTime.nanoseconds) + .seconds(6)
+    while parts.registry.count > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
+    parts.logger.info("drained", metadata: ["left": "\(parts.registry.count)"])
+    closing.cancel()
+  }
+}
+
+/// What the front and the backend share.
+package struct GatewayParts: Sendable {
+  package let eventLoopGroup: MultiThreadedEventLoopGroup
+  package let registry: DeviceRegistry
+  package let state = NodeState()
+  package let metrics: GatewayMetrics
+  package let logger: Logger
+
+  package init(configuration: GatewayConfiguration, metrics: GatewayMetrics = GatewayMetrics(), logger: Logger) {
+    eventLoopGroup = MultiThreadedEventLoopGroup(numberOfThreads: configuration.threads)
+    registry = DeviceRegistry(limit: configuration.maxDevices)
+    self.metrics = metrics
+    self.logger = logger
+  }
+}
+
+extension Logger {
+  /// For parts of others that say at `info` what we say ourselves.
+  fileprivate var quieted: Logger {
+    var logger = self
+    logger.logLevel = max(logLevel, .critical)
+    return logger
+  }
+}

@@ -1,0 +1,192 @@
+import BatonProtocol
+import BatonRedis
+import BatonSession
+import BatonStore
+import Foundation
+import Logging
+import NIOCore
+import NIOSSL
+
+/// All that a gateway is told, checked.
+package struct GatewayConfiguration: Sendable {
+  package var host = "127.0.0.1"
+  /// 0 picks a free one.
+  package var port = 8080
+  package var redis: RedisURL
+  package var node: String
+  package var keyPrefix = "baton:"
+  package var wakeup = Wakeup.auto
+  package var publicURL: String?
+  package var allowedOrigins: Set<String>?
+  package var secret: [UInt8]?
+  package var tls: NIOSSLContext?
+  package var drainDelay = TimeAmount.seconds(5)
+  package var drainTime = TimeAmount.seconds(30)
+  package var logsJSON = false
+  package var logLevel = Logger.Level.info
+  package var maxEntryBytes = 256 << 10
+  package var windowBytes = 256 << 10
+  package var nodeWindowBytes = 256 << 20
+  package var catchUpBytes = 32 << 20
+  package var http = HTTPLimits()
+  package var maxDevices = 100_000
+  package var devices = DeviceSettings()
+  package var sweep = TimeAmount.seconds(30)
+  package var pollInterval = TimeAmount.milliseconds(20)
+  package var redisTimeout = TimeAmount.seconds(5)
+  package var exitsWithStandardInput = false
+  package var backlog = 1024
+  package var threads = ProcessInfo.processInfo.activeProcessorCount
+  package var retention = Retention()
+
+  package enum Wakeup: String, Sendable {
+    case auto, tracking, poll
+  }
+
+  /// - Throws: `Settings.Mistake`.
+  package init(_ settings: Settings) throws {
+    let listen = settings.text("listen") ?? ""
+    guard let colon = listen.lastIndex(of: ":"), let port = UInt16(listen[listen.index(after: colon)...]) else {
+      throw settings.mistake("listen", "must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    }
+    let host = listen[..<colon].trimmingCharacters(in: ["[", "]"])
+    self.host = host.isEmpty ? "0.0.0.0" : host
+    self.port = Int(port)
+    do {
+      redis = try RedisURL(settings.text("redis") ?? "")
+    } catch {
+      throw settings.mistake("redis", "is wrong: \(error)")
+    }
+    let process = ProcessInfo.processInfo
+    node = settings.text("node") ?? process.hostName + (port == 0 ? "-\(process.processIdentifier)" : ":\(port)")
+    guard Shape.name(node.utf8, upTo: 128) else {
+      throw settings.mistake("node", "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    keyPrefix = settings.text("key-prefix") ?? keyPrefix
+    if keyPrefix.contains(where: { "{} \n".contains($0) }) {
+      throw settings.mistake(
+        "key-prefix", "must hold no braces and no spaces: the braces around sessions decide the slot")
+    }
+    wakeup = settings.text("wakeup").flatMap(Wakeup.init) ?? .auto
+    publicURL = settings.text("public-url")
+    if let publicURL, GatewayConfiguration.origin(of: publicURL) == nil {
+      throw settings.mistake("public-url", "must begin with http:// or https://")
+    }
+    if let origins = settings.list("allowed-origins") {
+      for origin in origins where OriginRule.normalized(origin) == nil {
+        throw settings.mistake(
+          "allowed-origins", "must list origins such as https://app.example.com, without paths; \"\(origin)\" is none")
+      }
+      allowedOrigins = Set(origins)
+    }
+    try readCredentials(settings)
+    func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
+      guard let value = settings.milliseconds(name), value >= least else {
+        throw settings.mistake(name, "must be at least \(least)ms")
+      }
+      return .milliseconds(value)
+    }
+    func size(_ name: String, atLeast least: Int) throws -> Int {
+      guard let value = settings.bytes(name), value >= least else {
+        throw settings.mistake(name, "must be at least \(least) bytes")
+      }
+      return value
+    }
+    drainDelay = try time("drain-delay", atLeast: 0)
+    drainTime = try time("drain-time", atLeast: 0)
+    logsJSON = settings.text("log-format") == "json"
+    logLevel = settings.text("log-level").flatMap { Logger.Level(rawValue: $0) } ?? .info
+    maxEntryBytes = try size("max-entry-bytes", atLeast: 1024)
+    windowBytes = try size("window-bytes", atLeast: 1024)
+    nodeWindowBytes = try size("node-window-bytes", atLeast: 1024)
+    catchUpBytes = try size("catch-up-bytes", atLeast: 1 << 20)
+    http.maxBodyBytes = try size("max-body-bytes", atLeast: 1024)
+    http.headerTimeout = try time("header-timeout")
+    http.idleTimeout = try time("idle-timeout")
+    maxDevices = settings.count("max-devices") ?? maxDevices
+    devices = DeviceSettings(
+      pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100))
+    sweep = try time("sweep", atLeast: 100)
+    pollInterval = try time("poll-interval")
+    redisTimeout = try time("redis-timeout", atLeast: 10)
+    exitsWithStandardInput = settings.flag("exit-with-stdin")
+    backlog = settings.count("backlog") ?? backlog
+    threads = settings.count("threads") ?? threads
+    retention = Retention(
+      milliseconds: UInt64(try time("retention", atLeast: 1000).nanoseconds / 1_000_000),
+      entries: UInt64(settings.count("max-length") ?? 100_000))
+  }
+
+  private mutating func readCredentials(_ settings: Settings) throws {
+    for name in ["auth-jwks", "auth-issuer", "auth-audience"] where settings.text(name) != nil {
+      throw settings.mistake(name, "is not available in this version; use --auth-secret-file")
+    }
+    if let path = settings.text("auth-secret-file") {
+      secret = try SecretFile.read(path) { settings.mistake("auth-secret-file", $0) }
+    }
+    if secret == nil, !settings.flag("insecure-no-auth"), !GatewayConfiguration.isLoopback(host) {
+      throw settings.mistake(
+        "listen",
+        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file, listen on 127.0.0.1, "
+          + "or say --insecure-no-auth")
+    }
+    switch (settings.text("tls-cert"), settings.text("tls-key")) {
+    case (nil, nil): break
+    case (let cert?, let key?):
+      let chain: [NIOSSLCertificateSource]
+      do {
+        chain = try NIOSSLCertificate.fromPEMFile(cert).map { .certificate($0) }
+      } catch {
+        throw settings.mistake("tls-cert", "can't be read as PEM certificates: \(error)")
+      }
+      do {
+        tls = try NIOSSLContext(
+          configuration: .makeServerConfiguration(
+            certificateChain: chain, privateKey: .privateKey(NIOSSLPrivateKey(file: key, format: .pem))))
+      } catch {
+        throw settings.mistake("tls-key", "can't be used with --tls-cert: \(error)")
+      }
+    case (_?, nil): throw settings.mistake("tls-cert", "needs --tls-key")
+    case (nil, _?): throw settings.mistake("tls-key", "needs --tls-cert")
+    }
+  }
+
+  package static func isLoopback(_ host: String) -> Bool {
+    host == "localhost" || host == "::1" || (try? SocketAddress(ipAddress: host, port: 0)).map(\.isIPv4Loopback) == true
+  }
+
+  /// Scheme, host and port of a URL.
+  package static func origin(of url: String) -> String? {
+    guard let scheme = url.range(of: "://") else { return nil }
+    let end = url[scheme.upperBound...].firstIndex(of: "/") ?? url.endIndex
+    return OriginRule.normalized(String(url[..<end]))
+  }
+
+  package var origins: OriginRule {
+    OriginRule(allowed: allowedOrigins, publicOrigin: publicURL.flatMap(GatewayConfiguration.origin))
+  }
+}
+
+extension SocketAddress {
+  fileprivate var isIPv4Loopback: Bool {
+    guard case .v4(let address) = self else { return false }
+    return UInt32(bigEndian: address.address.sin_addr.s_addr) >> 24 == 127
+  }
+}
+
+/// The key of the tokens.
+package enum SecretFile {
+  /// In bytes: HS256 asks for as many as its digest has (RFC 7518 section 3.2).
+  package static let leastBytes = 32
+
+  /// The file's content without the line end that editors add.
+  package static func read<E: Error>(_ path: String, objection: (String) -> E) throws(E) -> [UInt8] {
+    guard let data = FileManager.default.contents(atPath: path) else { throw objection("\(path) can't be read") }
+    var bytes = [UInt8](data)
+    while let last = bytes.last, last == 10 || last == 13 { bytes.removeLast() }
+    guard bytes.count >= leastBytes else {
+      throw objection("\(path) must hold at least \(leastBytes) bytes; for example from: openssl rand -base64 48")
+    }
+    return bytes
+  }
+}

@@ -1,0 +1,45 @@
+/// The name of a session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`, and not `.` or `..`.
+public struct SessionName: Hashable, Sendable, CustomStringConvertible {
+  public let description: String
+
+  public init?(_ text: String) {
+    guard Shape.name(text.utf8, upTo: 128), text != ".", text != ".." else { return nil }
+    description = text
+  }
+}
+
+/// The character sets of PROTOCOL 2.
+package enum Shape {
+  /// A session, response or device name: characters of `A-Z a-z 0-9 . _ ~ : @ -`.
+  package static func name(_ bytes: some Collection<UInt8>, upTo limit: Int) -> Bool {
+    holds(bytes, upTo: limit) { $0 == UInt8(ascii: "~") || $0 == UInt8(ascii: "@") }
+  }
+
+  /// An event's name: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`.
+  package static func event(_ bytes: some Collection<UInt8>) -> Bool {
+    holds(bytes, upTo: 64) { _ in false }
+  }
+
+  /// An `n` or `joined`: 1 to 2⁵³−1 in decimal, without leading zeros.
+  package static func number(_ bytes: some Collection<UInt8>) -> UInt64? {
+    guard bytes.first != UInt8(ascii: "0"), let value = UInt64(decimalDigits: bytes), value < 1 << 53 else {
+      return nil
+    }
+    return value
+  }
+
+  private static func holds(
+    _ bytes: some Collection<UInt8>, upTo limit: Int, also extra: (UInt8) -> Bool
+  ) -> Bool {
+    guard !bytes.isEmpty, bytes.count <= limit else { return false }
+    return bytes.allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: ":"),
+        UInt8(ascii: "-"):
+        true
+      default: extra(byte)
+      }
+    }
+  }
+}

@@ -1,0 +1,26 @@
+import BatonProtocol
+
+/// A session's keys, in the script's order.
+package struct SessionKeys: Sendable, Equatable {
+  package let stream: String
+  /// A hash: a field per response (``ResponseRecord``), and the generation of the last deletion.
+  package let producers: String
+  /// A stream, devices to producers.
+  package let inbox: String
+  /// A hash of idempotency keys.
+  package let keys: String
+
+  package init(_ session: SessionName, prefix: String) {
+    stream = session.key(prefix: prefix)
+    producers = stream + ":producers"
+    inbox = stream + ":inbox"
+    keys = stream + ":keys"
+  }
+
+  package var all: [String] { [stream, producers, inbox, keys] }
+}
+
+extension SessionName {
+  /// The session's stream: the braces keep all keys of a session in one Redis Cluster slot.
+  package func key(prefix: String) -> String { "\(prefix){\(description)}" }
+}

@@ -111,6 +111,12 @@ let package = Package(
     .testTarget(
       name: "BatonSessionTests", dependencies: ["BatonSession", "BatonStore", "BatonProtocol", nio, collections]),
     .testTarget(
+      name: "BatonStoreTests",
+      dependencies: [
+        "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", nio, nioPosix, nioEmbedded,
+        collections,
+      ]),
+    .testTarget(
       name: "BatonClientTests",
       dependencies: ["BatonClient", "BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1]),
     .testTarget(

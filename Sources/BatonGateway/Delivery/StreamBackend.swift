@@ -7,17 +7,35 @@ import NIOCore
 /// A gateway's sessions as they are in Redis.
 package final class StreamBackend: GatewayBackend {
   private let configuration: GatewayConfiguration
-  private let store: StreamStore
-  private let hub: StreamHub
+  private let store: BatonStore.SessionStore
+  private let hub: Hub
 
   package init(_ configuration: GatewayConfiguration, _ parts: GatewayParts) throws(RedisError) {
     self.configuration = configuration
-    store = try StreamStore(configuration, parts, on: parts.eventLoopGroup.next())
-    hub = StreamHub(
+    var settings = StoreConfiguration()
+    settings.node = configuration.node
+    settings.keyPrefix = configuration.keyPrefix
+    settings.wakeup = configuration.wakeup
+    settings.maxEntryBytes = configuration.maxEntryBytes
+    settings.historyBytes = configuration.catchUpBytes
+    settings.sweep = configuration.sweep
+    settings.pollInterval = configuration.pollInterval
+    settings.retention = configuration.retention
+    let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
+    store = try BatonStore.SessionStore(
+      settings, on: parts.eventLoopGroup.next(),
+      connector: { connection, limits throws(RedisError) in
+        var options = RedisConnector.Options()
+        options.limits = limits
+        options.clientName = "baton-\(configuration.node)-\(connection.rawValue)"
+        return try RedisConnector(configuration.redis, options: options)
+      }, observe: reports.take)
+    hub = Hub(
       store, group: parts.eventLoopGroup,
-      node: StreamNode(
+      node: NodeDescription(
         name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000),
         features: ["input", "cancel"]),
+      limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
       metrics: parts.metrics)
   }
 
@@ -43,7 +61,7 @@ package final class StreamBackend: GatewayBackend {
     case .before(let place): (offset, span) = (place, .before(place.id))
     }
     // One entry more than is wanted tells whether there are more.
-    let outcome = await store.page(
+    let outcome = await store.read(
       PageRequest(session: request.session, span: span, limit: request.limit + 1, look: true))
     switch outcome {
     case .wrongType: throw Problem.wrongType(request.session)
@@ -79,7 +97,7 @@ package final class StreamBackend: GatewayBackend {
         "Names and values of an entry may have \(configuration.maxEntryBytes) bytes together (--max-entry-bytes); this has \(bytes)."
       )
     }
-    let parts = try await store.run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
+    let parts = try await run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
     switch PutReply(parts) {
     case .put(let id?, _, _): return id
     case .keyConflict:
@@ -91,21 +109,26 @@ package final class StreamBackend: GatewayBackend {
   }
 
   package func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply {
-    guard let reply = WriteReply(try await store.run(call, session)) else { throw Problem.unexpectedAnswer }
+    guard let reply = WriteReply(try await run(call, session)) else { throw Problem.unexpectedAnswer }
     return reply
   }
 
   package func delete(_ session: SessionName) async throws {
-    let parts = try await store.run(.delete, session)
+    let parts = try await run(.delete, session)
     if parts.first == "wrong_type" { throw Problem.wrongType(session) }
   }
 
   package func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
-    let key = SessionKeys(session, prefix: configuration.keyPrefix).producers
     do {
-      return try await store.send(RedisCommand("HGET", .string(key), .string(response))).text.flatMap {
-        ResponseRecord($0)
-      }
+      return try await store.record(of: response, in: session)
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+
+  private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
+    do {
+      return try await store.run(call, session)
     } catch let error as RedisError {
       throw Problem(error, session)
     }

@@ -8,3 +8,11 @@ final class WindowBudget: Sendable {
 
   func add(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
 }
+
+/// Bytes of entries that windows keep.
+struct WindowLimits: Sendable {
+  /// In one session's.
+  var windowBytes: Int
+  /// In all of the node's.
+  var nodeWindowBytes: Int
+}

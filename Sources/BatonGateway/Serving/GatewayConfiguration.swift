@@ -39,10 +39,6 @@ package struct GatewayConfiguration: Sendable {
   package var threads = ProcessInfo.processInfo.activeProcessorCount
   package var retention = Retention()
 
-  package enum Wakeup: String, Sendable {
-    case auto, tracking, poll
-  }
-
   /// - Throws: `Settings.Mistake`.
   package init(_ settings: Settings) throws {
     let listen = settings.text("listen") ?? ""

@@ -1,23 +1,28 @@
 import BatonProtocol
 import BatonRedis
 import BatonSession
-import BatonStore
-import Logging
 import NIOCore
 
 /// Ends responses whose producer died (PROTOCOL 9), for all sessions that have devices here. Everything happens on the
 /// store's event loop.
 final class LeaseKeeper {
-  private unowned let store: StreamStore
-  private let logger: Logger
+  private let eventLoop: any EventLoop
+  private let keyPrefix: String
+  private let commands: CommandLink
+  private let observe: (StoreEvent) -> Void
+  /// No response of the session waits for its producer any more.
+  private let release: (SessionName) -> Void
   private var watches: [SessionName: LeaseWatch] = [:]
   private var held: Set<SessionName> = []
   private var looking: Set<SessionName> = []
   private var isTicking = false
 
-  init(_ store: StreamStore, logger: Logger) {
-    self.store = store
-    self.logger = logger
+  init(
+    keyPrefix: String, commands: CommandLink, on eventLoop: any EventLoop, observe: @escaping (StoreEvent) -> Void,
+    release: @escaping (SessionName) -> Void
+  ) {
+    (self.eventLoop, self.keyPrefix, self.commands) = (eventLoop, keyPrefix, commands)
+    (self.observe, self.release) = (observe, release)
   }
 
   /// A session has its first device here: nobody is told `live` before a look is over, and what it finds dead is ended.
@@ -47,7 +52,7 @@ final class LeaseKeeper {
   private func tick() {
     guard !isTicking else { return }
     isTicking = true
-    store.eventLoop.assumeIsolated().scheduleTask(in: LeaseWatch.interval) { [weak self] in
+    eventLoop.assumeIsolated().scheduleTask(in: LeaseWatch.interval) { [weak self] in
       guard let self else { return }
       self.isTicking = false
       for session in self.watches.keys { self.look(session) }
@@ -57,13 +62,8 @@ final class LeaseKeeper {
 
   private func look(_ session: SessionName) {
     guard looking.insert(session).inserted else { return }
-    let key = SessionKeys(session, prefix: store.configuration.keyPrefix).producers
-    let commands = [RedisCommand.time, RedisCommand("HGETALL", .string(key))]
-    guard let connection = store.commandConnection else {
-      looking.remove(session)
-      return
-    }
-    connection.send(commands, deadline: .now() + .seconds(5)) { [weak self] result in
+    let key = SessionKeys(session, prefix: keyPrefix).producers
+    commands.send([.time, RedisCommand("HGETALL", .string(key))]) { [weak self] result in
       guard let self else { return }
       self.looking.remove(session)
       guard var watch = self.watches[session] else { return }
@@ -76,20 +76,20 @@ final class LeaseKeeper {
             records.append((name, record))
           }
         }
-        for lease in watch.looked(at: records, serverTime: UInt64(clamping: time / 1000), now: .now()) {
+        for lease in watch.looked(at: records, serverTime: UInt64(clamping: time / 1000), now: self.eventLoop.now) {
           self.expire(lease, session)
         }
         if watch.hasLeases { self.watches[session] = watch } else { self.watches[session] = nil }
-        if !watch.holdsLive, self.held.remove(session) != nil { self.store.release(session) }
+        if !watch.holdsLive, self.held.remove(session) != nil { self.release(session) }
       }
     }
   }
 
   private func expire(_ lease: LeaseWatch.Lease, _ session: SessionName) {
-    store.run(.expire(response: lease.response, epoch: lease.epoch, token: lease.token), session) { [logger] result in
+    commands.run(.expire(response: lease.response, epoch: lease.epoch, token: lease.token), session) {
+      [observe] result in
       guard case .success(let parts) = result, case .expired(let id) = ExpireReply(parts) else { return }
-      logger.notice(
-        "a producer was lost", metadata: ["session": "\(session)", "response": "\(lease.response)", "offset": "\(id)"])
+      observe(.producerLost(session, response: lease.response, id))
     }
   }
 }

@@ -4,11 +4,11 @@ import BatonWebSocket
 import NIOCore
 
 /// Carries out what a device's cursor decides. Everything happens on the device's event loop.
-final class StreamDriver: DeviceDriver, @unchecked Sendable {
+final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private let request: DeviceRequest
-  private let hall: Hall
+  private let hub: LoopHub
   private let room: Room
-  private let node: StreamNode
+  private let node: NodeDescription
   private var cursor: Cursor
   private var device: Device?
   private var admission: EventLoopPromise<Admission>?
@@ -19,15 +19,15 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
   private var isPumping = false
   private var isClosed = false
 
-  init(_ request: DeviceRequest, node: StreamNode, hall: Hall, admission: EventLoopPromise<Admission>) {
+  init(_ request: DeviceRequest, node: NodeDescription, hub: LoopHub, admission: EventLoopPromise<Admission>) {
     self.request = request
     self.node = node
-    self.hall = hall
+    self.hub = hub
     self.admission = admission
     cursor = Cursor(request.attach)
-    room = hall.room(request.attach.session)
+    room = hub.room(request.attach.session)
     room.join(self)
-    if case .window(let window) = request.attach.rollup { hall.tick(self, everyMilliseconds: window) }
+    if case .window(let window) = request.attach.rollup { hub.tick(self, everyMilliseconds: window) }
     pump()
   }
 
@@ -116,10 +116,10 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
       }
       pendingCommands += 1
       let session = request.attach.session
-      hall.store.eventLoop.execute { [store = hall.store] in
+      hub.store.eventLoop.execute { [store = hub.store] in
         store.run(.put(command.put), session) { result in
           let answer = (try? result.get()).map(command.answer) ?? command.unavailable
-          self.hall.eventLoop.execute {
+          self.hub.eventLoop.execute {
             self.pendingCommands -= 1
             self.device?.send(answer)
           }
@@ -141,47 +141,50 @@ final class StreamDriver: DeviceDriver, @unchecked Sendable {
     guard !isClosed else { return }
     isClosed = true
     device = nil
-    if case .window(let window) = request.attach.rollup { hall.forget(self, everyMilliseconds: window) }
+    if case .window(let window) = request.attach.rollup { hub.forget(self, everyMilliseconds: window) }
     // Not while the room walks over its devices.
-    hall.eventLoop.execute { self.room.leave(self) }
+    hub.eventLoop.execute { self.room.leave(self) }
   }
 
   // MARK: steps
 
   private func read(_ page: PageRequest) {
-    hall.store.page(page, waits: cursor.isAttached) { outcome in
-      self.hall.eventLoop.execute {
-        guard !self.isClosed else { return }
-        self.cursor.pageArrived(outcome)
-        self.pump()
+    let waits = cursor.isAttached
+    hub.store.eventLoop.execute { [store = hub.store] in
+      store.read(page, waits: waits) { outcome in
+        self.hub.eventLoop.execute {
+          guard !self.isClosed else { return }
+          self.cursor.pageArrived(outcome)
+          self.pump()
+        }
       }
     }
   }
 
   private func touch() {
-    let ticket = hall.store.drawTicket()
+    let ticket = hub.store.drawTicket()
     cursor.touched(ticket)
     let session = request.attach.session
-    hall.store.eventLoop.execute { [store = hall.store] in store.touch(session, ticket: ticket) }
+    hub.store.eventLoop.execute { [store = hub.store] in store.touch(session, ticket: ticket) }
   }
 
   private func perform(_ step: Cursor.Step, _ device: Device) {
     switch step {
     case .deliver(let delivery):
       let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse)
-      hall.counters.entriesDelivered.add(UInt64(delivery.range.count))
-      hall.counters.bytesSent.add(UInt64(bytes.readableBytes))
+      hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
+      hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
       device.write(bytes)
     case .attached(let offset, let first, let last):
-      hall.metrics.resumed(offset == .zero ? .waiting : .history)
+      hub.metrics.resumed(offset == .zero ? .waiting : .history)
       device.send(
         .attached(
           ControlFrame.Attached(
             session: request.attach.session.description, device: request.attach.device, node: node.name,
             offset: offset, first: first, last: last, pingMs: node.pingMs, features: node.features)))
     case .reset(let reset):
-      hall.metrics.reset(reset.reason)
-      hall.metrics.resumed(.reset)
+      hub.metrics.reset(reset.reason)
+      hub.metrics.resumed(.reset)
       device.send(.reset(reset))
     case .behind: device.send(.behind)
     case .live(let offset): device.send(.live(offset))
@@ -203,44 +206,5 @@ extension DeviceRequest.Wire {
     case .events: .events
     case .text: .text
     }
-  }
-}
-
-/// What a node says of itself to its devices.
-package struct StreamNode: Sendable {
-  package var name: String
-  package var pingMs: Int
-  package var features: [String]
-
-  package init(name: String, pingMs: Int, features: [String] = []) {
-    self.name = name
-    self.pingMs = pingMs
-    self.features = features
-  }
-}
-
-/// Lets devices in to their sessions.
-package final class StreamHub: DeviceAttaching {
-  private let node: StreamNode
-  private let halls: [ObjectIdentifier: Hall]
-
-  /// - Parameter group: the event loops that connections are accepted on.
-  package init(_ store: StreamStore, group: any EventLoopGroup, node: StreamNode, metrics: GatewayMetrics) {
-    self.node = node
-    let budget = WindowBudget()
-    var halls: [ObjectIdentifier: Hall] = [:]
-    for loop in group.makeIterator() {
-      halls[ObjectIdentifier(loop)] = Hall(loop, store: store, metrics: metrics, budget: budget)
-    }
-    self.halls = halls
-  }
-
-  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
-    guard let hall = halls[ObjectIdentifier(eventLoop)] else {
-      return eventLoop.makeFailedFuture(Problem.storeUnavailable)
-    }
-    let promise = eventLoop.makePromise(of: Admission.self)
-    _ = StreamDriver(request, node: node, hall: hall, admission: promise)
-    return promise.futureResult
   }
 }

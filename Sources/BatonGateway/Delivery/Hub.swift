@@ -1,0 +1,84 @@
+import BatonProtocol
+import BatonSession
+import BatonStore
+import NIOCore
+
+/// What a node says of itself to its devices.
+package struct NodeDescription: Sendable {
+  package var name: String
+  package var pingMs: Int
+  package var features: [String]
+
+  package init(name: String, pingMs: Int, features: [String] = []) {
+    self.name = name
+    self.pingMs = pingMs
+    self.features = features
+  }
+}
+
+/// Lets devices in to their sessions, and takes what the store tells to the event loops that want it.
+package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
+  private let store: BatonStore.SessionStore
+  private let node: NodeDescription
+  // Set once, at the end of `init`.
+  private var loops: [ObjectIdentifier: LoopHub] = [:]
+  /// Who follows a session, one room an event loop; on the store's.
+  private var rooms: [SessionName: [Room]] = [:]
+  private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
+
+  /// - Parameter group: the event loops that connections are accepted on.
+  init(
+    _ store: BatonStore.SessionStore, group: any EventLoopGroup, node: NodeDescription, limits: WindowLimits,
+    metrics: GatewayMetrics
+  ) {
+    (self.store, self.node) = (store, node)
+    let budget = WindowBudget()
+    for loop in group.makeIterator() {
+      loops[ObjectIdentifier(loop)] = LoopHub(
+        loop, hub: self, store: store, limits: limits, metrics: metrics, budget: budget)
+    }
+    store.subscriber = self
+  }
+
+  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
+    guard let hub = loops[ObjectIdentifier(eventLoop)] else {
+      return eventLoop.makeFailedFuture(Problem.storeUnavailable)
+    }
+    let promise = eventLoop.makePromise(of: Admission.self)
+    _ = AttachedDevice(request, node: node, hub: hub, admission: promise)
+    return promise.futureResult
+  }
+
+  // MARK: on the store's event loop
+
+  func follow(_ session: SessionName, for room: Room) {
+    rooms[session, default: []].append(room)
+    for update in store.follow(session) { tell(room, update) }
+    hop()
+  }
+
+  func unfollow(_ session: SessionName, for room: Room) {
+    rooms[session]?.removeAll { $0 === room }
+    guard rooms[session]?.isEmpty == true else { return }
+    rooms[session] = nil
+    store.unfollow(session)
+  }
+
+  package func updated(_ updates: [SessionUpdate]) {
+    for (session, update) in updates { for room in rooms[session] ?? [] { tell(room, update) } }
+    hop()
+  }
+
+  private func tell(_ room: Room, _ update: TailUpdate) {
+    told[ObjectIdentifier(room.eventLoop), default: (room.eventLoop, [])].updates.append((room, update))
+  }
+
+  /// One hop for each event loop and batch.
+  private func hop() {
+    guard !told.isEmpty else { return }
+    for (loop, updates) in told.values {
+      loop.execute { for (room, update) in updates { room.apply(update) } }
+    }
+    told.removeAll(keepingCapacity: true)
+  }
+}

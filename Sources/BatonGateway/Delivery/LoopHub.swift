@@ -1,0 +1,68 @@
+import BatonProtocol
+import BatonSession
+import BatonStore
+import NIOCore
+
+/// The rooms of one event loop.
+final class LoopHub: @unchecked Sendable {
+  let eventLoop: any EventLoop
+  let store: BatonStore.SessionStore
+  let limits: WindowLimits
+  let counters: LoopCounters
+  let metrics: GatewayMetrics
+  let budget: WindowBudget
+  private var rooms: [SessionName: Room] = [:]
+  private var windows: [Int: [ObjectIdentifier: AttachedDevice]] = [:]
+
+  private unowned let hub: Hub
+
+  init(
+    _ eventLoop: any EventLoop, hub: Hub, store: BatonStore.SessionStore, limits: WindowLimits, metrics: GatewayMetrics,
+    budget: WindowBudget
+  ) {
+    (self.eventLoop, self.hub, self.store, self.limits) = (eventLoop, hub, store, limits)
+    self.metrics = metrics
+    self.budget = budget
+    counters = metrics.makeLoopCounters()
+    eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { [weak self] task in
+      guard let self else { return task.cancel() }
+      let now = NIODeadline.now()
+      for room in self.rooms.values { room.rest(now) }
+      self.metrics.windowBytes.set(self.budget.bytes)
+    }
+  }
+
+  func room(_ session: SessionName) -> Room {
+    if let room = rooms[session] { return room }
+    let room = Room(session, in: self)
+    rooms[session] = room
+    store.eventLoop.execute { [hub] in hub.follow(session, for: room) }
+    return room
+  }
+
+  func close(_ room: Room) {
+    guard rooms[room.session] === room else { return }
+    rooms[room.session] = nil
+    store.eventLoop.execute { [hub] in hub.unfollow(room.session, for: room) }
+  }
+
+  func account(_ bytes: Int) { if bytes != 0 { budget.add(bytes) } }
+
+  var isOverBudget: Bool { budget.bytes > limits.nodeWindowBytes }
+
+  // MARK: rollup windows
+
+  func tick(_ device: AttachedDevice, everyMilliseconds window: Int) {
+    windows[window, default: [:]][ObjectIdentifier(device)] = device
+    guard windows[window]?.count == 1 else { return }
+    let pause = TimeAmount.milliseconds(Int64(window))
+    eventLoop.scheduleRepeatedTask(initialDelay: pause, delay: pause) { [weak self] task in
+      guard let self, let devices = self.windows[window], !devices.isEmpty else { return task.cancel() }
+      for device in devices.values { device.windowPassed() }
+    }
+  }
+
+  func forget(_ device: AttachedDevice, everyMilliseconds window: Int) {
+    windows[window]?[ObjectIdentifier(device)] = nil
+  }
+}

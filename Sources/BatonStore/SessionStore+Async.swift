@@ -1,0 +1,26 @@
+import BatonProtocol
+import BatonRedis
+import BatonSession
+
+/// For the control plane, from anywhere.
+extension SessionStore {
+  package func read(_ request: PageRequest) async -> PageOutcome {
+    await withCheckedContinuation { continuation in
+      eventLoop.execute { self.read(request, waits: false) { continuation.resume(returning: $0) } }
+    }
+  }
+
+  /// - Throws: ``RedisError``.
+  package func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute { self.run(call, session) { continuation.resume(with: $0) } }
+    }
+  }
+
+  /// - Throws: ``RedisError``.
+  package func record(of response: String, in session: SessionName) async throws -> ResponseRecord? {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute { self.record(of: response, in: session) { continuation.resume(with: $0) } }
+    }
+  }
+}

@@ -1,0 +1,43 @@
+import BatonProtocol
+import BatonRedis
+import BatonSession
+import NIOCore
+
+/// One of a store's connections, by what it is for.
+package enum StoreConnection: String, Sendable, CaseIterable {
+  case notices, tail, history, commands
+}
+
+/// What somebody who watches a store is told, for logs and metrics; always on the store's event loop.
+package enum StoreEvent: Sendable {
+  /// The number of sessions that are followed has changed.
+  case following(sessions: Int)
+  /// The tail is up; `wakeup` is `tracking` or `poll`.
+  case connected(wakeup: Wakeup)
+  /// A connection was lost, or could not be made.
+  case disconnected(StoreConnection, RedisError)
+  /// The way in which changes are learnt is another one from here on, and why where Redis said so.
+  case wakeupChanged(Wakeup, RedisError?)
+  /// All is up that attaching and following need.
+  case reached
+  /// The tail has lost its connection.
+  case lost(at: NIODeadline)
+  /// The tail read entries, the newest of them with this id.
+  case entriesRead(Int, newest: EntryID)
+  case misshapenFields(Int)
+  /// The sweep found what no notice had announced.
+  case sweepFound
+  case answered(StoreConnection, after: TimeAmount)
+  case refused(StoreConnection, SessionName?, RedisError)
+  case continuityBroken(SessionName, Reset)
+  case wrongType(SessionName)
+  case producerLost(SessionName, response: String, EntryID)
+}
+
+package typealias SessionUpdate = (session: SessionName, update: TailUpdate)
+
+/// Who is told what happens to the sessions that it follows; always on the store's event loop.
+package protocol StoreSubscriber: AnyObject {
+  /// All that one turn brought, in order.
+  func updated(_ updates: [SessionUpdate])
+}

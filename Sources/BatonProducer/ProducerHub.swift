@@ -59,7 +59,7 @@ final class ProducerHub {
     for driver in responses.values {
       switch event {
       case .up: driver.connected()
-      case .down(let error): driver.disconnected(error)
+      case .down(let failure): driver.disconnected(failure.error)
       }
     }
   }

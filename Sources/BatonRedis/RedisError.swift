@@ -22,14 +22,36 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
     case url
   }
 
+  /// What the server's refusal means. Whatever it is, a refusal is never an answer.
+  package enum Meaning: Equatable, Sendable {
+    /// The server said nothing: nothing was sent, or what was asked may have been done.
+    case unanswered
+    /// Nothing works until it passes by itself: it loads its data, has lost its master, runs a long script.
+    case shutsForNow
+    /// Nothing works until the operator mends it: the credentials are wrong or missing.
+    case shutsUntilMended
+    /// The server has no room for another client.
+    case shutsNewcomers
+    /// Reading goes on; what writes is refused, until it passes or is mended.
+    case refusesWrites
+    /// This command or key, for a moment.
+    case refusesForNow
+    /// This command or key: no right to it, another type, not known here.
+    case refusesThis
+    /// Words that have no meaning here: a refusal of what was asked.
+    case refused
+  }
+
   package let kind: Kind
+  package let meaning: Meaning
   package let reason: Reason
   /// The server's own word, such as `WRONGTYPE` or `NOSCRIPT`; nil where the server said nothing.
   package let code: String?
   package let description: String
 
-  init(_ kind: Kind, _ reason: Reason, code: String? = nil, _ description: String) {
-    (self.kind, self.reason, self.code, self.description) = (kind, reason, code, description)
+  init(_ kind: Kind, _ reason: Reason, _ description: String) {
+    (self.kind, self.meaning, self.reason, code) = (kind, .unanswered, reason, nil)
+    self.description = description
   }
 
   /// A reply arrived too late, so the connection was closed. What was asked may have been done.
@@ -62,34 +84,75 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   static func url(_ mend: String) -> RedisError { RedisError(.configuration, .url, mend) }
 
   /// A server's refusal, `<CODE> <words>`.
-  package static func server(_ refusal: String) -> RedisError {
-    let message = unwrapped(refusal)
-    let code = message.prefix { $0 != " " }
-    return RedisError(kind(code: code, message: message), .server, code: String(code), "Redis refused: \(message)")
+  package static func server(_ refusal: String) -> RedisError { RedisError(refusal: refusal) }
+
+  private init(refusal: String) {
+    let message = Self.cause(refusal)
+    let code = String(message.prefix { $0 != " " })
+    meaning =
+      switch code {
+      case "LOADING", "MASTERDOWN", "NOMASTERLINK", "CLUSTERDOWN", "BUSY": .shutsForNow
+      case "NOAUTH", "WRONGPASS", "DENIED", "NOPROTO": .shutsUntilMended
+      case "READONLY", "OOM", "MISCONF", "NOREPLICAS": .refusesWrites
+      case "TRYAGAIN", "UNBLOCKED": .refusesForNow
+      case "NOPERM", "WRONGTYPE", "NOSCRIPT", "CROSSSLOT", "MOVED", "ASK": .refusesThis
+      // No code of its own.
+      case "ERR" where message.hasPrefix("ERR max number of clients"): .shutsNewcomers
+      case "ERR" where message.hasPrefix("ERR unknown"): .refusesThis
+      default: .refused
+      }
+    kind =
+      switch meaning {
+      case .unanswered, .shutsForNow, .shutsNewcomers, .refusesWrites, .refusesForNow: .retry
+      case .shutsUntilMended: .configuration
+      case .refusesThis: code == "WRONGTYPE" || code == "NOSCRIPT" ? .fault : .configuration
+      case .refused: .fault
+      }
+    (reason, self.code, description) = (.server, code, "Redis refused: \(message)")
   }
 
-  /// Redis 6 hides what it refused to a script: `ERR Error running script (…): @user_script:1: -<CODE> <words>`.
-  private static func unwrapped(_ message: String) -> String {
-    guard message.hasPrefix("ERR Error running script"), let mark = message.firstRange(of: ": -") else {
-      return message
+  private init(_ error: RedisError, meaning: Meaning, kind: Kind) {
+    (self.kind, self.meaning, reason, code) = (kind, meaning, error.reason, error.code)
+    description = error.description
+  }
+
+  /// Of a login's AUTH or SELECT: whatever its words, it must be mended, unless it passes.
+  var ofLogin: RedisError {
+    meaning == .refused || meaning == .refusesThis
+      ? RedisError(self, meaning: .shutsUntilMended, kind: .configuration) : self
+  }
+
+  /// Nothing else would be answered on this connection either. A set-up that only tries whether the server is there
+  /// fails with such an error and with no other refusal.
+  package var shuts: Bool {
+    switch meaning {
+    case .unanswered, .shutsForNow, .shutsUntilMended, .shutsNewcomers: true
+    case .refusesWrites, .refusesForNow, .refusesThis, .refused: false
     }
-    return String(message[mark.upperBound...])
   }
 
-  private static func kind(code: Substring, message: String) -> Kind {
+  /// The server is no master, or has lost its own: look for the master again, on a new connection.
+  package var wantsMaster: Bool {
     switch code {
-    case "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "READONLY", "OOM", "MISCONF", "NOREPLICAS",
-      "UNBLOCKED", "NOMASTERLINK":
-      .retry
-    case "NOAUTH", "WRONGPASS", "NOPERM", "NOPROTO", "DENIED", "MOVED", "ASK":
-      .configuration
-    case "ERR" where message.hasPrefix("ERR max number of clients"):
-      .retry
-    case "ERR"
-    where ["ERR unknown", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH", "ERR DB index"]
-      .contains { message.hasPrefix($0) }:
-      .configuration
-    default: .fault
+    case "READONLY", "MASTERDOWN", "NOMASTERLINK", "LOADING", "CLUSTERDOWN": true
+    default: false
     }
+  }
+
+  /// What stands behind another refusal: that of a command inside a script, or of one that kept EXEC from running.
+  private static func cause(_ message: String) -> String {
+    // Redis 7: `EXECABORT Transaction discarded because of: <CODE> <words>`.
+    if message.hasPrefix("EXECABORT"), let mark = message.firstRange(of: "because of: ") {
+      return String(message[mark.upperBound...])
+    }
+    // Redis 6: `ERR Error running script (…): @user_script:1: @user_script: 1: -<CODE> <words>`, also without the dash.
+    if message.hasPrefix("ERR Error running script"), let script = message.firstRange(of: "@user_script:") {
+      for mark in message[script.upperBound...].ranges(of: ": ") {
+        let inner = message[mark.upperBound...].drop { $0 == "-" }
+        let code = inner.prefix { $0 != " " }
+        if code.count > 2, code.allSatisfy(\.isUppercase) { return String(inner) }
+      }
+    }
+    return message
   }
 }

@@ -101,25 +101,4 @@ import Testing
     #expect(RedisScript("abc").hash == "a9993e364706816aba3e25717850c26c9cd0d89d")
     #expect(RedisScript(String(repeating: "a", count: 119)).hash == "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56")
   }
-
-  @Test(arguments: [
-    ("LOADING x", RedisError.Kind.retry), ("MASTERDOWN x", .retry), ("CLUSTERDOWN x", .retry), ("TRYAGAIN x", .retry),
-    ("BUSY x", .retry), ("READONLY x", .retry), ("OOM x", .retry), ("MISCONF x", .retry),
-    ("ERR max number of clients reached", .retry), ("NOAUTH x", .configuration), ("WRONGPASS x", .configuration),
-    ("NOPERM x", .configuration), ("DENIED x", .configuration), ("ERR unknown command 'X'", .configuration),
-    ("ERR DB index is out of range", .configuration), ("MOVED 1 h:1", .configuration), ("WRONGTYPE x", .fault),
-    ("NOSCRIPT x", .fault), ("ERR syntax error", .fault),
-  ])
-  func classifiesRefusals(message: String, kind: RedisError.Kind) {
-    #expect(RedisError.server(message).kind == kind)
-    #expect(RedisError.server(message).code == message.split(separator: " ").first.map(String.init))
-  }
-
-  /// As Redis 6.2 says it.
-  @Test func aScriptsRefusalIsUnwrapped() {
-    let error = RedisError.server(
-      "ERR Error running script (call to f_b545): @user_script:37: @user_script: 37: -READONLY You can't write")
-    #expect(error.code == "READONLY")
-    #expect(error.kind == .retry)
-  }
 }

@@ -26,7 +26,7 @@ import Testing
             said.withLockedValue {
               switch event {
               case .up: $0.append("up")
-              case .down(let error): $0.append(error.code ?? "\(error.reason)")
+              case .down(let failure): $0.append(failure.error.code ?? "\(failure.error.reason)")
               }
             }
           })

@@ -44,7 +44,9 @@ extension RedisConnection {
   ) async throws -> RESPReply {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {
-        self.run(script, keys: keys, arguments, deadline: .now() + timeout) { continuation.resume(with: $0) }
+        self.run(script, keys: keys, arguments, deadline: self.eventLoop.now + timeout) {
+          continuation.resume(with: $0)
+        }
       }
     }
   }

@@ -1,6 +1,7 @@
 import NIOCore
 
-/// A connection that is logged in. Its methods, but for the `async` ones, are called on its event loop.
+/// A connection that is logged in. Its methods, but for the `async` ones, are called on its event loop. No completion
+/// runs inside the call that caused it.
 package final class RedisConnection: Sendable {
   package typealias Completion = (Result<[RESPReply], RedisError>) -> Void
 
@@ -11,10 +12,25 @@ package final class RedisConnection: Sendable {
     (self.handler, self.eventLoop) = (handler, eventLoop)
   }
 
+  /// Logs in over a channel whose bytes are RESP, an `EmbeddedChannel` for instance; on its event loop.
+  package static func logIn(
+    over channel: any Channel, _ url: RedisURL, _ options: RedisConnector.Options = RedisConnector.Options(),
+    deadline: NIODeadline? = nil
+  ) throws -> EventLoopFuture<RedisConnection> {
+    let handler = RedisConnectionHandler(
+      state: RedisConnectionState(
+        url: url, clientName: options.clientName, maxPipelineBytes: options.maxPipelineBytes),
+      limits: options.limits, loginDeadline: deadline ?? channel.eventLoop.now + options.connectTimeout,
+      on: channel.eventLoop)
+    let connection = handler.connection
+    try channel.pipeline.syncOperations.addHandler(handler)
+    return connection
+  }
+
   /// Sends the commands back to back and completes once, with one reply for each, refusals among them.
   ///
   /// All that is sent in one turn of the event loop shares one write. If `deadline` passes, the connection is closed
-  /// and everything unanswered on it fails with ``RedisError/timedOut``. ``RedisError/overloaded`` comes at once.
+  /// and everything unanswered on it fails with ``RedisError/timedOut``.
   package func send(_ commands: [RedisCommand], deadline: NIODeadline, completion: @escaping Completion) {
     handler.value.send(commands, deadline: deadline, completion: completion)
   }
@@ -36,7 +52,7 @@ package final class RedisConnection: Sendable {
   package func send(_ commands: [RedisCommand], timeout: TimeAmount) async throws -> [RESPReply] {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {
-        self.send(commands, deadline: .now() + timeout) { continuation.resume(with: $0) }
+        self.send(commands, deadline: self.eventLoop.now + timeout) { continuation.resume(with: $0) }
       }
     }
   }
@@ -55,7 +71,7 @@ package final class RedisConnection: Sendable {
     set { handler.value.onPush = newValue }
   }
 
-  /// Called once, also if it is set after the end.
+  /// Called once, before the requests fail that were unanswered; also if it is set after the end.
   package var onClose: ((RedisError) -> Void)? {
     get { handler.value.onClose }
     set { handler.value.onClose = newValue }
@@ -67,6 +83,6 @@ package final class RedisConnection: Sendable {
   /// Bytes of commands not yet answered.
   package var pipelineBytes: Int { handler.value.pipelineBytes }
 
-  /// Fails what is unanswered with ``RedisError/stopped``.
-  package func close() { handler.value.close(.stopped) }
+  /// Fails what is unanswered with `reason`.
+  package func close(_ reason: RedisError = .stopped) { handler.value.close(reason) }
 }

@@ -1,16 +1,16 @@
 import NIOCore
-import NIOSSL
 
-/// Acts for ``RedisConnectionState`` on one channel.
+/// Acts for ``RedisConnectionState`` on one channel. No completion and no report runs inside the call that caused it.
 final class RedisConnectionHandler: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
   typealias Completion = (Result<[RESPReply], RedisError>) -> Void
 
+  private let eventLoop: any EventLoop
   private var state: RedisConnectionState<Completion>
   private let reader: RESPReader
   private let loginDeadline: NIODeadline
-  private let ready: EventLoopPromise<Void>
+  private let loggedIn: EventLoopPromise<Void>
   private var context: ChannelHandlerContext?
   /// Commands of this turn of the event loop; they share one write.
   private var outgoing = ByteBuffer()
@@ -18,37 +18,44 @@ final class RedisConnectionHandler: ChannelInboundHandler {
 
   var onPush: ((RESPReply) -> Void)?
   var onClose: ((RedisError) -> Void)? {
-    didSet { if let error = state.closeReason { notifyClosed(error) } }
+    didSet { if onClose != nil, state.closeReason != nil { later { self.reportClose() } } }
   }
 
   init(
-    state: RedisConnectionState<Completion>, limits: RESPLimits, loginDeadline: NIODeadline,
-    ready: EventLoopPromise<Void>
+    state: RedisConnectionState<Completion>, limits: RESPLimits, loginDeadline: NIODeadline, on eventLoop: any EventLoop
   ) {
+    self.eventLoop = eventLoop
     self.state = state
     self.reader = RESPReader(limits: limits)
     self.loginDeadline = loginDeadline
-    self.ready = ready
+    loggedIn = eventLoop.makePromise()
+  }
+
+  /// Succeeds after the login.
+  var connection: EventLoopFuture<RedisConnection> {
+    let handler = NIOLoopBound(self, eventLoop: eventLoop)
+    return loggedIn.futureResult.map { RedisConnection(handler: handler, eventLoop: handler.value.eventLoop) }
   }
 
   var closeReason: RedisError? { state.closeReason }
   var pipelineBytes: Int { state.pipelineBytes }
 
   func send(_ commands: [RedisCommand], deadline: NIODeadline, completion: @escaping Completion) {
-    if commands.isEmpty { return completion(.success([])) }
+    if commands.isEmpty { return later { completion(.success([])) } }
     switch state.sendRequested(commands, deadline: deadline, completion: completion) {
     case .write(let wakeAt):
       write(commands)
       if let wakeAt { wake(at: wakeAt) }
     case .refuse(let completion, let error):
-      completion(.failure(error))
+      later { completion(.failure(error)) }
     }
   }
 
   /// The first reason counts.
   func close(_ error: RedisError) {
     if state.closeReason != nil { return }
-    end(error, failing: state.closed(error))
+    let failing = state.closed(error)
+    end(failing: failing)
   }
 
   // MARK: Channel
@@ -97,65 +104,55 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   private func received(_ reply: RESPReply) {
     switch state.replyReceived(reply) {
     case .wait: break
-    case .ready: ready.succeed()
+    case .ready: loggedIn.succeed()
     case .complete(let completion, let replies): completion(.success(replies))
     case .push(let message): onPush?(message)
-    case .close(let error, let completions): end(error, failing: completions)
+    case .close(let completions): end(failing: completions)
     }
   }
 
   private func write(_ commands: [RedisCommand]) {
-    if outgoing.readableBytes == 0 {
-      context?.eventLoop.assumeIsolated().execute { self.flush() }
-    }
+    if outgoing.readableBytes == 0 { later { self.flush() } }
     for command in commands { outgoing.writeImmutableBuffer(command.encoded) }
   }
 
   private func flush() {
     let bytes = outgoing
     outgoing = ByteBuffer()
+    if state.closeReason != nil { return }
     context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
   }
 
   private func wake(at deadline: NIODeadline) {
     timer?.cancel()
-    timer = context?.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) {
-      switch self.state.timePassed(now: .now()) {
+    timer = eventLoop.assumeIsolated().scheduleTask(deadline: deadline) {
+      switch self.state.timePassed(now: self.eventLoop.now) {
       case .wait: break
       case .wakeAt(let deadline): self.wake(at: deadline)
-      case .close(let error, let completions): self.end(error, failing: completions)
+      case .close(let completions): self.end(failing: completions)
       }
     }
   }
 
-  private func end(_ error: RedisError, failing completions: [Completion]) {
+  /// The close is reported before the requests fail, so that whoever asks again asks somebody else.
+  private func end(failing completions: [Completion]) {
+    guard let error = state.closeReason else { return }
     timer?.cancel()
     timer = nil
-    ready.fail(error)
-    for completion in completions { completion(.failure(error)) }
     context?.close(promise: nil)
-    notifyClosed(error)
+    loggedIn.fail(error)
+    later {
+      self.reportClose()
+      for completion in completions { completion(.failure(error)) }
+    }
   }
 
-  private func notifyClosed(_ error: RedisError) {
-    guard let onClose else { return }
+  private func reportClose() {
+    guard let error = state.closeReason, let onClose else { return }
     self.onClose = nil
     onPush = nil
     onClose(error)
   }
-}
 
-extension RedisError {
-  /// What went wrong below the connection.
-  init(channel error: any Error) {
-    switch error {
-    case let error as RedisError: self = error
-    case NIOSSLError.uncleanShutdown: self = .connectionLost
-    case NIOSSLError.handshakeFailed(let reason): self = .tls("\(reason)")
-    case let error as NIOSSLExtraError: self = .tls("\(error)")
-    case let error as BoringSSLError: self = .tls("\(error)")
-    case let error as NIOSSLError: self = .tls("\(error)")
-    default: self = RedisError(.retry, .connectionLost, "the connection to Redis was lost: \(error)")
-    }
-  }
+  private func later(_ body: @escaping () -> Void) { eventLoop.assumeIsolated().execute(body) }
 }

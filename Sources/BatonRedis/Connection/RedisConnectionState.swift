@@ -16,13 +16,14 @@ package struct RedisConnectionState<Completion> {
     case complete(Completion, [RESPReply])
     /// A message to a subscriber.
     case push(RESPReply)
-    case close(RedisError, failing: [Completion])
+    /// Closed by itself, see ``RedisConnectionState/closeReason``.
+    case close(failing: [Completion])
   }
 
   package enum TimeAction {
     case wait
     case wakeAt(NIODeadline)
-    case close(RedisError, failing: [Completion])
+    case close(failing: [Completion])
   }
 
   private struct Request {
@@ -31,7 +32,6 @@ package struct RedisConnectionState<Completion> {
     var commands: Int
     var bytes: Int
     var deadline: NIODeadline
-    var replies: [RESPReply] = []
   }
 
   private enum Phase {
@@ -45,6 +45,8 @@ package struct RedisConnectionState<Completion> {
   private let maxPipelineBytes: Int
   private var phase = Phase.connecting
   private var requests = CircularBuffer<Request>()
+  /// To the first request.
+  private var replies: [RESPReply] = []
   private var isSubscriber = false
   private var wakeAt: NIODeadline?
   /// Bytes of commands not yet answered, at most `maxPipelineBytes`.
@@ -94,23 +96,34 @@ package struct RedisConnectionState<Completion> {
   package mutating func replyReceived(_ reply: RESPReply) -> ReplyAction {
     if case .closed = phase { return .wait }
     if isSubscriber, reply.isMessage { return .push(reply) }
-    guard !requests.isEmpty else {
+    guard let commands = requests.first?.commands else {
       // Before it hangs up, a server may say why without having been asked.
-      let error = reply.error ?? .protocolViolation("a reply that nobody asked for")
-      return .close(error, failing: closed(error))
+      return .close(failing: closed(reply.error ?? .protocolViolation("a reply that nobody asked for")))
     }
-    requests[requests.startIndex].replies.append(reply)
-    guard requests[requests.startIndex].replies.count == requests[requests.startIndex].commands else { return .wait }
+    if replies.isEmpty { replies.reserveCapacity(commands) }
+    replies.append(reply)
+    guard replies.count == commands else { return .wait }
     let request = requests.removeFirst()
+    let replies = replies
+    self.replies = []
     pipelineBytes -= request.bytes
-    if let completion = request.completion { return .complete(completion, request.replies) }
+    if let completion = request.completion { return .complete(completion, replies) }
 
-    for (command, reply) in zip(login, request.replies) where command.name != "CLIENT" {
-      guard let error = reply.error else { continue }
-      return .close(error, failing: closed(error))
+    for (command, reply) in zip(login, replies) {
+      if let error = reply.error, let refusal = decisive(error, command) { return .close(failing: closed(refusal)) }
     }
     phase = .ready
     return .ready
+  }
+
+  /// What a refused command of the login decides: a name is only nice to have, and PING is there to be refused while
+  /// nothing works (a server whose disk is full refuses it and answers reads).
+  private func decisive(_ error: RedisError, _ command: RedisCommand) -> RedisError? {
+    switch command.name {
+    case "CLIENT": nil
+    case "PING": error.shuts ? error : nil
+    default: error.ofLogin
+    }
   }
 
   /// Replies come in order, so any deadline that has passed condemns the connection.
@@ -118,16 +131,26 @@ package struct RedisConnectionState<Completion> {
     if case .closed = phase { return .wait }
     wakeAt = requests.lazy.map(\.deadline).min()
     guard let wakeAt else { return .wait }
-    return wakeAt <= now ? .close(.timedOut, failing: closed(.timedOut)) : .wakeAt(wakeAt)
+    return wakeAt <= now ? .close(failing: closed(.timedOut)) : .wakeAt(wakeAt)
   }
 
   /// The connection ended; the first reason counts. What to fail with it.
   package mutating func closed(_ error: RedisError) -> [Completion] {
-    if case .closed = phase { return [] }
-    phase = .closed(error)
+    switch phase {
+    case .closed: return []
+    case .connecting, .ready: phase = .closed(error)
+    case .loggingIn: phase = .closed(error == .stopped ? error : refusalBeforeEnd ?? error)
+    }
     defer { requests.removeAll() }
+    replies = []
     pipelineBytes = 0
     return requests.compactMap(\.completion)
+  }
+
+  /// A server that has no room for another client says so before it hangs up, in place of the first answer.
+  private var refusalBeforeEnd: RedisError? {
+    let refusals = zip(login, replies).compactMap { command, reply in reply.error.map { (command, $0) } }
+    return refusals.lazy.compactMap { decisive($1, $0) }.first ?? refusals.last?.1
   }
 
   /// Why it ended, once it has.

@@ -2,8 +2,14 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 
+/// Whoever opens connections for a ``RedisLink``.
+package protocol RedisConnecting: Sendable {
+  /// Succeeds after the login; fails with a ``RedisError``.
+  func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection>
+}
+
 /// Opens connections to one Redis server.
-package struct RedisConnector: Sendable {
+package struct RedisConnector: RedisConnecting {
   package struct Options: Sendable {
     /// Shown by `CLIENT LIST`; no spaces.
     package var clientName = "baton"
@@ -36,19 +42,14 @@ package struct RedisConnector: Sendable {
     }
   }
 
-  /// Succeeds after the login; fails with a ``RedisError``.
+  /// The host's addresses are tried as RFC 8305 says, each over a channel of its own.
   package func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
     eventLoop.flatSubmit { open(on: eventLoop) }
   }
 
   private func open(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
-    let ready = eventLoop.makePromise(of: Void.self)
-    let handler = NIOLoopBound(
-      RedisConnectionHandler(
-        state: RedisConnectionState(
-          url: url, clientName: options.clientName, maxPipelineBytes: options.maxPipelineBytes),
-        limits: options.limits, loginDeadline: .now() + options.connectTimeout, ready: ready),
-      eventLoop: eventLoop)
+    let logins = NIOLoopBoundBox([ObjectIdentifier: EventLoopFuture<RedisConnection>](), eventLoop: eventLoop)
+    let deadline = eventLoop.now + options.connectTimeout
     let bootstrap = ClientBootstrap(group: eventLoop)
       .connectTimeout(options.connectTimeout)
       .channelOption(
@@ -57,7 +58,8 @@ package struct RedisConnector: Sendable {
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
           if let tls { try channel.pipeline.syncOperations.addHandler(tlsHandler(tls)) }
-          try channel.pipeline.syncOperations.addHandler(handler.value)
+          logins.value[ObjectIdentifier(channel)] = try RedisConnection.logIn(
+            over: channel, url, options, deadline: deadline)
         }
       }
     let channel =
@@ -65,10 +67,11 @@ package struct RedisConnector: Sendable {
       case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
       case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
       }
-    channel.whenFailure { error in
-      handler.value.close(error as? RedisError ?? .connectFailed("\(url): \(Self.why(error))"))
+    return channel.flatMapErrorThrowing { error in
+      throw error as? RedisError ?? .connectFailed("\(url): \(Self.why(error))")
+    }.flatMap { channel in
+      logins.value[ObjectIdentifier(channel)] ?? channel.eventLoop.makeFailedFuture(RedisError.connectionLost)
     }
-    return ready.futureResult.map { RedisConnection(handler: handler, eventLoop: eventLoop) }
   }
 
   private func tlsHandler(_ context: NIOSSLContext) throws -> NIOSSLClientHandler {
@@ -83,5 +86,20 @@ package struct RedisConnector: Sendable {
     guard let error = error as? NIOConnectionError else { return "\(error)" }
     if let first = error.connectionErrors.first { return "\(first.error)" }
     return "the host name can't be resolved (\(error.dnsAError ?? error.dnsAAAAError.map { $0 } ?? error))"
+  }
+}
+
+extension RedisError {
+  /// What went wrong below the connection.
+  init(channel error: any Error) {
+    switch error {
+    case let error as RedisError: self = error
+    case NIOSSLError.uncleanShutdown: self = .connectionLost
+    case NIOSSLError.handshakeFailed(let reason): self = .tls("\(reason)")
+    case let error as NIOSSLExtraError: self = .tls("\(error)")
+    case let error as BoringSSLError: self = .tls("\(error)")
+    case let error as NIOSSLError: self = .tls("\(error)")
+    default: self = RedisError(.retry, .connectionLost, "the connection to Redis was lost: \(error)")
+    }
   }
 }

@@ -8,15 +8,24 @@ package final class RedisLink {
   package enum Event {
     case up(RedisConnection)
     /// The connection was lost, or an attempt failed; the link tries again by itself.
-    case down(RedisError)
+    case down(Failure)
+  }
+
+  package struct Failure: Sendable, Equatable {
+    package let error: RedisError
+    /// 1 and up: how many times in a row, without the link having been up for longer than its longest delay.
+    package let attempt: Int
+    /// The failure before, of the same row, was the same.
+    package let isRepeated: Bool
   }
 
   package let eventLoop: any EventLoop
   /// Nil while down.
   package private(set) var connection: RedisConnection?
 
-  private let connector: RedisConnector
+  private let connector: any RedisConnecting
   private let keepAlive: TimeAmount?
+  private let random: () -> Double
   private let setUp: SetUp
   private let report: (Event) -> Void
   private var state: RedisLinkState
@@ -25,12 +34,13 @@ package final class RedisLink {
   private var retry: Scheduled<Void>?
 
   /// `keepAlive` sends a PING that often, and closes the connection where it is not answered within the same time.
+  /// `random`, 0 to 1, is asked for each delay.
   package init(
-    _ connector: RedisConnector, on eventLoop: any EventLoop, keepAlive: TimeAmount? = .seconds(5),
-    backoff: RedisBackoff = RedisBackoff(), setUp: @escaping SetUp = { $1(.success(())) },
-    report: @escaping (Event) -> Void
+    _ connector: any RedisConnecting, on eventLoop: any EventLoop, keepAlive: TimeAmount? = .seconds(5),
+    backoff: RedisBackoff = RedisBackoff(), random: @escaping () -> Double = { .random(in: 0...1) },
+    setUp: @escaping SetUp = { $1(.success(())) }, report: @escaping (Event) -> Void
   ) {
-    (self.connector, self.eventLoop, self.keepAlive) = (connector, eventLoop, keepAlive)
+    (self.connector, self.eventLoop, self.keepAlive, self.random) = (connector, eventLoop, keepAlive, random)
     (self.setUp, self.report, state) = (setUp, report, RedisLinkState(backoff: backoff))
   }
 
@@ -38,6 +48,13 @@ package final class RedisLink {
 
   /// No event comes after it. What is unanswered fails with ``RedisError/stopped``.
   package func stop() { act(state.stopRequested()) }
+
+  /// Leaves a connection whose server says that it is not, or no longer, the right one (``RedisError/wantsMaster``),
+  /// and makes another. Where the next one says the same, it is kept for 1 s before it is left, then for 2, 4 … 30 s.
+  package func leave(_ connection: RedisConnection, because error: RedisError) {
+    guard connection === self.connection, state.leaveRequested(now: eventLoop.now) else { return }
+    connection.close(error)
+  }
 
   private func act(_ action: RedisLinkState.Action) {
     switch action {
@@ -61,7 +78,9 @@ package final class RedisLink {
   }
 
   private func connect() {
-    connector.connect(on: eventLoop).assumeIsolated().whenComplete { result in
+    eventLoop.flatSubmit { [connector, eventLoop] in
+      connector.connect(on: eventLoop)
+    }.assumeIsolated().whenComplete { result in
       switch result {
       case .failure(let error): self.failed(RedisError(channel: error))
       case .success(let connection):
@@ -77,11 +96,10 @@ package final class RedisLink {
       guard let self, self.current === attempt else { return }
       self.failed(error)
     }
-    guard current === attempt else { return }
     setUp(attempt) { [weak self, weak attempt] result in
       guard let self, let attempt, self.current === attempt else { return }
       switch result {
-      case .success: self.act(self.state.setUpSucceeded(now: .now()))
+      case .success: self.act(self.state.setUpSucceeded(now: self.eventLoop.now))
       case .failure(let error): self.failed(error)
       }
     }
@@ -91,9 +109,8 @@ package final class RedisLink {
     let open = current
     (current, connection) = (nil, nil)
     open?.close()
-    if state.isStopped { return }
-    let action = state.failed(now: .now(), random: .random(in: 0...1))
-    report(.down(error))
+    guard let (failure, action) = state.failed(error, now: eventLoop.now, random: random()) else { return }
+    report(.down(failure))
     act(action)
   }
 
@@ -101,7 +118,7 @@ package final class RedisLink {
     guard let keepAlive else { return }
     eventLoop.assumeIsolated().scheduleTask(in: keepAlive) { [weak self, weak connection] in
       guard let self, let connection, self.connection === connection else { return }
-      connection.send([.ping], deadline: .now() + keepAlive) { _ in }
+      connection.send([.ping], deadline: self.eventLoop.now + keepAlive) { _ in }
       self.scheduleKeepAlive(connection)
     }
   }

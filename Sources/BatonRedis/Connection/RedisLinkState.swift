@@ -20,10 +20,15 @@ package struct RedisLinkState {
 
   private var phase = Phase.idle
   private var backoff: RedisBackoff
+  private var attempt = 0
+  private var lastError: RedisError?
+  private var lastLeave: NIODeadline?
+  private var patience = Self.firstPatience
+
+  private static let firstPatience = TimeAmount.seconds(1)
+  private static let longestPatience = TimeAmount.seconds(30)
 
   package init(backoff: RedisBackoff = RedisBackoff()) { self.backoff = backoff }
-
-  package var isStopped: Bool { if case .stopped = phase { true } else { false } }
 
   package mutating func started() -> Action {
     guard case .idle = phase else { return .none }
@@ -44,14 +49,35 @@ package struct RedisLinkState {
   }
 
   /// An attempt failed, or the connection was lost. A link that was up for the longest delay starts over with short ones.
-  package mutating func failed(now: NIODeadline, random: Double) -> Action {
+  package mutating func failed(
+    _ error: RedisError, now: NIODeadline, random: Double
+  ) -> (RedisLink.Failure, Action)? {
     switch phase {
-    case .up(let since): if now - since >= backoff.maximum { backoff.reset() }
+    case .up(let since):
+      if now - since >= backoff.maximum {
+        backoff.reset()
+        (attempt, lastError) = (0, nil)
+      }
     case .connecting, .settingUp: break
-    case .idle, .waiting, .stopped: return .none
+    case .idle, .waiting, .stopped: return nil
     }
     phase = .waiting
-    return .retry(after: backoff.next(random: random))
+    attempt += 1
+    let failure = RedisLink.Failure(error: error, attempt: attempt, isRepeated: error == lastError)
+    lastError = error
+    return (failure, .retry(after: backoff.next(random: random)))
+  }
+
+  /// Whether the connection may be left for another one now. Each time that it is, the next one is kept for longer.
+  package mutating func leaveRequested(now: NIODeadline) -> Bool {
+    guard case .up = phase else { return false }
+    if let lastLeave {
+      if now - lastLeave < patience { return false }
+      let isOver = now - lastLeave >= Self.longestPatience * 2
+      patience = isOver ? Self.firstPatience : min(patience * 2, Self.longestPatience)
+    }
+    lastLeave = now
+    return true
   }
 
   package mutating func delayPassed() -> Action {

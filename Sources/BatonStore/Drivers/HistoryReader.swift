@@ -29,7 +29,7 @@ final class HistoryReader {
       case .up:
         changed()
         self?.sendPages()
-      case .down(let error): observe(.disconnected(.history, error))
+      case .down(let failure): observe(.disconnected(.history, failure.error))
       }
     }
   }

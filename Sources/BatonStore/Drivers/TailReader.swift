@@ -165,7 +165,8 @@ final class TailReader {
     switch event {
     case .up:
       if let connection = reads?.connection { connection.close() } else { reads?.start() }
-    case .down(let error):
+    case .down(let failure):
+      let error = failure.error
       noticesID = nil
       observe(.disconnected(.notices, error))
       if error.kind == .configuration, configuration.wakeup == .auto, reads?.connection == nil { reads?.start() }
@@ -215,7 +216,8 @@ final class TailReader {
       unansweredSince = nil
       observe(.connected(wakeup: source == .tracking ? .tracking : .poll))
       perform(tail.connected(source: source))
-    case .down(let error):
+    case .down(let failure):
+      let error = failure.error
       observe(.disconnected(.tail, error))
       observe(.lost(at: eventLoop.now))
       unansweredSince = nil

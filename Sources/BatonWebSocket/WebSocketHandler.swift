@@ -1,28 +1,24 @@
 import NIOCore
 
-/// One end of an open WebSocket: behind the frame decoder, in front of a handler that gets `WebSocketEvent`s and
+/// Does what a `WebSocketEnd` decides: behind the frame decoder, in front of a handler that gets `WebSocketEvent`s and
 /// writes ByteBuffers of whole frames.
 ///
-/// It answers pings, closes, and after the protocol was broken. The handler behind gets `text`, `binary`, `pong` and
-/// `close`, and a `WebSocketViolation` as an error. `WebSocketClose` as an outbound user event begins the closing
-/// handshake; writes after it fail.
+/// The handler behind gets `text`, `binary`, `pong` and `close`, and a `WebSocketViolation` as an error. Writes after a
+/// close was begun fail.
 package final class WebSocketHandler: ChannelDuplexHandler {
   package typealias InboundIn = WebSocketFrameIn
   package typealias InboundOut = WebSocketEvent
   package typealias OutboundIn = ByteBuffer
   package typealias OutboundOut = ByteBuffer
 
-  private var assembler: MessageAssembler
-  private var closing: ClosingHandshake
+  private var end: WebSocketEnd
   private var encoder: FrameEncoder<SystemRandomNumberGenerator>
+  private var context: ChannelHandlerContext?
   private var deadline: Scheduled<Void>?
-  /// The answer to the last ping, while the channel takes no more: earlier ones need no answer (RFC 6455 section 5.5.3).
-  private var pendingPong: ByteBuffer?
   private var hasUnflushedPong = false
 
-  private init(role: WebSocketRole, assembler: MessageAssembler, patience: TimeAmount) {
-    self.assembler = assembler
-    closing = ClosingHandshake(role: role, patience: patience)
+  package init(role: WebSocketRole, end: WebSocketEnd) {
+    self.end = end
     encoder = FrameEncoder(role: role)
   }
 
@@ -33,28 +29,27 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     to pipeline: ChannelPipeline.SynchronousOperations, role: WebSocketRole,
     limits: WebSocketLimits = WebSocketLimits(), patience: TimeAmount = .seconds(5)
   ) throws {
-    let assembler = MessageAssembler(role: role, limits: limits)
-    try pipeline.addHandler(assembler.makeDecoder())
-    try pipeline.addHandler(WebSocketHandler(role: role, assembler: assembler, patience: patience))
+    let end = WebSocketEnd(role: role, limits: limits, patience: patience)
+    try pipeline.addHandler(end.makeDecoder())
+    try pipeline.addHandler(WebSocketHandler(role: role, end: end))
   }
 
+  package func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+
+  package func handlerRemoved(context: ChannelHandlerContext) {
+    deadline?.cancel()
+    self.context = nil
+  }
+
+  /// Whether data may still be written.
+  package var isOpen: Bool { end.isOpen }
+
+  // MARK: From the peer
+
   package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    guard closing.isListening else { return }
-    do throws(WebSocketViolation) {
-      guard let event = try assembler.receive(unwrapInboundIn(data)) else { return }
-      switch event {
-      case .ping(let payload):
-        answer(payload, context)
-      case .close(let code, _):
-        let action = closing.peerClosed(code, now: context.eventLoop.now)
-        context.fireChannelRead(wrapInboundOut(event))
-        perform(action, context)
-      case .text, .binary, .pong:
-        context.fireChannelRead(wrapInboundOut(event))
-      }
-    } catch {
-      violated(error, context)
-    }
+    perform(
+      end.frameArrived(unwrapInboundIn(data), isWritable: context.channel.isWritable, now: context.eventLoop.now),
+      context)
   }
 
   package func channelReadComplete(context: ChannelHandlerContext) {
@@ -66,34 +61,51 @@ package final class WebSocketHandler: ChannelDuplexHandler {
   }
 
   package func channelWritabilityChanged(context: ChannelHandlerContext) {
-    if context.channel.isWritable, let payload = pendingPong.take(), closing.isOpen {
-      writePong(payload, context)
-      context.flush()
+    if context.channel.isWritable {
+      perform(end.becameWritable(), context)
+      if hasUnflushedPong {
+        hasUnflushedPong = false
+        context.flush()
+      }
     }
     context.fireChannelWritabilityChanged()
   }
 
   package func channelInactive(context: ChannelHandlerContext) {
-    closing.transportClosed()
+    end.transportClosed()
     deadline?.cancel()
     context.fireChannelInactive()
   }
 
   package func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    guard closing.isListening else { return }
-    if let violation = MessageAssembler.violation(for: error) {
-      violated(violation, context)
-    } else {
-      context.fireErrorCaught(error)
+    guard let action = end.errorCaught(error, now: context.eventLoop.now) else {
+      return context.fireErrorCaught(error)
     }
+    perform(action, context)
   }
 
+  // MARK: To the peer
+
   package func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
-    guard closing.isOpen else {
+    guard end.isOpen else {
       promise?.fail(ChannelError.outputClosed)
       return
     }
     context.write(data, promise: promise)
+  }
+
+  /// Begins the closing handshake; once is enough.
+  package func close(_ code: CloseCode, reason: String = "") {
+    guard let context else { return }
+    perform(end.close(code, reason: reason, now: context.eventLoop.now), context)
+  }
+
+  /// Asks whether the peer is there. False: the last time nothing came back.
+  package func ping() -> Bool {
+    guard let context else { return true }
+    let action = end.pingDue()
+    perform(action, context)
+    return action != .unanswered
   }
 
   package func triggerUserOutboundEvent(
@@ -102,55 +114,57 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     guard let request = event as? WebSocketClose else {
       return context.triggerUserOutboundEvent(event, promise: promise)
     }
-    perform(closing.close(request.code, reason: request.reason, now: context.eventLoop.now), context)
+    close(request.code, reason: request.reason)
     promise?.succeed()
   }
 
-  private func violated(_ violation: WebSocketViolation, _ context: ChannelHandlerContext) {
-    let action = closing.violated(violation, now: context.eventLoop.now)
-    context.fireErrorCaught(violation)
-    perform(action, context)
-  }
-
-  private func answer(_ payload: ByteBuffer, _ context: ChannelHandlerContext) {
-    guard closing.isOpen else { return }
-    guard context.channel.isWritable else {
-      pendingPong = payload
-      return
+  private func perform(_ action: WebSocketEnd.Action, _ context: ChannelHandlerContext) {
+    switch action {
+    case .nothing, .unanswered: break
+    case .deliver(let event): context.fireChannelRead(wrapInboundOut(event))
+    case .pong(let payload):
+      write(.pong, payload, context)
+      hasUnflushedPong = true
+    case .ping:
+      write(.ping, ByteBuffer(), context)
+      context.flush()
+    case .close(let closing, let cause):
+      switch cause {
+      case .ourselves: break
+      case .peer(let code, let reason): context.fireChannelRead(wrapInboundOut(.close(code, reason: reason)))
+      case .violation(let violation): context.fireErrorCaught(violation)
+      }
+      perform(closing, context)
     }
-    writePong(payload, context)
   }
 
-  private func writePong(_ payload: ByteBuffer, _ context: ChannelHandlerContext) {
-    var frame = ByteBuffer()
-    encoder.write(.pong, payload, into: &frame)
+  private func write(_ opcode: Opcode, _ payload: ByteBuffer, _ context: ChannelHandlerContext) {
+    var frame = context.channel.allocator.buffer(capacity: payload.readableBytes + 8)
+    encoder.write(opcode, payload, into: &frame)
     context.write(wrapOutboundOut(frame), promise: nil)
-    hasUnflushedPong = true
   }
 
   private func perform(_ action: ClosingHandshake.Action, _ context: ChannelHandlerContext) {
     switch action {
-    case .nothing:
-      break
-    case .closeTransport:
-      context.close(promise: nil)
+    case .nothing: break
+    case .closeTransport: context.close(promise: nil)
     case .send(let code, let reason, let after, let deadline):
-      let context = NIOLoopBound(context, eventLoop: context.eventLoop)
       let this = NIOLoopBound(self, eventLoop: context.eventLoop)
       self.deadline = context.eventLoop.scheduleTask(deadline: deadline) {
-        this.value.perform(this.value.closing.deadlinePassed(), context.value)
+        guard let context = this.value.context else { return }
+        this.value.perform(this.value.end.deadlinePassed(), context)
       }
-      var frame = ByteBuffer()
+      var frame = context.channel.allocator.buffer(capacity: 32)
       encoder.writeClose(code, reason: reason, into: &frame)
       let written = context.eventLoop.makePromise(of: Void.self)
       written.futureResult.whenSuccess {
         switch after {
         case .awaitPeer: break
-        case .closeTransport: context.value.close(promise: nil)
-        case .endOutput: context.value.close(mode: .output, promise: nil)
+        case .closeTransport: this.value.context?.close(promise: nil)
+        case .endOutput: this.value.context?.close(mode: .output, promise: nil)
         }
       }
-      context.value.writeAndFlush(wrapOutboundOut(frame), promise: written)
+      context.writeAndFlush(wrapOutboundOut(frame), promise: written)
     }
   }
 }

@@ -25,7 +25,7 @@ final class FakeBackend: GatewayBackend {
     case "finished": return eventLoop.makeSucceededFuture(.finished)
     default: break
     }
-    return eventLoop.makeSucceededVoidFuture().map { .admitted(Driver(self)) }
+    return eventLoop.makeSucceededVoidFuture().map { .admitted(Driver(self, request)) }
   }
 
   func history(_ request: HistoryRequest) async throws -> HistoryPage? {
@@ -48,17 +48,21 @@ final class FakeBackend: GatewayBackend {
   /// On one event loop, as all drivers.
   private final class Driver: DeviceDriver, @unchecked Sendable {
     let backend: FakeBackend
-    var device: Device?
+    let request: DeviceRequest
+    var wire: (any DeviceWire)?
 
-    init(_ backend: FakeBackend) { self.backend = backend }
+    init(_ backend: FakeBackend, _ request: DeviceRequest) {
+      self.backend = backend
+      self.request = request
+    }
 
-    func start(_ device: Device) {
-      self.device = device
+    func start(_ wire: any DeviceWire) {
+      self.wire = wire
       backend.devices.withLockedValue { $0 += 1 }
-      device.send(
+      wire.send(
         .attached(
           ControlFrame.Attached(
-            session: device.session.description, device: device.request.attach.device, node: "gw", offset: .zero,
+            session: request.attach.session.description, device: request.attach.device, node: "gw", offset: .zero,
             first: nil, last: nil, pingMs: 25000, features: [])))
     }
 
@@ -66,18 +70,18 @@ final class FakeBackend: GatewayBackend {
 
     func received(_ message: DeviceMessage) -> Bool {
       switch message.type {
-      case "close": device?.close(.normal)
+      case "close": wire?.close(.normal, reason: "")
       default: return false
       }
       return true
     }
 
     func drain(retryAfterMs: Int) {
-      device?.send(.draining(retryAfterMs: retryAfterMs))
-      device?.close(.serviceRestart)
+      wire?.send(.draining(retryAfterMs: retryAfterMs))
+      wire?.close(.serviceRestart, reason: "")
     }
 
-    func closed() { if device != nil { backend.devices.withLockedValue { $0 -= 1 } } }
+    func closed() { if wire != nil { backend.devices.withLockedValue { $0 -= 1 } } }
   }
 }
 

@@ -33,7 +33,7 @@ def test_its_headers(session, listen):
     stream = listen(session)
     assert stream.status == 200
     assert stream.headers["content-type"].startswith("text/event-stream")
-    assert stream.headers["cache-control"] == "no-store"
+    assert stream.headers["cache-control"] == "no-store, no-transform"
     assert stream.headers["x-accel-buffering"] == "no"
 
 

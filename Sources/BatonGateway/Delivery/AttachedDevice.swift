@@ -10,7 +10,8 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private let room: Room
   private let node: NodeDescription
   private var cursor: Cursor
-  private var device: Device?
+  /// Nil before the device is let in, and when it is gone.
+  private var wire: (any DeviceWire)?
   private var admission: EventLoopPromise<Admission>?
   /// What was decided before the device was let in.
   private var held: [Cursor.Step] = []
@@ -64,12 +65,12 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   // MARK: DeviceDriver
 
-  func start(_ device: Device) {
-    self.device = device
+  func start(_ wire: any DeviceWire) {
+    self.wire = wire
     let steps = held
     held = []
-    for step in steps { perform(step, device) }
-    device.flush()
+    for step in steps { perform(step, wire) }
+    wire.flush()
     pump()
   }
 
@@ -78,7 +79,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     isPumping = true
     defer { isPumping = false }
     // A flush can make the device writable again before it returns.
-    while advance() { device?.flush() }
+    while advance() { wire?.flush() }
     // Nothing came that would end the wait for something to send.
     if admission != nil, cursor.isLive { admit(.admitted(self)) }
   }
@@ -86,13 +87,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// As far as the device takes bytes; false where nothing was written.
   private func advance() -> Bool {
     var wrote = false
-    while !isClosed, device?.isWritable ?? (admission != nil), let step = cursor.next(room.log) {
+    while !isClosed, wire?.isWritable ?? (admission != nil), let step = cursor.next(room.log) {
       switch step {
       case .read(let page): read(page)
       case .touch: touch()
       default:
-        if let device {
-          perform(step, device)
+        if let wire {
+          perform(step, wire)
           wrote = true
         } else {
           hold(step)
@@ -109,9 +110,9 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   func received(_ message: DeviceMessage) -> Bool {
     do throws(DeviceCommand.Refusal) {
-      guard let command = try DeviceCommand(message, request, device?.identity) else { return false }
+      guard let command = try DeviceCommand(message, request, wire?.identity) else { return false }
       guard pendingCommands < DeviceCommand.maxPending else {
-        device?.send(command.rateLimited)
+        wire?.send(command.rateLimited)
         return true
       }
       pendingCommands += 1
@@ -121,26 +122,26 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
           let answer = (try? result.get()).map(command.answer) ?? command.unavailable
           self.hub.eventLoop.execute {
             self.pendingCommands -= 1
-            self.device?.send(answer)
+            self.wire?.send(answer)
           }
         }
       }
     } catch {
-      device?.send(error.frame)
+      wire?.send(error.frame)
     }
     return true
   }
 
   func drain(retryAfterMs: Int) {
-    guard let device, !isClosed else { return }
-    device.send(.draining(retryAfterMs: retryAfterMs))
-    device.close(.serviceRestart, reason: "the node goes away")
+    guard let wire, !isClosed else { return }
+    wire.send(.draining(retryAfterMs: retryAfterMs))
+    wire.close(.serviceRestart, reason: "the node goes away")
   }
 
   func closed() {
     guard !isClosed else { return }
     isClosed = true
-    device = nil
+    wire = nil
     if case .window(let window) = request.attach.rollup { hub.forget(self, everyMilliseconds: window) }
     // Not while the room walks over its devices.
     hub.eventLoop.execute { self.room.leave(self) }
@@ -168,32 +169,33 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     hub.store.eventLoop.execute { [store = hub.store] in store.touch(session, ticket: ticket) }
   }
 
-  private func perform(_ step: Cursor.Step, _ device: Device) {
+  private func perform(_ step: Cursor.Step, _ wire: any DeviceWire) {
     switch step {
     case .deliver(let delivery):
       let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse)
       hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
       hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
-      device.write(bytes)
+      wire.write(bytes)
     case .attached(let offset, let first, let last):
       hub.metrics.resumed(offset == .zero ? .waiting : .history)
-      device.send(
+      wire.send(
         .attached(
           ControlFrame.Attached(
             session: request.attach.session.description, device: request.attach.device, node: node.name,
-            offset: offset, first: first, last: last, pingMs: node.pingMs, features: node.features)))
+            offset: offset, first: first, last: last, pingMs: node.pingMs,
+            features: node.features(for: wire.identity, in: request.attach.session))))
     case .reset(let reset):
       hub.metrics.reset(reset.reason)
       hub.metrics.resumed(.reset)
-      device.send(.reset(reset))
-    case .behind: device.send(.behind)
-    case .live(let offset): device.send(.live(offset))
-    case .stalled: device.send(.stalled)
-    case .finish: device.close(.normal, reason: "done")
+      wire.send(.reset(reset))
+    case .behind: wire.send(.behind)
+    case .live(let offset): wire.send(.live(offset))
+    case .stalled: wire.send(.stalled)
+    case .finish: wire.close(.normal, reason: "done")
     case .wrongType:
-      device.send(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
-      device.close(.internalError, reason: "wrong type")
-    case .unavailable: device.close(.tryAgainLater, reason: "the store is out of reach")
+      wire.send(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
+      wire.close(.internalError, reason: "wrong type")
+    case .unavailable: wire.close(.tryAgainLater, reason: "the store is out of reach")
     case .read, .touch: break
     }
   }

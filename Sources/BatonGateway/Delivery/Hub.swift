@@ -7,12 +7,15 @@ import NIOCore
 package struct NodeDescription: Sendable {
   package var name: String
   package var pingMs: Int
-  package var features: [String]
 
-  package init(name: String, pingMs: Int, features: [String] = []) {
+  package init(name: String, pingMs: Int) {
     self.name = name
     self.pingMs = pingMs
-    self.features = features
+  }
+
+  /// What a device may send.
+  func features(for identity: Identity?, in session: SessionName) -> [String] {
+    [Identity.Scope.input, .cancel].filter { identity?.may($0, session) ?? true }.map(\.rawValue)
   }
 }
 

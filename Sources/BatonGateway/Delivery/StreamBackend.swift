@@ -33,8 +33,7 @@ package final class StreamBackend: GatewayBackend {
     hub = Hub(
       store, group: parts.eventLoopGroup,
       node: NodeDescription(
-        name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000),
-        features: ["input", "cancel"]),
+        name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
       limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
       metrics: parts.metrics)
   }

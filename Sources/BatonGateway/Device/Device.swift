@@ -6,7 +6,7 @@ import NIOCore
 /// Decides what one device is sent. Made by `DeviceAttaching.attach`; everything is called on the device's event loop.
 package protocol DeviceDriver: AnyObject, Sendable {
   /// The upgrade is written; from here the driver writes to the device, `attached` first.
-  func start(_ device: Device)
+  func start(_ wire: any DeviceWire)
   /// The device takes bytes again.
   func pump()
   /// A message with a `type` that the wire itself doesn't answer. False: unknown.
@@ -29,49 +29,19 @@ package enum Admission: Sendable {
   case finished
 }
 
-/// What a device sent: a JSON object with a `type` (PROTOCOL 5).
-package struct DeviceMessage {
-  package var type: String
-  package var members: [String: Any]
-
-  package func text(_ name: String) -> String? { members[name] as? String }
-}
-
-/// The wire under a device: WebSocket or server-sent events.
+/// The wire under a device, WebSocket or server-sent events, as its driver sees it. Lives on the device's event loop.
 package protocol DeviceWire: AnyObject {
+  /// Whether the device takes bytes; `pump` is called when it does again.
+  var isWritable: Bool { get }
+  /// Who is behind it now: devices may send a newer token. Nil where nobody is asked for one.
+  var identity: Identity? { get }
   /// One control frame, at once.
   func send(_ frame: ControlFrame)
-  /// Bytes that are already in the wire's form; nothing leaves before `flush`.
+  /// Bytes that are already in the wire's form, shared with other devices; nothing leaves before `flush`.
   func write(_ bytes: ByteBuffer)
   func flush()
+  /// Ends the connection: WebSocket with a close frame, server-sent events by ending the response. Once is enough.
   func close(_ code: CloseCode, reason: String)
-}
-
-/// One attached device, as its driver sees it. Lives on its event loop.
-package final class Device {
-  package let request: DeviceRequest
-  package let channel: any Channel
-  /// Who is behind it now: devices may send a newer token.
-  package internal(set) var identity: Identity?
-  package internal(set) weak var wire: (any DeviceWire)?
-
-  package init(request: DeviceRequest, channel: any Channel, wire: any DeviceWire) {
-    self.request = request
-    self.channel = channel
-    identity = request.identity
-    self.wire = wire
-  }
-
-  package var isWritable: Bool { channel.isWritable }
-  package var session: SessionName { request.attach.session }
-
-  /// One control frame in the wire's form, flushed.
-  package func send(_ frame: ControlFrame) { wire?.send(frame) }
-  /// Bytes in the wire's form, shared with other devices. Nothing leaves before `flush`.
-  package func write(_ bytes: ByteBuffer) { wire?.write(bytes) }
-  package func flush() { wire?.flush() }
-  /// Ends the connection: WebSocket with a close frame, server-sent events by ending the body. Once is enough.
-  package func close(_ code: CloseCode, reason: String = "") { wire?.close(code, reason: reason) }
 }
 
 extension CloseCode {

@@ -28,7 +28,7 @@ struct DeviceCommand {
     }
     var fields = [Entry.Field("event", message.type)]
     if let response = message.members["response"] {
-      guard let name = response as? String, Shape.name(name.utf8, upTo: 128) else {
+      guard let name = response.text, Shape.name(name.utf8, upTo: 128) else {
         throw refusal("bad_request", "response must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
       }
       fields.append(Entry.Field("response", name))
@@ -36,7 +36,7 @@ struct DeviceCommand {
       throw refusal("bad_request", "cancel needs the response that is to be cancelled.")
     }
     if let data = message.members["data"] {
-      guard let text = data as? String else { throw refusal("bad_request", "data must be a string.") }
+      guard let text = data.text else { throw refusal("bad_request", "data must be a string.") }
       fields.append(Entry.Field("data", text))
     } else if message.type == "input" {
       throw refusal("bad_request", "input needs data: what the person sent, as a string.")

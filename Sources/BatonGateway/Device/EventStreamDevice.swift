@@ -3,31 +3,23 @@ import BatonSession
 import BatonWebSocket
 import NIOCore
 
-/// The event stream of one device (PROTOCOL 6). The response has no length and ends with the connection, so that what
-/// devices share goes out as it is.
+/// The event stream of one device (PROTOCOL 6), in chunks of its own (RFC 9112 section 7.1): the last chunk is written
+/// only where the stream has come to its end, so whatever else ends the connection can be told from it.
 final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   typealias InboundIn = Any
   typealias OutboundOut = ByteBuffer
 
-  private let request: DeviceRequest
-  private let driver: any DeviceDriver
-  private let settings: DeviceSettings
-  private let ended: () -> Void
+  private let life: DeviceLife
+  private let isChunked: Bool
   private var context: ChannelHandlerContext?
-  private var device: Device?
-  private var ticks: RepeatedTask?
   private var sinceComment = TimeAmount.zero
-  private var stall = StallWatch()
-  private let expiry = ExpiryWatch()
   private var isOpen = true
-  private var isEnded = false
+  private var hasStarted = false
 
-  /// - Parameter ended: called once, when the connection is gone.
-  init(request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ended: @escaping () -> Void) {
-    self.request = request
-    self.driver = driver
-    self.settings = settings
-    self.ended = ended
+  /// - Parameter isChunked: false to a client of HTTP/1.0, which knows no chunks.
+  init(_ life: DeviceLife, isChunked: Bool) {
+    self.life = life
+    self.isChunked = isChunked
   }
 
   func handlerAdded(context: ChannelHandlerContext) { self.context = context }
@@ -36,31 +28,17 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
     self.context = nil
   }
 
+  /// The head of the response is written: begin.
   func start() {
     guard let context else { return }
-    let device = Device(request: request, channel: context.channel, wire: self)
-    self.device = device
+    hasStarted = true
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    ticks = context.eventLoop.scheduleRepeatedTask(initialDelay: settings.tick, delay: settings.tick) { _ in
-      bound.value.tick()
-    }
-    write(EventStream.retry(milliseconds: .random(in: 500...2000)))
-    driver.start(device)
-    if let identity = request.identity {
-      expiry.start(
-        identity.expires, on: context.eventLoop, soon: { [weak self] in self?.send(.expiring(inMs: $0)) },
-        over: { [weak self] in self?.close(.unauthenticated, reason: "the token has expired") })
-    }
+    life.start(self, on: context.eventLoop) { bound.value.tick() }
   }
 
   private func end() {
-    if isEnded { return }
-    isEnded = true
     isOpen = false
-    ticks?.cancel()
-    expiry.cancel()
-    driver.closed()
-    ended()
+    life.end()
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {}
@@ -84,45 +62,57 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   }
 
   func channelWritabilityChanged(context: ChannelHandlerContext) {
-    if context.channel.isWritable, isOpen, device != nil { driver.pump() }
+    if context.channel.isWritable, isOpen, hasStarted { life.driver.pump() }
     context.fireChannelWritabilityChanged()
   }
 
-  // MARK: To the device
+  // MARK: DeviceWire
+
+  var isWritable: Bool { context?.channel.isWritable ?? false }
+  var identity: Identity? { life.identity }
 
   func send(_ frame: ControlFrame) {
-    if case .draining(let milliseconds) = frame { write(EventStream.retry(milliseconds: milliseconds)) }
-    write(EventStream.event(frame, as: request.wire))
+    write(EventStream.block(frame, as: life.request.wire))
     flush()
   }
 
   func write(_ bytes: ByteBuffer) {
     guard isOpen, let context, bytes.readableBytes > 0 else { return }
     sinceComment = .zero
-    context.write(wrapOutboundOut(bytes), promise: nil)
+    guard isChunked else { return context.write(wrapOutboundOut(bytes), promise: nil) }
+    // What is small is cheaper copied than written in three pieces.
+    if bytes.readableBytes <= 2048 {
+      context.write(wrapOutboundOut(EventStream.chunk(bytes)), promise: nil)
+    } else {
+      context.write(wrapOutboundOut(EventStream.chunkHead(bytes.readableBytes)), promise: nil)
+      context.write(wrapOutboundOut(bytes), promise: nil)
+      context.write(wrapOutboundOut(EventStream.chunkEnd), promise: nil)
+    }
   }
 
   func flush() { context?.flush() }
 
+  /// With 1000 the stream has come to its end; all other codes cut it.
   func close(_ code: CloseCode, reason: String) {
     guard isOpen, let context else { return }
     isOpen = false
-    ticks?.cancel()
+    life.stopTicking()
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
     let written = context.eventLoop.makePromise(of: Void.self)
     written.futureResult.whenComplete { _ in bound.value.context?.close(promise: nil) }
-    context.writeAndFlush(wrapOutboundOut(ByteBuffer()), promise: written)
+    let last = isChunked && code == .normal ? EventStream.lastChunk : ByteBuffer()
+    context.writeAndFlush(wrapOutboundOut(last), promise: written)
     context.eventLoop.scheduleTask(in: .seconds(5)) { bound.value.context?.close(promise: nil) }
   }
 
   private func tick() {
     guard isOpen, let context else { return }
-    if stall.isOver(context.channel, interval: settings.tick, limit: settings.maxStall) {
+    if life.takesNothing(context.channel) {
       context.close(promise: nil)
       return
     }
-    sinceComment = sinceComment + settings.tick
-    if sinceComment >= min(settings.pingInterval, .seconds(15)), context.channel.isWritable {
+    sinceComment = sinceComment + life.settings.tick
+    if sinceComment >= min(life.settings.pingInterval, .seconds(15)), context.channel.isWritable {
       write(EventStream.comment)
       flush()
     }
@@ -131,18 +121,21 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
 
 /// The bytes of server-sent events (HTML Living Standard section 9.2.6).
 package enum EventStream {
-  package static let comment = ByteBuffer(string: ":\n\n")
-
-  package static func retry(milliseconds: Int) -> ByteBuffer { ByteBuffer(string: "retry: \(milliseconds)\n\n") }
+  /// Without a blank line: some clients take that for an event without data.
+  package static let comment = ByteBuffer(string: ":\n")
 
   /// One frame of PROTOCOL 4, or for `format=text` what of it is shown there: `baton.reset` and the bare `id:` lines.
-  package static func event(_ frame: ControlFrame, as wire: DeviceRequest.Wire) -> ByteBuffer {
+  package static func block(_ frame: ControlFrame, as wire: DeviceRequest.Wire) -> ByteBuffer {
     var bytes = ByteBuffer()
     let id = frame.offsetAfter
     if let id { bytes.writeString("id: \(id)\n") }
+    switch frame {
+    case .attached, .draining: bytes.writeString("retry: \(retryMs())\n")
+    default: break
+    }
     if wire == .text {
       guard case .reset = frame else {
-        if id != nil { bytes.writeString("\n") }
+        if bytes.readableBytes > 0 { bytes.writeString("\n") }
         return bytes
       }
       bytes.writeString("event: baton.reset\n")
@@ -151,6 +144,25 @@ package enum EventStream {
     bytes.writeImmutableBuffer(frame.encoded())
     bytes.writeString("\n\n")
     return bytes
+  }
+
+  /// How long a browser waits before it comes back by itself. Firefox gives up for good after one refused attempt from
+  /// another origin, so this is longer than a restart takes; who wants to be back sooner makes a new EventSource.
+  private static func retryMs() -> Int { .random(in: 5000...8000) }
+
+  // MARK: Chunks (RFC 9112 section 7.1)
+
+  static let chunkEnd = ByteBuffer(string: "\r\n")
+  package static let lastChunk = ByteBuffer(string: "0\r\n\r\n")
+
+  static func chunkHead(_ length: Int) -> ByteBuffer { ByteBuffer(string: String(length, radix: 16) + "\r\n") }
+
+  package static func chunk(_ bytes: ByteBuffer) -> ByteBuffer {
+    var chunk = chunkHead(bytes.readableBytes)
+    chunk.reserveCapacity(minimumWritableBytes: bytes.readableBytes + 2)
+    chunk.writeImmutableBuffer(bytes)
+    chunk.writeStaticString("\r\n")
+    return chunk
   }
 }
 

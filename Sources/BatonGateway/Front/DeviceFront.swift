@@ -30,20 +30,16 @@ package final class DeviceFront: Sendable {
     self.logger = logger
   }
 
-  enum Verdict {
-    case admitted(Admitted)
-    case finished
-  }
-
   /// Nil for requests that Hummingbird answers: all that don't ask for a WebSocket or an event stream of a session.
   func wire(of head: HTTPRequestHead) -> DeviceRequest.Wire? {
     guard let wire = DeviceRequest.wire(of: head), case .session = Target(head.uri).resource else { return nil }
     return wire
   }
 
+  /// Nil where nothing is left to be sent.
   func admit(
     _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop
-  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+  ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
     let asked: Asked
     do {
       asked = try check(head, wire)
@@ -75,15 +71,14 @@ package final class DeviceFront: Sendable {
 
   private func admit(
     _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop
-  ) -> EventLoopFuture<NIOLoopBound<Verdict>> {
+  ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
     attaching.attach(request, on: eventLoop).flatMapThrowing { admission in
       switch admission {
       case .finished:
         self.registry.leave()
-        return NIOLoopBound(.finished, eventLoop: eventLoop)
+        return NIOLoopBound(nil, eventLoop: eventLoop)
       case .admitted(let driver):
-        let admitted = Admitted(self, request, driver, eventLoop, responseHead)
-        return NIOLoopBound(.admitted(admitted), eventLoop: eventLoop)
+        return NIOLoopBound(Admitted(self, request, driver, eventLoop, responseHead), eventLoop: eventLoop)
       }
     }.flatMapErrorThrowing { error in
       self.registry.leave()
@@ -111,9 +106,10 @@ package final class DeviceFront: Sendable {
         throw .badRequest("unexpected-body", "A GET of a session has no body.")
       }
       headers = [
-        "Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no",
+        "Content-Type": "text/event-stream", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no",
         "Connection": "close",
       ]
+      if head.knowsChunks { headers.add(name: "Transfer-Encoding", value: "chunked") }
     }
     let session = try SessionName(checking: text)
     let query = try Query(target.query)
@@ -178,17 +174,19 @@ package final class DeviceFront: Sendable {
         front.registry.leave()
         front.metrics.deviceLeft()
       }
+      let life = DeviceLife(request: request, driver: driver, settings: front.settings, ended: ended)
       switch request.wire {
       case .webSocket:
-        let device = WebSocketDevice(
-          request: request, driver: driver, settings: front.settings, authenticator: front.authenticator, ended: ended)
-        let decoder = MessageAssembler(role: .server).makeDecoder()
-        try pipeline.addHandlers([decoder, device], position: .before(gate))
+        let end = WebSocketEnd(role: .server)
+        let decoder = end.makeDecoder()
+        let socket = WebSocketHandler(role: .server, end: end)
+        let device = WebSocketDevice(life, socket: socket, authenticator: front.authenticator)
+        try pipeline.addHandlers([decoder, socket, device], position: .before(gate))
         let context = try pipeline.context(handler: decoder)
         read = { decoder.channelRead(context: context, data: $0) }
         begin = { device.start() }
       case .events, .text:
-        let device = EventStreamDevice(request: request, driver: driver, settings: front.settings, ended: ended)
+        let device = EventStreamDevice(life, isChunked: responseHead.contains("Transfer-Encoding: chunked"))
         try pipeline.addHandler(device, position: .before(gate))
         begin = { device.start() }
       }
@@ -214,6 +212,10 @@ package final class DeviceFront: Sendable {
 extension AdaptiveRecvByteBufferAllocator {
   /// Devices say little: 256 bytes are enough for most, for ever.
   fileprivate static let forDevices = AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 256, maximum: 16_384)
+}
+
+extension HTTPRequestHead {
+  var knowsChunks: Bool { version.major == 1 && version.minor >= 1 }
 }
 
 extension Problem {

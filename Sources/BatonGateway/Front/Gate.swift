@@ -189,12 +189,12 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     front.admit(head, wire, on: context.eventLoop).assumeIsolated().map(\.value).whenComplete { result in
       let (gate, context) = bound.value
       guard context.channel.isActive else {
-        if case .success(.admitted(let admitted)) = result { admitted.abandon() }
+        if case .success(let admitted?) = result { admitted.abandon() }
         return
       }
       switch result {
-      case .success(.admitted(let admitted)): gate.handOver(context, admitted)
-      case .success(.finished): gate.finish(context, head)
+      case .success(let admitted?): gate.handOver(context, admitted)
+      case .success(nil): gate.finish(context, head)
       case .failure(let error): gate.refuse(context, gate.front.problem(for: error), gate.front.sharing(head))
       }
     }

@@ -10,14 +10,14 @@ package struct NewEntry: Sendable, Equatable {
 
   /// - Throws: `Problem` 400 with the member to mend.
   package init(json: ByteBuffer) throws(Problem) {
-    guard let object = (try? JSONSerialization.jsonObject(with: Data(json.readableBytesView))) as? [String: Any] else {
+    guard let object = JSONValue(json)?.members else {
       throw .badRequest("not-json", "The body must be one JSON object, such as {\"data\":\"Hel\",\"response\":\"r1\"}.")
     }
     try self.init(object: object)
   }
 
   /// - Throws: `Problem` 400 with the member to mend.
-  init(object: [String: Any]) throws(Problem) {
+  init(object: [String: JSONValue]) throws(Problem) {
     let known = ["data", "data64", "event", "response", "fields"]
     if let unknown = object.keys.filter({ !known.contains($0) }).sorted().first {
       throw .badRequest(
@@ -26,21 +26,21 @@ package struct NewEntry: Sendable, Equatable {
           + "Names of your own go into fields.")
     }
     if let event = object["event"] {
-      guard let text = event as? String, Shape.event(text.utf8) else {
+      guard let text = event.text, Shape.event(text.utf8) else {
         throw .badRequest("bad-event", "event is 1 to 64 characters of A-Z a-z 0-9 . _ : -")
       }
       add("event", text)
     }
     if let response = object["response"] {
-      guard let text = response as? String, Shape.name(response as? String ?? "") else {
+      guard let text = response.text, Shape.name(text.utf8, upTo: 128) else {
         throw .badRequest("bad-response", "response is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
       }
       add("response", text)
     }
     switch (object["data"], object["data64"]) {
     case (nil, nil): break
-    case (let text as String, nil): add("data", text)
-    case (nil, let encoded as String):
+    case (.string(let text), nil): add("data", text)
+    case (nil, .string(let encoded)):
       guard let bytes = Data(base64Encoded: encoded) else {
         throw .badRequest("bad-data64", "data64 is base64 with padding (RFC 4648 section 4).")
       }
@@ -49,7 +49,7 @@ package struct NewEntry: Sendable, Equatable {
     default: throw .badRequest("bad-data", "data and data64 are strings; JSON goes into data as text.")
     }
     if let others = object["fields"] {
-      guard let others = others as? [String: Any] else {
+      guard let others = others.members else {
         throw .badRequest("bad-fields", "fields is an object of names and strings.")
       }
       for (name, value) in others.sorted(by: { $0.key < $1.key }) { try add(other: name, value) }
@@ -63,7 +63,7 @@ package struct NewEntry: Sendable, Equatable {
     fields.append(Entry.Field(name: ByteBuffer(string: name), value: ByteBuffer(string: value)))
   }
 
-  private mutating func add(other name: String, _ value: Any) throws(Problem) {
+  private mutating func add(other name: String, _ value: JSONValue) throws(Problem) {
     guard !["data", "event", "response", "n", "joined"].contains(name), !name.hasPrefix("_"), !name.isEmpty else {
       throw .badRequest(
         "reserved-field",
@@ -77,11 +77,12 @@ package struct NewEntry: Sendable, Equatable {
       }
       encodedName = ByteBuffer(bytes: bytes)
     }
-    for one in value as? [Any] ?? [value] {
+    let values = if case .array(let elements) = value { elements } else { [value] }
+    for one in values {
       let bytes: ByteBuffer
-      if let text = one as? String {
+      if let text = one.text {
         bytes = ByteBuffer(string: text)
-      } else if let object = one as? [String: Any], object.count == 1, let text = object["base64"] as? String,
+      } else if let object = one.members, object.count == 1, let text = object["base64"]?.text,
         let data = Data(base64Encoded: text)
       {
         bytes = ByteBuffer(bytes: data)
@@ -92,8 +93,4 @@ package struct NewEntry: Sendable, Equatable {
       fields.append(Entry.Field(name: encodedName, value: bytes))
     }
   }
-}
-
-extension Shape {
-  fileprivate static func name(_ text: String) -> Bool { name(text.utf8, upTo: 128) }
 }

@@ -14,8 +14,9 @@ package struct ResponseUpload {
 
     /// - Throws: `Problem` 400 that names the line.
     init(_ bytes: ByteBuffer, number: Int) throws(Problem) {
-      guard var object = (try? JSONSerialization.jsonObject(with: Data(bytes.readableBytesView))) as? [String: Any]
-      else { throw .badRequest("not-json", "Line \(number) is not a JSON object.") }
+      guard var object = JSONValue(bytes)?.members else {
+        throw .badRequest("not-json", "Line \(number) is not a JSON object.")
+      }
       let n = object.removeValue(forKey: "n")
       let fields: [Entry.Field]
       do throws(Problem) {
@@ -23,11 +24,11 @@ package struct ResponseUpload {
       } catch {
         throw .badRequest(error.name, "Line \(number): \(error.detail)")
       }
-      guard let response = object["response"] as? String else {
+      guard let response = object["response"]?.text else {
         throw .badRequest("response-missing", "Line \(number) needs a response: the name that all its lines share.")
       }
       self.response = response
-      let event = object["event"] as? String ?? Entry.token
+      let event = object["event"]?.text ?? Entry.token
       let others = fields.filter { $0.name != ByteBuffer(string: "response") }
       let bare = others.filter { $0.name != ByteBuffer(string: "event") }
       let state = ResponseState(rawValue: event).flatMap { $0 == .open ? nil : $0 }
@@ -46,7 +47,7 @@ package struct ResponseUpload {
         }
         return
       }
-      guard let text = (n as? NSNumber).map({ "\($0)" }), let value = Shape.number(text.utf8) else {
+      guard let value = n?.wholeNumber else {
         throw .badRequest("bad-n", "Line \(number) needs n: its number within the response, from 1 without gaps.")
       }
       self.n = value
@@ -129,5 +130,15 @@ struct LineSplitter {
     }
     rest.discardReadBytes()
     return lines
+  }
+}
+
+extension JSONValue {
+  /// A number from 1 to 2⁵³−1, however it was written: `1`, `1.0`, `1e0`.
+  fileprivate var wholeNumber: UInt64? {
+    guard case .number(let text) = self else { return nil }
+    if let number = Shape.number(text.utf8) { return number }
+    guard let number = Double(text), number >= 1, number < 0x1p53 else { return nil }
+    return UInt64(exactly: number)
   }
 }

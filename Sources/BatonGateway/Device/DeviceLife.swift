@@ -1,0 +1,99 @@
+import NIOCore
+
+/// What both wires of a device have: its driver, its token and that token's end, regular looks at it, and its going, told
+/// once. Lives on the device's event loop.
+final class DeviceLife {
+  let request: DeviceRequest
+  let driver: any DeviceDriver
+  let settings: DeviceSettings
+  private(set) var identity: Identity?
+  private let expiry = ExpiryWatch()
+  private var stall = StallWatch()
+  private var ticks: RepeatedTask?
+  private var ended: (() -> Void)?
+
+  /// - Parameter ended: called once, when the connection is gone.
+  init(request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ended: @escaping () -> Void) {
+    self.request = request
+    self.driver = driver
+    self.settings = settings
+    self.ended = ended
+    identity = request.identity
+  }
+
+  /// - Parameter tick: called every `DeviceSettings.tick`.
+  func start(_ wire: any DeviceWire, on eventLoop: any EventLoop, tick: @escaping @Sendable () -> Void) {
+    ticks = eventLoop.scheduleRepeatedTask(initialDelay: settings.tick, delay: settings.tick) { _ in
+      tick()
+    }
+    driver.start(wire)
+    watchExpiry(wire, on: eventLoop)
+  }
+
+  /// The device sent a newer token.
+  func renewed(_ identity: Identity, _ wire: any DeviceWire, on eventLoop: any EventLoop) {
+    self.identity = identity
+    watchExpiry(wire, on: eventLoop)
+  }
+
+  private func watchExpiry(_ wire: any DeviceWire, on eventLoop: any EventLoop) {
+    guard let identity else { return }
+    expiry.start(
+      identity.expires, on: eventLoop, soon: { [weak wire] in wire?.send(.expiring(inMs: $0)) },
+      over: { [weak wire] in wire?.close(.unauthenticated, reason: "the token has expired") })
+  }
+
+  /// Looked at once a tick.
+  func takesNothing(_ channel: any Channel) -> Bool {
+    stall.isOver(channel, interval: settings.tick, limit: settings.maxStall)
+  }
+
+  /// The wire is closing.
+  func stopTicking() {
+    ticks?.cancel()
+    ticks = nil
+  }
+
+  func end() {
+    guard let ended = ended.take() else { return }
+    stopTicking()
+    expiry.cancel()
+    driver.closed()
+    ended()
+  }
+}
+
+/// Times of the wires of devices.
+package struct DeviceSettings: Sendable {
+  package var pingInterval: TimeAmount
+  package var maxStall: TimeAmount
+
+  package init(pingInterval: TimeAmount = .seconds(25), maxStall: TimeAmount = .seconds(60)) {
+    self.pingInterval = pingInterval
+    self.maxStall = maxStall
+  }
+
+  /// How often a wire looks at its device.
+  var tick: TimeAmount { min(pingInterval, max(.nanoseconds(maxStall.nanoseconds / 4), .milliseconds(20))) }
+}
+
+/// Notices a device that takes no bytes at all, looked at once an interval.
+struct StallWatch {
+  private var pending = 0
+  private var stalled: TimeAmount = .zero
+
+  mutating func isOver(_ channel: any Channel, interval: TimeAmount, limit: TimeAmount) -> Bool {
+    let now = (try? channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 0
+    return isOver(pending: now, isWritable: channel.isWritable, interval: interval, limit: limit)
+  }
+
+  mutating func isOver(pending now: Int, isWritable: Bool, interval: TimeAmount, limit: TimeAmount) -> Bool {
+    defer { pending = now }
+    guard !isWritable, now >= pending, pending > 0 else {
+      stalled = .zero
+      return false
+    }
+    stalled = stalled + interval
+    return stalled >= limit
+  }
+}

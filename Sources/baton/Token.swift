@@ -46,20 +46,27 @@ struct Token: AsyncParsableCommand {
   }
 
   func run() async throws {
+    // The gateways' own variable will do, too.
     guard let path = secretFile ?? ProcessInfo.processInfo.environment["BATON_AUTH_SECRET_FILE"] else {
-      throw ValidationError("Give --secret-file, or the environment variable BATON_AUTH_SECRET_FILE.")
+      throw ValidationError(
+        "Give --secret-file, or the environment variable BATON_SECRET_FILE or BATON_AUTH_SECRET_FILE.")
     }
     let secret: [UInt8]
     do {
       secret = try SecretFile.read(path) { Settings.Mistake.value("--secret-file \($0)") }
     } catch {
-      FileHandle.standardError.write(Data("baton token: \(error)\n".utf8))
+      say("token", "\(error)")
       throw ExitCode(error.exitStatus)
     }
     let claims = Authenticator.Claims(
       sub: subject, exp: (Date().timeIntervalSince1970 + Double(Quantity.milliseconds(expires) ?? 0) / 1000).rounded(),
       sessions: list(sessions), scope: list(scope))
-    print(try await Authenticator.sign(claims, secret: secret))
+    let token = try await Authenticator.sign(claims, secret: secret)
+    do {
+      try StandardOutput.write(token + "\n")
+    } catch {
+      throw ExitCode(Baton.unwritten(error, by: "baton token"))
+    }
   }
 
   private func list(_ text: String) -> [String] {

@@ -62,7 +62,8 @@ import Testing
     #expect(await mistake(["positional"])?.exitStatus == 64)
     for arguments in [
       ["--drain-delay", "5"], ["--max-entry-bytes", "1MB"], ["--max-devices", "0"], ["--wakeup", "push"],
-      ["--redis", "http://x"], ["--listen", "nowhere"], ["--listen", "0.0.0.0:1"], ["--listen", ":1"],
+      ["--redis", "http://x"], ["--listen", "nowhere"], ["--listen", "unix:relative"],
+      ["--listen", "unix:/" + String(repeating: "x", count: 107)], ["--listen", "0.0.0.0:1"], ["--listen", ":1"],
       ["--listen", "[::]:1"], ["--allowed-origins", "example.com"], ["--auth-secret-file", "/does/not/exist"],
       ["--tls-cert", "/x"], ["--tls-key", "/x"], ["--auth-jwks", "/x"], ["--config", "/does/not/exist"],
       ["--key-prefix", "a{b"], ["--public-url", "chat.example"],
@@ -79,7 +80,7 @@ import Testing
 
   @Test("loopback needs no key, others do")
   func loopback() async throws {
-    for address in ["127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1"] {
+    for address in ["127.0.0.1:1", "127.9.9.9:1", "localhost:1", "[::1]:1", "unix:/run/x.sock", "unix:///run/x.sock"] {
       #expect(await mistake(["--listen", address]) == nil, "\(address)")
     }
     #expect(await mistake(["--listen", "0.0.0.0:1", "--insecure-no-auth"]) == nil)
@@ -102,11 +103,12 @@ import Testing
     }
   }
 
-  @Test("every option is told by --help")
+  @Test("every option that there is is told by --help")
   func help() {
     let help = Settings.help(GatewaySettings.table)
     for setting in GatewaySettings.table {
-      #expect(help.contains("--\(setting.name)") && help.contains(setting.variable), "\(setting.name)")
+      let isTold = help.contains("--\(setting.name)") && help.contains(setting.variable)
+      #expect(isTold == setting.isAvailable, "\(setting.name)")
     }
   }
 }

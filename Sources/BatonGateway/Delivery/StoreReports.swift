@@ -16,6 +16,14 @@ struct StoreReports: Sendable {
   let metrics: GatewayMetrics
   let state: NodeState
   let logger: Logger
+  private let troubles: TroubleLog
+
+  init(metrics: GatewayMetrics, state: NodeState, logger: Logger) {
+    self.metrics = metrics
+    self.state = state
+    self.logger = logger
+    troubles = TroubleLog(logger)
+  }
 
   func take(_ event: StoreEvent) {
     switch event {
@@ -23,15 +31,18 @@ struct StoreReports: Sendable {
     case .connected(let wakeup): logger.info("following Redis", metadata: ["wakeup": "\(wakeup.rawValue)"])
     case .disconnected(let connection, let error):
       metrics.redisReconnects.increment()
-      logger.warning(
-        "no connection to Redis", metadata: ["connection": "\(connection.rawValue)", "error": "\(error)"])
+      troubles.occurred(
+        "connection", .warning, "no connection to Redis",
+        metadata: ["connection": "\(connection.rawValue)", "error": "\(error)"])
     case .wakeupChanged(.poll, let error?):
       logger.warning("CLIENT TRACKING is refused: polling", metadata: ["error": "\(error)"])
     case .wakeupChanged(.poll, nil):
       logger.warning("Redis announces no changes here: polling from now on", metadata: ["wakeup": "poll"])
     case .wakeupChanged:
       logger.error("Redis announces no changes here; --wakeup auto or poll would poll instead")
-    case .reached: state.storeReached()
+    case .reached:
+      state.storeReached()
+      troubles.ended("connection", "Redis is reached again")
     case .lost(let time): state.storeLost(at: time)
     case .entriesRead(let count, let newest):
       metrics.entriesRead.increment(by: count)
@@ -42,8 +53,8 @@ struct StoreReports: Sendable {
     case .answered(_, let time): metrics.redisLatency.recordNanoseconds(time.nanoseconds)
     case .refused(let connection, let session, let error):
       metrics.redisErrors.increment()
-      logger.warning(
-        "a read failed",
+      troubles.occurred(
+        "refused \(error.code ?? "")", .warning, "a read failed",
         metadata: [
           "connection": "\(connection.rawValue)", "session": "\(session?.description ?? "")", "error": "\(error)",
         ])
@@ -53,7 +64,8 @@ struct StoreReports: Sendable {
         metadata: [
           "session": "\(session)", "reason": "\(reset.reason.rawValue)", "offset": "\(reset.requested)",
         ])
-    case .wrongType(let session): logger.warning("the key holds another type", metadata: ["session": "\(session)"])
+    case .wrongType(let session):
+      troubles.occurred("wrong type", .warning, "the key holds another type", metadata: ["session": "\(session)"])
     case .producerLost(let session, let response, let id):
       logger.notice(
         "a producer was lost",

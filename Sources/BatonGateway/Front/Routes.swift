@@ -16,6 +16,7 @@ package struct Routes: Sendable {
   package let metrics: GatewayMetrics
   package let limits: HTTPLimits
   package let logger: Logger
+  private let troubles: TroubleLog
   private let web = WebFiles()
 
   package init(
@@ -29,6 +30,7 @@ package struct Routes: Sendable {
     self.metrics = metrics
     self.limits = limits
     self.logger = logger
+    troubles = TroubleLog(logger)
   }
 
   @Sendable package func respond(
@@ -45,6 +47,12 @@ package struct Routes: Sendable {
       return try await route(request)
     } catch let refusal as Problem {
       problem = refusal
+    } catch let error where error is HTTPParserError || error is ChannelError || error is IOError {
+      // The client's, and so its line may be had for nothing.
+      troubles.occurred(
+        "request", .info, "a request ended early or was malformed",
+        metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
+      problem = Problem.badRequest("bad-request", "The request can't be read to its end: \(error).")
     } catch {
       logger.error("a request failed", metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
       problem = Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
@@ -209,7 +217,7 @@ package struct Routes: Sendable {
     switch path {
     case "/healthz":
       try method(request, .get)
-      return .text("ok\n")
+      return .text("ok\nbaton \(batonVersion)\n")
     case "/readyz":
       try method(request, .get)
       if let reason = state.unreadiness(at: .now()) { return .text(reason + "\n", status: .serviceUnavailable) }

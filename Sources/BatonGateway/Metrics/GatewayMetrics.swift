@@ -9,8 +9,8 @@ import Synchronization
 /// `LoopCounters`, which nobody waits for.
 package final class GatewayMetrics: Sendable {
   package enum ResumeOutcome: String, CaseIterable, Sendable {
-    /// From the window in memory, from Redis, told to start anew, or nothing yet to resume from.
-    case window, history, reset, waiting
+    /// From Redis, told to start anew, or nothing yet to resume from.
+    case history, reset, waiting
   }
 
   package let registry: MetricsRegistry
@@ -78,15 +78,14 @@ package final class GatewayMetrics: Sendable {
   /// The Prometheus text.
   package var text: String {
     var delivered: UInt64 = 0
-    var frames: UInt64 = 0
     var bytes: UInt64 = 0
     for loop in loops.withLockedValue({ $0 }) {
       delivered &+= loop.entriesDelivered.value
-      frames &+= loop.framesSent.value
       bytes &+= loop.bytesSent.value
     }
     var text = registry.text
-    for (name, value) in [("entries_delivered", delivered), ("frames_sent", frames), ("bytes_sent", bytes)] {
+    let dropped = LineOutput.standardError.dropped
+    for (name, value) in [("entries_delivered", delivered), ("bytes_sent", bytes), ("log_lines_dropped", dropped)] {
       let name = "baton_\(name)_total"
       if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
       text += "# TYPE \(name) counter\n\(name) \(value)\n"
@@ -101,8 +100,8 @@ package final class GatewayMetrics: Sendable {
     "baton_window_bytes": "Bytes of entries kept for devices.",
     "baton_entries_read_total": "Entries read from Redis, each once.",
     "baton_entries_delivered_total": "Entries sent to devices, once a device.",
-    "baton_frames_sent_total": "Frames that carried entries; fewer than entries where deltas were joined.",
     "baton_bytes_sent_total": "Bytes of frames that carried entries.",
+    "baton_log_lines_dropped_total": "Lines that standard error did not take.",
     "baton_misshapen_fields_total": "Fields of a wrong shape, forwarded as they are.",
     "baton_lag_seconds": "From an entry's id to the read that brought it.",
     "baton_redis_latency_seconds": "From a command to its reply.",
@@ -118,7 +117,6 @@ package final class GatewayMetrics: Sendable {
 /// Counters with one writer: the event loop that they belong to.
 package final class LoopCounters: Sendable {
   package let entriesDelivered = LoopCounter()
-  package let framesSent = LoopCounter()
   package let bytesSent = LoopCounter()
 }
 

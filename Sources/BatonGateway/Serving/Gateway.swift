@@ -43,7 +43,7 @@ package final class Gateway: Service {
       childChannelSetup: GateChannel(
         front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond),
       configuration: ServerConfiguration(
-        address: .hostname(configuration.host, port: configuration.port), backlog: configuration.backlog),
+        address: configuration.listen.bind, backlog: configuration.backlog),
       onServerRunning: { channel in if let address = channel.localAddress { onListening(address) } },
       eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
 

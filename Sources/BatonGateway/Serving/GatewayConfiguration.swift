@@ -9,9 +9,7 @@ import NIOSSL
 
 /// All that a gateway is told, checked.
 package struct GatewayConfiguration: Sendable {
-  package var host = "127.0.0.1"
-  /// 0 picks a free one.
-  package var port = 8080
+  package var listen = ListenAddress.tcp(host: "127.0.0.1", port: 8080)
   package var redis: RedisURL
   package var node: String
   package var keyPrefix = "baton:"
@@ -33,7 +31,6 @@ package struct GatewayConfiguration: Sendable {
   package var devices = DeviceSettings()
   package var sweep = TimeAmount.seconds(30)
   package var pollInterval = TimeAmount.milliseconds(20)
-  package var redisTimeout = TimeAmount.seconds(5)
   package var exitsWithStandardInput = false
   package var backlog = 1024
   package var threads = ProcessInfo.processInfo.activeProcessorCount
@@ -41,20 +38,20 @@ package struct GatewayConfiguration: Sendable {
 
   /// - Throws: `Settings.Mistake`.
   package init(_ settings: Settings) throws {
-    let listen = settings.text("listen") ?? ""
-    guard let colon = listen.lastIndex(of: ":"), let port = UInt16(listen[listen.index(after: colon)...]) else {
-      throw settings.mistake("listen", "must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    guard let listen = ListenAddress(settings.text("listen") ?? "") else {
+      throw settings.mistake(
+        "listen", "must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080, or unix: and an absolute path")
     }
-    let host = listen[..<colon].trimmingCharacters(in: ["[", "]"])
-    self.host = host.isEmpty ? "0.0.0.0" : host
-    self.port = Int(port)
+    self.listen = listen
     do {
       redis = try RedisURL(settings.text("redis") ?? "")
     } catch {
       throw settings.mistake("redis", "is wrong: \(error)")
     }
     let process = ProcessInfo.processInfo
-    node = settings.text("node") ?? process.hostName + (port == 0 ? "-\(process.processIdentifier)" : ":\(port)")
+    var suffix = "-\(process.processIdentifier)"
+    if case .tcp(_, let port) = listen, port != 0 { suffix = ":\(port)" }
+    node = settings.text("node") ?? process.hostName + suffix
     guard Shape.name(node.utf8, upTo: 128) else {
       throw settings.mistake("node", "must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
     }
@@ -104,7 +101,6 @@ package struct GatewayConfiguration: Sendable {
       pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100))
     sweep = try time("sweep", atLeast: 100)
     pollInterval = try time("poll-interval")
-    redisTimeout = try time("redis-timeout", atLeast: 10)
     exitsWithStandardInput = settings.flag("exit-with-stdin")
     backlog = settings.count("backlog") ?? backlog
     threads = settings.count("threads") ?? threads
@@ -114,13 +110,10 @@ package struct GatewayConfiguration: Sendable {
   }
 
   private mutating func readCredentials(_ settings: Settings) throws {
-    for name in ["auth-jwks", "auth-issuer", "auth-audience"] where settings.text(name) != nil {
-      throw settings.mistake(name, "is not available in this version; use --auth-secret-file")
-    }
     if let path = settings.text("auth-secret-file") {
       secret = try SecretFile.read(path) { settings.mistake("auth-secret-file", $0) }
     }
-    if secret == nil, !settings.flag("insecure-no-auth"), !GatewayConfiguration.isLoopback(host) {
+    if secret == nil, !settings.flag("insecure-no-auth"), !listen.isLocal {
       throw settings.mistake(
         "listen",
         "is open to other machines, and nobody would be asked for a token: give --auth-secret-file, listen on 127.0.0.1, "
@@ -147,10 +140,6 @@ package struct GatewayConfiguration: Sendable {
     }
   }
 
-  package static func isLoopback(_ host: String) -> Bool {
-    host == "localhost" || host == "::1" || (try? SocketAddress(ipAddress: host, port: 0)).map(\.isIPv4Loopback) == true
-  }
-
   /// Scheme, host and port of a URL.
   package static func origin(of url: String) -> String? {
     guard let scheme = url.range(of: "://") else { return nil }
@@ -160,13 +149,6 @@ package struct GatewayConfiguration: Sendable {
 
   package var origins: OriginRule {
     OriginRule(allowed: allowedOrigins, publicOrigin: publicURL.flatMap(GatewayConfiguration.origin))
-  }
-}
-
-extension SocketAddress {
-  fileprivate var isIPv4Loopback: Bool {
-    guard case .v4(let address) = self else { return false }
-    return UInt32(bigEndian: address.address.sin_addr.s_addr) >> 24 == 127
   }
 }
 

@@ -4,7 +4,9 @@ package enum GatewaySettings {
     Setting("config", placeholder: "PATH", "A JSON file with any of these options as keys"),
     Setting("print-config", .flag, "Print every option with its value and source, and exit"),
 
-    Setting("listen", standard: "127.0.0.1:8080", placeholder: "HOST:PORT", "Where to listen; port 0 picks a free one"),
+    Setting(
+      "listen", standard: "127.0.0.1:8080", placeholder: "HOST:PORT",
+      "Where to listen, or unix:PATH for a proxy on this machine; port 0 picks a free one"),
     Setting(
       "redis", standard: "redis://127.0.0.1:6379/0", placeholder: "URL", isSecret: true,
       "redis://, rediss:// or unix:// URL of Redis 6.2 or newer, or Valkey"),
@@ -21,9 +23,9 @@ package enum GatewaySettings {
     Setting(
       "auth-secret-file", placeholder: "PATH",
       "The HS256 key of devices' tokens, at least 32 bytes; without it no token is asked"),
-    Setting("auth-jwks", placeholder: "PATH|URL", "Public keys of devices' tokens; not available yet"),
-    Setting("auth-issuer", placeholder: "TEXT", "The iss that tokens must have; not available yet"),
-    Setting("auth-audience", placeholder: "TEXT", "The aud that tokens must have; not available yet"),
+    Setting(unavailable: "auth-jwks"),
+    Setting(unavailable: "auth-issuer"),
+    Setting(unavailable: "auth-audience"),
     Setting("insecure-no-auth", .flag, "Listen beyond loopback although nobody is asked for a token"),
     Setting("tls-cert", placeholder: "PATH", "PEM certificate chain; with --tls-key the gateway speaks TLS"),
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
@@ -45,7 +47,6 @@ package enum GatewaySettings {
     Setting("ping-interval", .duration, standard: "25s", "How often a device is pinged"),
     Setting("sweep", .duration, standard: "30s", "How often every session is looked at without a notice"),
     Setting("poll-interval", .duration, standard: "20ms", "How often hot sessions are read where tracking is not used"),
-    Setting("redis-timeout", .duration, standard: "5s", "The deadline of every reply of Redis"),
     Setting(
       "header-timeout", .duration, standard: "10s", "How long a new connection may take to send its first request"),
     Setting("idle-timeout", .duration, standard: "60s", "How long a connection stays open between requests"),

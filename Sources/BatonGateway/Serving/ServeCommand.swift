@@ -1,3 +1,4 @@
+import Dispatch
 import Foundation
 import Logging
 import NIOCore
@@ -12,34 +13,39 @@ package enum ServeCommand {
     _ arguments: [String], environment: [String: String],
     backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
   ) async -> Int32 {
+    // Until they are trapped they would end the process.
+    for number in [SIGHUP, SIGUSR1, SIGUSR2] { signal(number, SIG_IGN) }
     let configuration: GatewayConfiguration
     do {
       let settings = try await Settings(GatewaySettings.table, arguments: arguments, environment: environment)
       configuration = try GatewayConfiguration(settings)
       if settings.flag("print-config") {
-        print(settings.printed)
+        try StandardOutput.write(settings.printed + "\n")
         return 0
       }
     } catch let mistake as Settings.Mistake {
       complain("\(mistake)" + (mistake.exitStatus == 64 ? "\nbaton serve --help lists the options" : ""))
       return mistake.exitStatus
+    } catch let failure as Descriptor.Failure {
+      complain("\(failure)")
+      return failure.nobodyReads ? 0 : 74
     } catch {
       complain("\(error)")
       return 70
     }
-    return await serve(configuration, backend)
+    return await serve(configuration, ServiceManager(environment: environment), backend)
   }
 
   private static func serve(
-    _ configuration: GatewayConfiguration,
+    _ configuration: GatewayConfiguration, _ manager: ServiceManager?,
     _ backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
   ) async -> Int32 {
-    let isJSON = configuration.logsJSON
-    var logger = Logger(label: "baton") { LogLines(label: $0, level: configuration.logLevel, isJSON: isJSON) }
+    var logger = Logger(label: "baton") {
+      LogLines(label: $0, level: configuration.logLevel, isJSON: configuration.logsJSON)
+    }
     logger[metadataKey: "node"] = "\(configuration.node)"
+    logger.info("starting", metadata: ["version": "\(batonVersion)", "redis": "\(configuration.redis)"])
     let parts = GatewayParts(configuration: configuration, logger: logger)
-    let announcing = logger
-    let scheme = configuration.tls == nil ? "http" : "https"
     let made: any GatewayBackend
     do {
       made = try backend(configuration, parts)
@@ -47,44 +53,36 @@ package enum ServeCommand {
       complain("\(error)")
       return 78
     }
-    let gateway = Gateway(configuration: configuration, parts: parts, backend: made) {
-      address in
-      let line = "listening on \(scheme)://\(text(address))"
-      if isJSON {
+    if configuration.listen.isTaken {
+      complain("can't listen on \(configuration.listen): it is in use")
+      return 78
+    }
+    let gateway = Gateway(configuration: configuration, parts: parts, backend: made) { address in
+      let line = "listening on \(shown(address, configuration))"
+      manager?.isReady(line)
+      if configuration.logsJSON {
         // Also where the level hides it: others wait for this line.
         LogLines(label: "baton", level: .info, isJSON: true).announce(line, node: configuration.node)
       } else {
-        FileHandle.standardError.write(Data("\(line)\n".utf8))
+        LineOutput.standardError.write("\(line)\n")
       }
-      announcing.debug("ready for requests")
     }
     let group = ServiceGroup(
       configuration: ServiceGroupConfiguration(
         services: [.init(service: gateway, successTerminationBehavior: .gracefullyShutdownGroup)], logger: logger.muted)
     )
-    let signals = Task {
-      var isFirst = true
-      for await _ in await UnixSignalsSequence(trapping: .sigterm, .sigint) {
-        if !isFirst { exit(0) }
-        isFirst = false
-        await group.triggerGracefulShutdown()
-      }
-    }
-    defer { signals.cancel() }
-    if configuration.exitsWithStandardInput {
-      Thread.detachNewThread {
-        while !FileHandle.standardInput.availableData.isEmpty {}
-        exit(0)
-      }
-    }
+    let tasks: [Task<Void, Never>] = [
+      Task { [logger] in await obeySignals(group, manager, logger) },
+      Task { await manager?.watch(parts.eventLoopGroup) },
+    ]
+    defer { for task in tasks { task.cancel() } }
+    if configuration.exitsWithStandardInput { exitWithStandardInput() }
     do {
       try await group.run()
+      if case .unix(let path) = configuration.listen { unlink(path) }
       return 0
-    } catch let error as IOError {
-      complain("can't listen on \(configuration.host):\(configuration.port): \(error)")
-      return 78
-    } catch let error as SocketAddressError {
-      complain("can't listen on \(configuration.host):\(configuration.port): \(error)")
+    } catch let error where error is IOError || error is SocketAddressError {
+      complain("can't listen on \(configuration.listen): \(error)")
       return 78
     } catch {
       complain("\(error)")
@@ -92,14 +90,45 @@ package enum ServeCommand {
     }
   }
 
-  private static func text(_ address: SocketAddress) -> String {
-    let host = address.ipAddress ?? "unknown"
-    return "\(host.contains(":") ? "[\(host)]" : host):\(address.port ?? 0)"
+  private static func obeySignals(_ group: ServiceGroup, _ manager: ServiceManager?, _ logger: Logger) async {
+    var isStopping = false
+    for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigquit, .sighup, .sigusr1, .sigusr2) {
+      switch signal {
+      case .sigterm, .sigint, .sigquit:
+        if isStopping { end(0) }
+        isStopping = true
+        manager?.isStopping()
+        await group.triggerGracefulShutdown()
+      default:
+        logger.notice(
+          "ignored a signal: options, keys and certificates are read at the start only",
+          metadata: ["signal": "\(signal)"])
+      }
+    }
   }
 
-  private static func complain(_ text: String) {
-    FileHandle.standardError.write(Data("baton serve: \(text)\n".utf8))
+  private static func exitWithStandardInput() {
+    Thread.detachNewThread {
+      var byte: UInt8 = 0
+      while true {
+        let count = read(STDIN_FILENO, &byte, 1)
+        if count == 0 || (count < 0 && errno != EINTR && errno != EAGAIN) { end(0) }
+      }
+    }
   }
+
+  /// At once, but for log lines that somebody reads.
+  private static func end(_ status: Int32) -> Never {
+    LineOutput.standardError.flush(within: .milliseconds(500))
+    exit(status)
+  }
+
+  private static func shown(_ address: SocketAddress, _ configuration: GatewayConfiguration) -> String {
+    guard let host = address.ipAddress else { return "\(configuration.listen)" }
+    return "\(configuration.tls == nil ? "http" : "https")://\(ListenAddress.tcp(host: host, port: address.port ?? 0))"
+  }
+
+  private static func complain(_ text: String) { LineOutput.standardError.write("baton serve: \(text)\n") }
 }
 
 extension LogLines {

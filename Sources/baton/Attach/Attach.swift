@@ -1,5 +1,6 @@
 import ArgumentParser
 import BatonClient
+import BatonGateway
 import BatonProtocol
 import BatonSession
 import Dispatch
@@ -16,14 +17,14 @@ struct Attach: AsyncParsableCommand {
       came, one a line, resets among them.
 
       It exits with 0 when --until end or --response is done, on an interrupt, and when nobody reads its output any more; 69 if
-      no gateway was reached within --connect-timeout (after the first success it tries for ever); 64, 69, 70 or 78 when
-      a gateway refuses for good.
+      no gateway was reached within --connect-timeout (after the first success it tries for ever); 74 if its output can't
+      be written; 64, 69, 70 or 78 when a gateway refuses for good.
       """)
 
   @Argument(help: "The session's name.")
   var session: String
 
-  @Option(help: "A gateway, http://HOST:PORT; may be repeated. The default is BATON_URL, or http://127.0.0.1:8080.")
+  @Option(help: "A gateway, http://HOST:PORT; may be repeated. The default is http://127.0.0.1:8080.")
   var url: [String] = []
 
   @Option(help: "Go on after this offset; 0 is the start, $ only what comes from now on.")
@@ -44,7 +45,7 @@ struct Attach: AsyncParsableCommand {
   @Option(help: "A name for this device.")
   var device: String?
 
-  @Option(help: "A token with the scope read. The default is BATON_TOKEN.")
+  @Option(help: "A token with the scope read.")
   var token: String?
 
   @Flag(help: "Print each frame as it comes, one a line.")
@@ -110,24 +111,21 @@ struct Attach: AsyncParsableCommand {
         if case .frame = event { patience.reached() }
         try printer.show(event)
       }
-    } catch is AttachPrinter.NobodyReads {
-      return
+    } catch let failure as Descriptor.Failure {
+      throw ExitCode(Baton.unwritten(failure, by: "baton attach"))
     } catch let rejection as Rejection {
       printer.finish()
       printer.say("\(rejection)")
-      throw ExitCode(Self.status(of: rejection))
+      throw ExitCode(ExitStatus(rejection).rawValue)
     }
     printer.finish()
     if patience.isOver {
       printer.say("no gateway was reached at \(urls.joined(separator: ", "))\(printer.trouble.map { ": \($0)" } ?? "")")
-      throw ExitCode(69)
+      throw ExitCode(ExitStatus.unavailable.rawValue)
     }
   }
 
-  private var urls: [String] {
-    guard url.isEmpty else { return url }
-    return [ProcessInfo.processInfo.environment["BATON_URL"] ?? "http://127.0.0.1:8080"]
-  }
+  private var urls: [String] { url.isEmpty ? ["http://127.0.0.1:8080"] : url }
 
   private var options: AttachOptions {
     var options = AttachOptions()
@@ -141,18 +139,8 @@ struct Attach: AsyncParsableCommand {
     options.rollup = rollup
     options.untilEnd = until == .end
     options.device = device
-    options.token = token ?? ProcessInfo.processInfo.environment["BATON_TOKEN"]
+    options.token = token
     options.trustedCertificates = caFile
     return options
-  }
-
-  /// 64 what was asked for is wrong; 78 the credentials are; 70 one of us is faulty; 69 the gateway can't or won't.
-  private static func status(of rejection: Rejection) -> Int32 {
-    switch rejection.reason {
-    case .status(401), .status(403), .closeCode(4401), .closeCode(4403): 78
-    case .status(400), .status(404), .status(405), .status(413), .status(415), .status(426): 64
-    case .closeCode(1002), .closeCode(1003), .closeCode(1007): 70
-    default: 69
-    }
   }
 }

@@ -1,25 +1,23 @@
 import BatonClient
+import BatonGateway
 import Foundation
 
 /// What `baton attach` writes: text or frames to standard output, the rest to standard error.
 struct AttachPrinter {
-  /// Standard output was closed at its other end.
-  struct NobodyReads: Error {}
-
   /// Why there was no connection, last time.
   private(set) var trouble: String?
   private let json: Bool
   private let isTerminal = isatty(STDOUT_FILENO) == 1
   private var isMidLine = false
   private var wasAttached = false
+  private var terminal = TerminalText()
 
   init(json: Bool) { self.json = json }
 
-  /// - Throws: `NobodyReads`.
-  mutating func show(_ event: Event) throws {
+  mutating func show(_ event: Event) throws(Descriptor.Failure) {
     switch event {
     case .frame(let frame):
-      if json { try write(Data(frame.json.utf8) + [UInt8(ascii: "\n")]) }
+      if json { try StandardOutput.write(frame.json + "\n") }
       switch frame.kind {
       case .entry(let entry): if !json { try show(entry) }
       case .reset(let reset): if !json { try show(reset) }
@@ -36,9 +34,9 @@ struct AttachPrinter {
     }
   }
 
-  private mutating func show(_ entry: Frame.Entry) throws {
+  private mutating func show(_ entry: Frame.Entry) throws(Descriptor.Failure) {
     if entry.event == "token", let data = entry.data, !data.isEmpty {
-      try write(data)
+      try isTerminal ? StandardOutput.write(terminal.shown(data)) : StandardOutput.write(data)
       isMidLine = data.last != UInt8(ascii: "\n")
     } else if entry.isEnding {
       if isTerminal { try breakLine() }
@@ -47,10 +45,11 @@ struct AttachPrinter {
   }
 
   /// On a terminal the text that follows begins on a line of its own.
-  private mutating func show(_ reset: Frame.Reset) throws {
+  private mutating func show(_ reset: Frame.Reset) throws(Descriptor.Failure) {
     if isTerminal { try breakLine() }
     let from = reset.from == .zero ? "all that was printed" : "what was printed after \(reset.from)"
-    note("--- reset (\(reset.reason)): \(from) is no longer in the session; printing anew ---")
+    LineOutput.standardError.tell(
+      "--- reset (\(reset.reason)): \(from) is no longer in the session; printing anew ---\n")
   }
 
   private mutating func welcome(_ attached: Frame.Attached) {
@@ -64,23 +63,11 @@ struct AttachPrinter {
     if isTerminal { try? breakLine() }
   }
 
-  private mutating func breakLine() throws {
+  private mutating func breakLine() throws(Descriptor.Failure) {
     guard isMidLine else { return }
     isMidLine = false
-    try write(Data("\n".utf8))
+    try StandardOutput.write("\n")
   }
 
-  func say(_ text: String) { note("baton attach: \(text)") }
-
-  private func note(_ line: String) {
-    FileHandle.standardError.write(Data("\(line)\n".utf8))
-  }
-
-  private func write(_ data: Data) throws {
-    do {
-      try FileHandle.standardOutput.write(contentsOf: data)
-    } catch {
-      throw NobodyReads()
-    }
-  }
+  func say(_ text: String) { baton.say("attach", text) }
 }

@@ -24,7 +24,7 @@ final class Child: Sendable {
     let errors = Pipe()
     process.standardError = errors
     errors.fileHandleForReading.readabilityHandler = { [weak self] handle in
-      let data = handle.availableData
+      let data = Child.available(handle.fileDescriptor)
       if data.isEmpty { handle.readabilityHandler = nil } else { self?.took(data) }
     }
     try Child.withoutBlockedSignals { try process.run() }
@@ -38,6 +38,14 @@ final class Child: Sendable {
     pthread_sigmask(SIG_SETMASK, &none, &old)
     defer { pthread_sigmask(SIG_SETMASK, &old, nil) }
     return try body()
+  }
+
+  /// `FileHandle.availableData` ends the process where a read fails.
+  private static func available(_ descriptor: Int32) -> Data {
+    var bytes = [UInt8](repeating: 0, count: 64 << 10)
+    var count = -1
+    repeat { count = read(descriptor, &bytes, bytes.count) } while count < 0 && errno == EINTR
+    return Data(bytes.prefix(max(count, 0)))
   }
 
   private func took(_ data: Data) {

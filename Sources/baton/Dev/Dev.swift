@@ -35,8 +35,8 @@ struct Dev: AsyncParsableCommand {
     do throws(DevFailure) {
       try await DevServer(listen: listen, gateways: gateways, openai: openai, isOpen: insecureNoAuth).run()
     } catch {
-      FileHandle.standardError.write(Data("baton dev: \(error)\n".utf8))
-      throw ExitCode(error.status)
+      say("dev", "\(error)")
+      throw ExitCode(error.status.rawValue)
     }
   }
 }
@@ -53,7 +53,7 @@ struct DevServer {
       throw .configuration("--listen must be HOST:PORT, such as 127.0.0.1:8080")
     }
     let host = listen[..<colon].trimmingCharacters(in: ["[", "]"])
-    let isLoopback = GatewayConfiguration.isLoopback(host)
+    let isLoopback = ListenAddress.isLoopback(host)
     if !isLoopback, !isOpen {
       throw .configuration(
         "--listen \(listen) is open to other machines, and nobody would be asked for a token: say --insecure-no-auth")
@@ -92,16 +92,15 @@ struct DevServer {
     try await fleet.start()
     listener.serve(routes)
     let shown = host.contains(":") ? "[\(host)]" : host
-    FileHandle.standardError.write(
-      Data(
-        """
-        listening on http://\(shown):\(listener.port)
-        The demo is at http://localhost:\(listener.port)/demo and Redis at \(redis.url)
-        Ctrl-C ends it all.
+    LineOutput.standardError.write(
+      """
+      listening on http://\(shown):\(listener.port)
+      The demo is at http://localhost:\(listener.port)/demo and Redis at \(redis.url)
+      Ctrl-C ends it all.
 
-        """.utf8))
+      """)
     for await _ in signals { break }
-    FileHandle.standardError.write(Data("ending\n".utf8))
+    LineOutput.standardError.write("ending\n")
     await model.stop()
     await fleet.stop()
     PrivateRedis.close(commands)

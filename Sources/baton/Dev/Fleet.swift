@@ -1,3 +1,4 @@
+import BatonGateway
 import Foundation
 
 /// The gateways of `baton dev`: child processes of this very executable, kept running.
@@ -49,7 +50,7 @@ actor Fleet {
       if let port = line.wholeMatch(of: /listening on .*:(\d+)/).flatMap({ Int($0.1) }) {
         Task { await self.listening(name, port) }
       } else {
-        FileHandle.standardError.write(Data("\(name): \(line)\n".utf8))
+        LineOutput.standardError.write("\(name): \(line)\n")
       }
     }
     members[index].child = child

@@ -1,4 +1,5 @@
 import AsyncHTTPClient
+import BatonGateway
 import Foundation
 import NIOCore
 
@@ -75,7 +76,7 @@ actor Model {
           "publish", session, "--redis=\(redis)", "--response=\(response)", "--openai=\(endpoint)",
           "--model=\(model)", "--prompt=\(prompt)", "--key-prefix=baton:",
         ]
-      ) { line in FileHandle.standardError.write(Data("\(response): \(line)\n".utf8)) }
+      ) { line in LineOutput.standardError.write("\(response): \(line)\n") }
     } catch {
       throw .fault("baton publish could not be started: \(error)")
     }

@@ -87,10 +87,10 @@ struct PrivateRedis {
 }
 
 struct DevFailure: Error, CustomStringConvertible {
-  var status: Int32
+  var status: ExitStatus
   var description: String
 
-  static func unavailable(_ what: String) -> DevFailure { DevFailure(status: 69, description: what) }
-  static func fault(_ what: String) -> DevFailure { DevFailure(status: 70, description: what) }
-  static func configuration(_ what: String) -> DevFailure { DevFailure(status: 78, description: what) }
+  static func unavailable(_ what: String) -> DevFailure { DevFailure(status: .unavailable, description: what) }
+  static func fault(_ what: String) -> DevFailure { DevFailure(status: .fault, description: what) }
+  static func configuration(_ what: String) -> DevFailure { DevFailure(status: .configuration, description: what) }
 }

@@ -109,7 +109,7 @@ actor GatewayTarget: PublishTarget {
 
     var failure: PublishFailure {
       let words = "the gateway answered \(status): \(String(decoding: body.prefix(500), as: UTF8.self))"
-      return status == 400 ? .fault(words) : .unavailable(words)
+      return PublishFailure(status: ExitStatus(httpStatus: status), description: words)
     }
   }
 

@@ -38,7 +38,9 @@ struct ModelSource {
         let body = try? await response.body.collect(upTo: 16 << 10)
         answer.refused(status: Int(response.status.code))
         let words = body.map { String(buffer: $0).prefix(500) } ?? ""
-        throw PublishFailure.unavailable("the model at \(endpoint) answered \(response.status): \(words)")
+        throw PublishFailure(
+          status: ExitStatus(httpStatus: Int(response.status.code)),
+          description: "the model at \(endpoint) answered \(response.status): \(words)")
       }
       var events = ServerSentEvents()
       reading: for try await bytes in response.body {

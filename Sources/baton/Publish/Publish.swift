@@ -27,7 +27,7 @@ struct Publish: AsyncParsableCommand {
   var token: String?
 
   @Option(help: "How the keys in Redis begin.")
-  var keyPrefix = ProcessInfo.processInfo.environment["BATON_KEY_PREFIX"] ?? "baton:"
+  var keyPrefix = "baton:"
 
   @Option(help: "The response's name; a fresh one unless told. One that is open is taken over.")
   var response: String?
@@ -71,13 +71,13 @@ struct Publish: AsyncParsableCommand {
           try await GatewayTarget(url: url, session: name, response: response, token: token)
         } else {
           try await RedisTarget(
-            url: redis ?? ProcessInfo.processInfo.environment["BATON_REDIS"] ?? "redis://127.0.0.1:6379/0",
+            url: redis ?? "redis://127.0.0.1:6379/0",
             session: name, prefix: keyPrefix, response: response)
         }
       try await publish(to: target)
     } catch let failure as PublishFailure {
-      FileHandle.standardError.write(Data("baton publish: \(failure)\n".utf8))
-      throw ExitCode(failure.status)
+      say("publish", "\(failure)")
+      throw ExitCode(failure.status.rawValue)
     }
   }
 
@@ -105,7 +105,7 @@ struct Publish: AsyncParsableCommand {
         continuation.yield(.failed(error))
       }
     }
-    let signals = [SIGINT, SIGTERM].map { number in
+    let signals = [SIGINT, SIGTERM, SIGHUP].map { number in
       signal(number, SIG_IGN)
       let signal = DispatchSource.makeSignalSource(signal: number)
       signal.setEventHandler { continuation.yield(.stopped("interrupted")) }
@@ -145,11 +145,12 @@ protocol PublishTarget: Sendable {
 
 /// Why an answer could not be appended, or not wholly.
 struct PublishFailure: Error, CustomStringConvertible {
-  /// As in sysexits.h: 69 something is out of reach, 70 a fault of ours, 78 wrong configuration.
-  let status: Int32
+  let status: ExitStatus
   let description: String
 
-  static func unavailable(_ what: String) -> PublishFailure { PublishFailure(status: 69, description: what) }
-  static func fault(_ what: String) -> PublishFailure { PublishFailure(status: 70, description: what) }
-  static func configuration(_ what: String) -> PublishFailure { PublishFailure(status: 78, description: what) }
+  static func unavailable(_ what: String) -> PublishFailure { PublishFailure(status: .unavailable, description: what) }
+  static func fault(_ what: String) -> PublishFailure { PublishFailure(status: .fault, description: what) }
+  static func configuration(_ what: String) -> PublishFailure {
+    PublishFailure(status: .configuration, description: what)
+  }
 }

@@ -1,3 +1,4 @@
+import BatonGateway
 import Foundation
 import NIOCore
 import NIOPosix
@@ -85,6 +86,6 @@ struct Progress {
   private func write(_ end: String) {
     let seconds = (ContinuousClock.now - start) / .seconds(1)
     let rate = String(format: "%.1f", Double(deltas) / max(seconds, 0.001))
-    FileHandle.standardError.write(Data("\r\u{1B}[K\(deltas) deltas · \(rate)/s\(end)".utf8))
+    LineOutput.standardError.write("\r\u{1B}[K\(deltas) deltas · \(rate)/s\(end)")
   }
 }

@@ -40,7 +40,7 @@ def free_port():
 
 
 class Process:
-    def __init__(self, folder, name, arguments, env=None, stdin=subprocess.DEVNULL, stdout=None):
+    def __init__(self, folder, name, arguments, env=None, stdin=subprocess.DEVNULL, stdout=None, stderr=None):
         self.name = name
         self.log = pathlib.Path(folder) / f"{name}.log"
         self._log = self.log.open("ab")
@@ -48,7 +48,7 @@ class Process:
             [str(argument) for argument in arguments],
             stdin=stdin,
             stdout=stdout if stdout is not None else self._log,
-            stderr=self._log,
+            stderr=stderr if stderr is not None else self._log,
             env={**os.environ, **(env or {})},
             preexec_fn=_die_with_parent,
         )

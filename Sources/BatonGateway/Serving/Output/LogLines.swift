@@ -14,7 +14,7 @@ package struct LogLines: LogHandler {
 
   package init(
     label: String, level: Logger.Level, isJSON: Bool,
-    write: @escaping @Sendable (String) -> Void = { FileHandle.standardError.write(Data($0.utf8)) }
+    write: @escaping @Sendable (String) -> Void = { LineOutput.standardError.write($0) }
   ) {
     self.label = label
     logLevel = level

@@ -1,0 +1,33 @@
+import BatonClient
+
+/// What the status of every command means (sysexits.h).
+enum ExitStatus: Int32 {
+  /// What was asked for is wrong: an option, or a request that a server calls so.
+  case usage = 64
+  /// Something needed is out of reach, or says that it can't.
+  case unavailable = 69
+  /// A fault of ours.
+  case fault = 70
+  /// Standard output can't be written; somebody who stops reading is no failure.
+  case output = 74
+  /// Configuration, credentials among it, is wrong.
+  case configuration = 78
+
+  /// What an HTTP server's refusal means.
+  init(httpStatus: Int) {
+    switch httpStatus {
+    case 401, 403: self = .configuration
+    case 400, 404, 405, 413, 415, 426: self = .usage
+    default: self = .unavailable
+    }
+  }
+
+  init(_ rejection: Rejection) {
+    switch rejection.reason {
+    case .status(let status): self.init(httpStatus: status)
+    case .closeCode(4401), .closeCode(4403): self = .configuration
+    case .closeCode(1002), .closeCode(1003), .closeCode(1007): self = .fault
+    default: self = .unavailable
+    }
+  }
+}

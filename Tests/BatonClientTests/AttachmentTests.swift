@@ -61,6 +61,26 @@ import class BatonClient.Attachment
     #expect(try await read == ["a", "b", "A", "B"])
   }
 
+  /// The answer to the handshake, an entry and the end of TCP may all be there before the client reads the first byte.
+  @Test func whatComesWithTheUpgradeAndTheEndCounts() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    for _ in 1...50 {
+      let count = gateway.peers.count
+      gateway.greet { peer in
+        peer.attached()
+        peer.token(1, "a")
+        peer.cut()
+      }
+      let attachment = try Attachment(to: "s", at: [gateway.url])
+      async let read = texts(attachment)
+      let second = try await gateway.peer(count + 1)
+      #expect(second.query == "offset=1-0.00000001")
+      second.close(1000)
+      #expect(try await read == ["a"])
+    }
+  }
+
   @Test func takesTurnsOverSeveralGateways() async throws {
     let one = try await FakeGateway()
     let two = try await FakeGateway()
@@ -218,7 +238,11 @@ import class BatonClient.Attachment
     var attachment: Attachment? = try Attachment(to: "s", at: [gateway.url])
     let peer = try await gateway.peer(0)
     peer.attached()
-    if attachment != nil { attachment = nil }
+    // A connection that is not open yet is dropped without a close code.
+    var events = attachment?.makeAsyncIterator()
+    while let event = try await events?.next(), !event.isAttached {}
+    events = nil
+    attachment = nil
     try await eventually("the close") { peer.closedWith == 1000 }
   }
 
@@ -236,9 +260,11 @@ import class BatonClient.Attachment
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
     let attachment = try Attachment(to: "s", at: [gateway.url])
-    async let read = texts(attachment)
     let first = try await gateway.peer(0)
     first.attached()
+    var events = attachment.makeAsyncIterator()
+    while let event = try await events.next(), !event.isAttached {}
+    async let read = texts(attachment)
     attachment.suspend()
     try await eventually("the close") { first.closedWith == 4000 }
     attachment.resume()
@@ -282,5 +308,11 @@ import class BatonClient.Attachment
       endpoint.target(
         session: "a:b@c~d", query: [.init(name: "offset", value: "$"), .init(name: "device", value: "a&b ä")])
         == "/v1/sessions/a:b@c~d?offset=$&device=a%26b%20%C3%A4")
+  }
+}
+
+extension Event {
+  fileprivate var isAttached: Bool {
+    if case .frame(let frame) = self, case .attached = frame.kind { true } else { false }
   }
 }

@@ -62,6 +62,7 @@ final class FakeGateway: Sendable {
   private struct State {
     var peers: [Peer] = []
     var refusals: [Refusal] = []
+    var greeting: (@Sendable (Peer) -> Void)?
   }
 
   var url: String { "http://127.0.0.1:\(server.localAddress?.port ?? 0)" }
@@ -69,6 +70,9 @@ final class FakeGateway: Sendable {
 
   /// The next requests get these answers, in turn.
   func refuse(_ refusals: Refusal...) { state.withLock { $0.refusals += refusals } }
+
+  /// Said to the next peer in the moment of its upgrade.
+  func greet(_ greeting: @escaping @Sendable (Peer) -> Void) { state.withLock { $0.greeting = greeting } }
 
   func stop() { server.close(promise: nil) }
 
@@ -90,7 +94,11 @@ final class FakeGateway: Sendable {
               try pipeline.removeHandler(pipeline.handler(type: RefusalHandler.self), promise: nil)
               try WebSocketHandler.add(to: pipeline, role: .server)
               try pipeline.addHandler(PeerHandler(peer))
-              owner.gateway?.state.withLock { $0.peers.append(peer) }
+              let greeting = owner.gateway?.state.withLock { state in
+                state.peers.append(peer)
+                return state.greeting.take()
+              }
+              greeting?(peer)
             })
           try channel.pipeline.syncOperations.configureHTTPServerPipeline(
             withServerUpgrade: (upgraders: [upgrader], completionHandler: { _ in }))

@@ -122,10 +122,11 @@ final actor Driver {
           }
           let encoder = HTTPRequestEncoder()
           let decoder = ByteToMessageHandler(HTTPResponseDecoder(leftOverBytesStrategy: .forwardBytes))
-          let upgrade = UpgradeHandler(handshake: handshake, encoder: encoder, decoder: decoder) { channel, outcome in
-            try self.assumeIsolated { try $0.upgraded(outcome, channel, generation) }
+          let gate = UpgradeGate()
+          let upgrade = UpgradeHandler(handshake: handshake, encoder: encoder, decoder: decoder, gate: gate) {
+            channel, outcome in try self.assumeIsolated { try $0.upgraded(outcome, channel, generation) }
           }
-          try pipeline.addHandlers([encoder, decoder, upgrade])
+          try pipeline.addHandlers([gate, encoder, decoder, upgrade])
         }
       }
       .connect(host: endpoint.host, port: endpoint.port)

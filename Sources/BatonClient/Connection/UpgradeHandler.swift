@@ -19,10 +19,9 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
   private let handshake: ClientHandshake
   private let encoder: HTTPRequestEncoder
   private let decoder: ByteToMessageHandler<HTTPResponseDecoder>
+  private let gate: UpgradeGate
   private let done: (any Channel, Outcome) throws -> Void
   private var state = State.asking
-  /// What came behind the answer, until the HTTP decoder has left the pipeline: its reaction must not meet the decoder.
-  private var early: [NIOAny] = []
   private var head: HTTPResponseHead?
   private var body = ByteBuffer()
   /// Bytes of a refusal's body that are looked at.
@@ -30,14 +29,16 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
 
   /// - Parameters:
   ///   - encoder: removed after the upgrade, like the decoder.
+  ///   - gate: opened after it.
   ///   - done: called once; after `upgraded` the bytes that follow go to the handlers it adds.
   init(
     handshake: ClientHandshake, encoder: HTTPRequestEncoder, decoder: ByteToMessageHandler<HTTPResponseDecoder>,
-    done: @escaping (any Channel, Outcome) throws -> Void
+    gate: UpgradeGate, done: @escaping (any Channel, Outcome) throws -> Void
   ) {
     self.handshake = handshake
     self.encoder = encoder
     self.decoder = decoder
+    self.gate = gate
     self.done = done
   }
 
@@ -56,11 +57,7 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    switch state {
-    case .asking: read(unwrapInboundIn(data), context)
-    case .makingWay: early.append(data)
-    case .done: break
-    }
+    if case .asking = state { read(unwrapInboundIn(data), context) }
   }
 
   private func read(_ part: HTTPClientResponsePart, _ context: ChannelHandlerContext) {
@@ -76,7 +73,8 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    finish(context, .failed("\(error)"))
+    // After the upgrade was granted, the end that follows tells.
+    if case .asking = state { finish(context, .failed("\(error)")) }
   }
 
   func channelInactive(context: ChannelHandlerContext) {
@@ -106,11 +104,10 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
     let pipeline = context.pipeline.syncOperations
     pipeline.removeHandler(encoder, promise: nil)
     pipeline.removeHandler(decoder).assumeIsolated().whenComplete { [self] _ in
-      finish(context, context.channel.isActive ? .upgraded : .failed("the connection was closed"))
-      for data in early { context.fireChannelRead(data) }
-      if !early.isEmpty { context.fireChannelReadComplete() }
-      early = []
+      finish(context, .upgraded)
       pipeline.removeHandler(context: context, promise: nil)
+      gate.open()
+      pipeline.removeHandler(gate, promise: nil)
     }
   }
 

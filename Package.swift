@@ -77,7 +77,7 @@ let package = Package(
       dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque]),
     .target(
       name: "BatonClient",
-      dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL]),
+      dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging]),
 
     // store
     .target(

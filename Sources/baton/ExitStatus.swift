@@ -22,7 +22,7 @@ enum ExitStatus: Int32 {
     }
   }
 
-  init(_ rejection: Rejection) {
+  init(_ rejection: SessionAttachment.Rejection) {
     switch rejection.reason {
     case .status(let status): self.init(httpStatus: status)
     case .closeCode(4401), .closeCode(4403): self = .configuration

@@ -2,16 +2,15 @@ import BatonProtocol
 import Foundation
 import NIOCore
 import NIOHTTP1
+import NIOPosix
 import Testing
-
-import class BatonClient.Attachment
 
 @testable import BatonClient
 
 /// The library over real sockets, against a gateway that the test plays.
 @Suite(.timeLimit(.minutes(3))) struct AttachmentTests {
   /// The texts of all tokens, until the sequence ends.
-  private func texts(_ attachment: Attachment) async throws -> [String] {
+  private func texts(_ attachment: SessionAttachment) async throws -> [String] {
     var texts: [String] = []
     for try await event in attachment {
       if case .frame(let frame) = event, case .entry(let entry) = frame.kind { texts.append(entry.text ?? "") }
@@ -22,10 +21,10 @@ import class BatonClient.Attachment
   @Test func goesOnAfterEveryKindOfLoss() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    var options = AttachOptions()
+    var options = SessionAttachment.Options()
     options.untilEnd = true
     options.device = "phone"
-    let attachment = try Attachment(to: "chat:1", at: [gateway.url], options)
+    let attachment = try SessionAttachment(to: "chat:1", at: [gateway.url], options: options)
     async let read = texts(attachment)
 
     let first = try await gateway.peer(0)
@@ -65,20 +64,27 @@ import class BatonClient.Attachment
   @Test func whatComesWithTheUpgradeAndTheEndCounts() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+    let loop = group.next()
     for _ in 1...50 {
       let count = gateway.peers.count
       gateway.greet { peer in
+        // The client's thread stands still until all is there.
+        let isCut = DispatchSemaphore(value: 0)
+        peer.channel.closeFuture.whenComplete { _ in isCut.signal() }
+        loop.execute { isCut.wait() }
         peer.attached()
         peer.token(1, "a")
         peer.cut()
       }
-      let attachment = try Attachment(to: "s", at: [gateway.url])
+      let attachment = try SessionAttachment(to: "s", at: [gateway.url], eventLoopGroup: group)
       async let read = texts(attachment)
       let second = try await gateway.peer(count + 1)
       #expect(second.query == "offset=1-0.00000001")
       second.close(1000)
       #expect(try await read == ["a"])
     }
+    try await group.shutdownGracefully()
   }
 
   @Test func takesTurnsOverSeveralGateways() async throws {
@@ -88,7 +94,7 @@ import class BatonClient.Attachment
       one.stop()
       two.stop()
     }
-    let attachment = try Attachment(to: "s", at: [one.url, two.url])
+    let attachment = try SessionAttachment(to: "s", at: [one.url, two.url])
     async let read = texts(attachment)
     try await one.peer(0).cut()
     let second = try await two.peer(0)
@@ -105,7 +111,7 @@ import class BatonClient.Attachment
   @Test func leavesAHalfOpenSocket() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     async let read = texts(attachment)
     let dead = try await gateway.peer(0)
     dead.attached(pingMs: 1000)
@@ -121,8 +127,8 @@ import class BatonClient.Attachment
     defer { gateway.stop() }
     gateway.refuse(
       .init(status: .serviceUnavailable, headers: ["Retry-After": "0"]), .init(status: .tooManyRequests),
-      .init(status: .badGateway))
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+      .init(status: .badGateway), .init(status: .notFound, body: "<html>no such backend</html>"))
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     async let read = texts(attachment)
     try await gateway.peer(0).close(1000)
     #expect(try await read == [])
@@ -135,34 +141,40 @@ import class BatonClient.Attachment
     gateway.refuse(
       .init(
         status: .init(statusCode: status), headers: ["Content-Type": "application/problem+json"],
-        body: #"{"type":"t","title":"No","detail":"Mend this."}"#))
-    let attachment = try Attachment(to: "s", at: [gateway.url])
-    await #expect(throws: Rejection(reason: .status(status), detail: "Mend this.")) { try await texts(attachment) }
+        body: #"{"type":"urn:baton:problem:t","title":"No","detail":"Mend this."}"#))
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
+    await #expect(throws: SessionAttachment.Rejection(reason: .status(status), detail: "Mend this.")) {
+      try await texts(attachment)
+    }
   }
 
   @Test(arguments: [1008, 4401, 4403] as [UInt16])
   func aCloseForGoodIsThrown(code: UInt16) async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     let read = Task { try await texts(attachment) }
     let peer = try await gateway.peer(0)
     peer.attached()
     peer.close(code, "why")
-    await #expect(throws: Rejection(reason: .closeCode(Int(code)), detail: "why")) { try await read.value }
+    await #expect(throws: SessionAttachment.Rejection(reason: .closeCode(Int(code)), detail: "why")) {
+      try await read.value
+    }
   }
 
   @Test func aFrameBeyondTheLimitIsARejection() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    var options = AttachOptions()
+    var options = SessionAttachment.Options()
     options.maxFrameBytes = 1000
-    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url], options: options)
     let read = Task { try await texts(attachment) }
     let peer = try await gateway.peer(0)
     peer.attached()
     peer.token(1, String(repeating: "x", count: 1000))
-    await #expect(throws: Rejection(reason: .closeCode(1009), detail: "message too big")) { try await read.value }
+    await #expect(throws: SessionAttachment.Rejection(reason: .closeCode(1009), detail: "message too big")) {
+      try await read.value
+    }
     try await eventually("its close code") {
       peer.closedWith == nil && !peer.channel.isActive || peer.closedWith == 1009
     }
@@ -171,11 +183,11 @@ import class BatonClient.Attachment
   @Test func asksForANewTokenWhenTheOldIsRefused() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    gateway.refuse(.init(status: .unauthorized))
-    var options = AttachOptions()
+    gateway.refuse(.init(status: .unauthorized, body: #"{"type":"urn:baton:problem:unauthorized"}"#))
+    var options = SessionAttachment.Options()
     options.token = "old"
     options.renewToken = { "new" }
-    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url], options: options)
     async let read = texts(attachment)
     let peer = try await gateway.peer(0)
     #expect(peer.request.headers["Authorization"] == ["Bearer new"])
@@ -189,7 +201,7 @@ import class BatonClient.Attachment
   @Test func inputsAreAnsweredAlsoAfterALoss() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     async let id = attachment.input("hi", key: "k1")
     let first = try await gateway.peer(0)
     first.attached()
@@ -200,22 +212,22 @@ import class BatonClient.Attachment
     second.attached()
     try await eventually("the input again") { second.frames == [input] }
     second.send(#"{"type":"accepted","key":"k1","inboxId":"7-0"}"#)
-    #expect(try await id == "7-0")
-    await #expect(throws: SubmissionError("too_big")) {
+    #expect(try await id == EntryID(7, 0))
+    await #expect(throws: SubmissionError(.tooBig)) {
       try await attachment.input(String(repeating: "x", count: 70_000))
     }
     attachment.close()
     try await eventually("the close") { second.closedWith == 1000 }
-    await #expect(throws: SubmissionError("ended")) { try await attachment.cancel(response: "r") }
+    await #expect(throws: SubmissionError(.ended)) { try await attachment.cancel(response: "r") }
   }
 
   /// A reader that takes nothing: the socket is not read beyond the bound, and then nothing is lost.
   @Test func aSlowReaderHoldsTheGatewayBack() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    var options = AttachOptions()
+    var options = SessionAttachment.Options()
     options.maxBufferedBytes = 64 << 10
-    let attachment = try Attachment(to: "s", at: [gateway.url], options)
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url], options: options)
     let peer = try await gateway.peer(0)
     peer.attached()
     let count = 4000
@@ -223,7 +235,7 @@ import class BatonClient.Attachment
     for n in 1...count { peer.token(n, text) }
     try await eventually("a full queue") { attachment.queue.isFull }
     // Turns in which a client that still read would take far more.
-    for _ in 1...1000 { try await attachment.driver.loop.submit {}.get() }
+    for _ in 1...1000 { try await attachment.driver?.loop.submit {}.get() }
     #expect(attachment.queue.bytes < 3 << 20)
     #expect(!peer.channel.isWritable)
     peer.close(1000)
@@ -232,10 +244,81 @@ import class BatonClient.Attachment
     #expect(gateway.peers.count == 1)
   }
 
+  /// More is to come than the queue holds, and the loop that reads it waits for the answer.
+  @Test func anInputFromWithinTheLoopIsAnswered() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    var options = SessionAttachment.Options()
+    options.maxBufferedBytes = 64 << 10
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url], options: options)
+    let read = Task {
+      var texts: [String] = []
+      for try await event in attachment {
+        guard case .frame(let frame) = event, case .entry(let entry) = frame.kind else { continue }
+        texts.append(entry.text ?? "")
+        if texts.count == 1 { #expect(try await attachment.input("yes", key: "k") == EntryID(7, 0)) }
+      }
+      return texts.count
+    }
+    let first = try await gateway.peer(0)
+    first.attached()
+    for n in 1...1000 { first.token(n, String(repeating: "x", count: 8000)) }
+    let aside = try await gateway.peer(1)
+    #expect(aside.query == "offset=$")
+    aside.attached(at: "1000-0.00000000")
+    aside.token(1001, "not for now")
+    try await eventually("the input") { !aside.frames.isEmpty }
+    aside.send(#"{"type":"accepted","key":"k","inboxId":"7-0"}"#)
+    let third = try await gateway.peer(2)
+    let place = try #require(third.query.split(separator: "=").last.flatMap { Offset($0) })
+    third.attached(at: "\(place)")
+    let next = Int(place.id.milliseconds) + 1
+    for n in next...1002 { third.token(n, "x") }
+    third.close(1000)
+    #expect(try await read.value == 1002)
+  }
+
+  @Test func whatNobodyAnswersIsGivenUp() async throws {
+    let gateway = try await FakeGateway()
+    defer { gateway.stop() }
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
+    try await gateway.peer(0).attached()
+    await #expect(throws: SubmissionError(.timedOut, "no answer in 0.01 seconds")) {
+      try await attachment.input("a", key: "k", timeout: .milliseconds(10))
+    }
+    let waiting = Task { try await attachment.cancel(response: "r", key: "k") }
+    try await eventually("the cancel") { gateway.peers.first?.frames.isEmpty == false }
+    waiting.cancel()
+    await #expect(throws: CancellationError.self) { try await waiting.value }
+    // Its key is free again.
+    await #expect(throws: SubmissionError.self) {
+      try await attachment.input("a", key: "k", timeout: .milliseconds(10))
+    }
+  }
+
+  @Test func aFakeTellsWhatItIsGiven() async throws {
+    let entry = Frame.Entry(id: Offset(id: EntryID(1, 0)), response: "r", n: 1, text: "a")
+    let attachment = SessionAttachment(
+      playing: [.frame(Frame(.entry(entry)))], rejection: SessionAttachment.Rejection(reason: .status(403)))
+    #expect(try await attachment.input("x") == EntryID(1, 0))
+    var transcript = SessionTranscript()
+    await #expect(throws: SessionAttachment.Rejection(reason: .status(403))) {
+      for try await event in attachment { transcript.apply(event) }
+    }
+    #expect(transcript.responses.map(\.text) == ["a"])
+  }
+
+  @Test func aTokenThatNoHeaderCanCarryIsRefused() throws {
+    #expect(try SessionAttachment.Options.checked(token: " abc.def\n") == "abc.def")
+    for token in ["", "\n", "a b", "a\r\nHost: x", "ä"] {
+      #expect(throws: SessionAttachment.Invalid.self) { try SessionAttachment.Options.checked(token: token) }
+    }
+  }
+
   @Test func anAttachmentThatNobodyHoldsIsClosed() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    var attachment: Attachment? = try Attachment(to: "s", at: [gateway.url])
+    var attachment: SessionAttachment? = try SessionAttachment(to: "s", at: [gateway.url])
     let peer = try await gateway.peer(0)
     peer.attached()
     // A connection that is not open yet is dropped without a close code.
@@ -249,7 +332,7 @@ import class BatonClient.Attachment
   @Test func aCancelledReaderStops() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     let reader = Task { try await texts(attachment) }
     try await gateway.peer(0).attached()
     reader.cancel()
@@ -259,7 +342,7 @@ import class BatonClient.Attachment
   @Test func suspendsAndResumes() async throws {
     let gateway = try await FakeGateway()
     defer { gateway.stop() }
-    let attachment = try Attachment(to: "s", at: [gateway.url])
+    let attachment = try SessionAttachment(to: "s", at: [gateway.url])
     let first = try await gateway.peer(0)
     first.attached()
     var events = attachment.makeAsyncIterator()
@@ -276,15 +359,17 @@ import class BatonClient.Attachment
 
   @Test(arguments: ["ftp://h", "h:80", "http://", "http://u@h", "http://h?x=1", "http://h:99999", ""])
   func saysWhichURLIsWrong(url: String) {
-    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: [url]) }
+    #expect(throws: SessionAttachment.Invalid.self) { try SessionAttachment(to: "s", at: [url]) }
   }
 
   @Test func saysWhatElseIsWrong() {
-    #expect(throws: InvalidAttachment.self) { try Attachment(to: "a/b", at: ["http://h"]) }
-    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: []) }
-    var options = AttachOptions()
+    #expect(throws: SessionAttachment.Invalid.self) { try SessionAttachment(to: "a/b", at: ["http://h"]) }
+    #expect(throws: SessionAttachment.Invalid.self) { try SessionAttachment(to: "s", at: []) }
+    var options = SessionAttachment.Options()
     options.start = .newest(0)
-    #expect(throws: InvalidAttachment.self) { try Attachment(to: "s", at: ["http://h"], options) }
+    #expect(throws: SessionAttachment.Invalid.self) {
+      try SessionAttachment(to: "s", at: ["http://h"], options: options)
+    }
   }
 }
 
@@ -311,7 +396,7 @@ import class BatonClient.Attachment
   }
 }
 
-extension Event {
+extension SessionAttachment.Event {
   fileprivate var isAttached: Bool {
     if case .frame(let frame) = self, case .attached = frame.kind { true } else { false }
   }

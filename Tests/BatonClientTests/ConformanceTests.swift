@@ -24,7 +24,8 @@ import Testing
       limits == [
         "backoffBase": Int(Ours.backoffBase), "backoffCap": Int(Ours.backoffCap), "healthy": Ours.healthy,
         "connect": Ours.connect, "ping": Ours.ping, "pong": Ours.pong, "retryAfter": Int(Ours.retryAfter),
-        "unanswered": Ours.unanswered,
+        "unanswered": Ours.unanswered, "unreachable": Ours.unreachable, "shortToken": Ours.shortToken,
+        "tokenPause": Ours.tokenPause,
       ])
   }
 
@@ -80,7 +81,9 @@ import Testing
     case "failed": return .failed
     case "refused":
       let retryAfterMs = (step["retryAfterMs"] as? NSNumber)?.doubleValue ?? 0
-      return .refused(status: try #require(step["status"] as? Int), retryAfterMs: retryAfterMs)
+      return .refused(
+        status: try #require(step["status"] as? Int), retryAfterMs: retryAfterMs,
+        problem: step["problem"] as? Bool ?? false)
     case "timer": return .timer
     case "token": return .token(try #require(step["token"] as? String))
     case "submit":
@@ -90,6 +93,8 @@ import Testing
         frame["type"] == "input"
           ? Submission(key: key, kind: .input(data: frame["data"] ?? ""))
           : Submission(key: key, kind: .cancel(response: frame["response"] ?? "")))
+    case "withdraw": return .withdraw(key: try #require(step["key"] as? String))
+    case "skim": return .skim
     case "suspend": return .suspend
     case "resume": return .resume
     case "move": return .move
@@ -108,13 +113,17 @@ import Testing
     case .disconnect(let code): return ["do": "disconnect", "code": code]
     case .send(let frame): return ["do": "send", "frame": try JSONSerialization.jsonObject(with: frame.json)]
     case .timer(let milliseconds): return ["do": "timer", "ms": milliseconds]
+    case .deliver(let frame) where frame.json.isEmpty:
+      guard case .error(let code, _, _) = frame.kind else { return [:] }
+      return ["do": "deliver", "frame": ["type": "error", "code": code]]
     case .deliver(let frame):
       return ["do": "deliver", "frame": try JSONSerialization.jsonObject(with: Data(frame.json.utf8))]
     case .settle(let key, .success(let id)): return ["do": "settle", "key": key, "inboxId": id]
     case .settle(let key, .failure(let error)):
       let message: [String: Any] = error.message.map { ["message": $0] } ?? [:]
-      return ["do": "settle", "key": key, "error": error.code].merging(message) { first, _ in first }
-    case .needToken: return ["do": "needToken"]
+      return ["do": "settle", "key": key, "error": error.code.rawValue].merging(message) { first, _ in first }
+    case .needToken(0): return ["do": "needToken"]
+    case .needToken(let milliseconds): return ["do": "needToken", "afterMs": milliseconds]
     case .state(let state): return ["do": "state", "state": state.rawValue]
     case .end(.finished): return ["do": "end", "reason": "finished"]
     case .end(.closed): return ["do": "end", "reason": "closed"]

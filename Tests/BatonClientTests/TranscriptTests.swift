@@ -4,8 +4,8 @@ import Testing
 @testable import BatonClient
 
 @Suite struct TranscriptTests {
-  private func transcript(_ frames: String...) throws -> Transcript {
-    var transcript = Transcript()
+  private func transcript(_ frames: String...) throws -> SessionTranscript {
+    var transcript = SessionTranscript()
     for frame in frames { transcript.apply(.frame(try Frame(json: frame))) }
     return transcript
   }
@@ -20,7 +20,7 @@ import Testing
       #"{"id":"6-0","event":"end","response":"r1","data":"{}"}"#)
     #expect(transcript.responses.map(\.name) == ["r1", "r2"])
     #expect(transcript.responses.map(\.text) == ["Hello", "Oth"])
-    #expect(transcript.responses.map(\.ending) == ["end", nil])
+    #expect(transcript.responses.map(\.ending) == [.end, nil])
   }
 
   @Test func aSplitCharacterComesTogether() throws {
@@ -36,7 +36,7 @@ import Testing
       #"{"id":"3-0.00000003","event":"end","response":"r1"}"#,
       #"{"id":"4-0.00000004","event":"token","response":"r2","n":1,"data":"c"}"#,
     ]
-    func after(_ from: String) throws -> Transcript {
+    func after(_ from: String) throws -> SessionTranscript {
       let reset = #"{"type":"reset","reason":"ahead","from":"\#(from)","offset":"\#(from)"}"#
       return try transcript(entries[0], entries[1], entries[2], entries[3], reset)
     }
@@ -44,7 +44,7 @@ import Testing
     #expect(try after("1-0.00000001").responses.map(\.text) == ["a"])
     #expect(try after("1-0.00000001").responses.map(\.ending) == [nil])
     #expect(try after("3-0.00000003").responses.map(\.text) == ["ab"])
-    #expect(try after("3-0.00000003").responses.map(\.ending) == ["end"])
+    #expect(try after("3-0.00000003").responses.map(\.ending) == [.end])
     #expect(try after("4-0.00000004").responses.map(\.text) == ["ab", "c"])
   }
 }

@@ -442,13 +442,13 @@ test('an event stream that ends is opened again at its place', async () => {
 test('a refusal over HTTP says what to mend', async () => {
   const { page, session } = await blocked({ token: 'wrong' });
   assert.equal(page.request.url.searchParams.get('token'), 'wrong');
-  const problem = JSON.stringify({ type: 'about:blank', detail: 'this token is for another session' });
+  const problem = JSON.stringify({ type: 'urn:baton:problem:forbidden', detail: 'this token is for another session' });
   page.request.resolve(new Response(problem, { status: 403, headers: { 'Content-Type': 'application/problem+json' } }));
   assert.deepEqual(await session.ended, { reason: 'rejected', status: 403, detail: 'this token is for another session' });
 });
 
 test('204 is the end; 503 is waited for', async () => {
-  const first = await blocked();
+  const first = await blocked({ until: 'end' });
   first.page.request.resolve(new Response(null, { status: 204 }));
   assert.deepEqual(await first.session.ended, { reason: 'finished' });
   const second = await blocked();

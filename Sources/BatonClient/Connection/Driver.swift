@@ -1,5 +1,6 @@
 import BatonWebSocket
 import Foundation
+import Logging
 import NIOCore
 import NIOHTTP1
 import NIOPosix
@@ -13,7 +14,7 @@ final actor Driver {
 
   private let session: String
   private let endpoints: [Endpoint]
-  private let options: AttachOptions
+  private let options: SessionAttachment.Options
   private let queue: EventQueue
   private let tls: NIOSSLContext?
 
@@ -24,32 +25,49 @@ final actor Driver {
   /// Which connection is the current one; what older ones tell is dropped.
   private var generation = 0
   private var timer: Scheduled<Void>?
+  /// False while the app's queue is full.
   private var isReading = true
+  /// The app's queue is full, and something that was submitted waits for its answer.
+  private var isSkimming = false
+  private var isSuspended = false
   /// Why the last connection came to nothing.
   private var trouble: String?
-  private var submissions: [String: CheckedContinuation<String, any Error>] = [:]
+  private var submissions: [String: Waiter] = [:]
+  private var waiters = 0
+  private var logger: Logger
+  /// The app is being asked for a token, or will be.
+  private var tokenTask: (isRunning: Bool, timer: Scheduled<Void>?)?
 
-  /// - Throws: `InvalidAttachment`.
+  private struct Waiter {
+    let number: Int
+    let continuation: CheckedContinuation<String, any Error>
+    let deadline: Scheduled<Void>
+  }
+
+  /// - Throws: ``SessionAttachment/Invalid``.
   init(
-    session: String, endpoints: [Endpoint], options: AttachOptions, queue: EventQueue, loop: any EventLoop
+    session: String, endpoints: [Endpoint], options: SessionAttachment.Options, queue: EventQueue, loop: any EventLoop,
+    logger: Logger
   ) throws {
     self.session = session
     self.endpoints = endpoints
     self.options = options
     self.queue = queue
     self.loop = loop
-    token = options.token
+    self.logger = logger
+    self.logger[metadataKey: "session"] = "\(session)"
+    token = try options.token.map { try SessionAttachment.Options.checked(token: $0) }
     tls = try endpoints.contains(where: \.isSecure) ? Self.makeTLS(options) : nil
     machine = ClientMachine(try options.machineOptions(urls: endpoints.count))
   }
 
-  private static func makeTLS(_ options: AttachOptions) throws -> NIOSSLContext {
+  private static func makeTLS(_ options: SessionAttachment.Options) throws -> NIOSSLContext {
     var configuration = TLSConfiguration.makeClientConfiguration()
     if let path = options.trustedCertificates { configuration.trustRoots = .file(path) }
     do {
       return try NIOSSLContext(configuration: configuration)
     } catch {
-      throw InvalidAttachment("the certificates to trust can't be used: \(error)")
+      throw SessionAttachment.Invalid("the certificates to trust can't be used: \(error)")
     }
   }
 
@@ -68,21 +86,70 @@ final actor Driver {
     handle(.token(token))
   }
 
-  func submit(_ submission: Submission) async throws -> String {
-    guard ClientFrame.submission(submission).json.count <= 64 << 10 else { throw SubmissionError("too_big") }
-    guard submissions[submission.key] == nil else { throw SubmissionError("key_in_use") }
-    guard machine.state != .ended else { throw SubmissionError("ended") }
-    return try await withCheckedThrowingContinuation { continuation in
-      submissions[submission.key] = continuation
-      handle(.submit(submission))
+  /// - Throws: `SubmissionError`, `CancellationError`.
+  func submit(_ submission: Submission, timeout: Duration) async throws -> String {
+    guard ClientFrame.submission(submission).json.count <= 64 << 10 else { throw SubmissionError(.tooBig) }
+    guard submissions[submission.key] == nil else { throw SubmissionError(.keyInUse) }
+    guard machine.state != .ended else { throw SubmissionError(.ended) }
+    waiters += 1
+    let (key, number) = (submission.key, waiters)
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        let deadline = loop.scheduleTask(in: TimeAmount(timeout)) {
+          self.assumeIsolated { $0.withdraw(key, number, SubmissionError(.timedOut, "no answer in \(timeout)")) }
+        }
+        submissions[key] = Waiter(number: number, continuation: continuation, deadline: deadline)
+        handle(.submit(submission))
+        skimIfNeeded()
+      }
+    } onCancel: {
+      enqueue { $0.withdraw(key, number, CancellationError()) }
     }
+  }
+
+  private func withdraw(_ key: String, _ number: Int, _ error: any Error) {
+    guard submissions[key]?.number == number else { return }
+    handle(.withdraw(key: key))
+    settle(key, .failure(error))
+  }
+
+  private func settle(_ key: String, _ result: Result<String, any Error>) {
+    guard let waiter = submissions.removeValue(forKey: key) else { return }
+    waiter.deadline.cancel()
+    waiter.continuation.resume(with: result)
+  }
+
+  func suspend() {
+    (isSuspended, isSkimming) = (true, false)
+    handle(.suspend)
+  }
+
+  func resume() {
+    isSuspended = false
+    if !isReading, !submissions.isEmpty {
+      skimIfNeeded()
+    } else {
+      handle(.resume)
+    }
+  }
+
+  /// An answer never waits behind what the app has not read: a connection at the stream's end brings it.
+  private func skimIfNeeded() {
+    guard !isReading, !isSkimming, !isSuspended, !submissions.isEmpty else { return }
+    isSkimming = true
+    handle(.skim)
   }
 
   /// The app has taken enough from the queue.
   func drained() {
     guard !isReading, !queue.isFull else { return }
     isReading = true
-    channel?.setOption(.autoRead, value: true).whenFailure { _ in }
+    if isSkimming {
+      isSkimming = false
+      handle(.resume)
+    } else {
+      channel?.setOption(.autoRead, value: true).whenFailure { _ in }
+    }
   }
 
   private func perform(_ action: ClientMachine.Action) {
@@ -92,9 +159,11 @@ final actor Driver {
     case .send(let frame): send(frame)
     case .timer(let milliseconds): startTimer(milliseconds)
     case .deliver(let frame): deliver(frame)
-    case .settle(let key, let result): submissions.removeValue(forKey: key)?.resume(with: result)
-    case .needToken: renewToken()
-    case .state(let state): queue.push(.state(state, detail: trouble.take()), bytes: 64)
+    case .settle(let key, let result): settle(key, result.mapError { $0 })
+    case .needToken(let milliseconds): askForToken(after: milliseconds)
+    case .state(let state):
+      logger.debug("\(state.rawValue)", metadata: ["offset": "\(machine.offset ?? "0")", "why": "\(trouble ?? "")"])
+      queue.push(.state(state, detail: trouble.take()), bytes: 64)
     case .end(let end): finish(end)
     }
   }
@@ -164,11 +233,13 @@ final actor Driver {
       let limits = WebSocketLimits(maxMessageBytes: options.maxFrameBytes)
       try WebSocketHandler.add(to: pipeline, role: .client, limits: limits)
       try pipeline.addHandler(FrameHandler(driver: self, generation: generation))
-      if !isReading { channel.setOption(.autoRead, value: false).whenFailure { _ in } }
+      if !isReading, !isSkimming { channel.setOption(.autoRead, value: false).whenFailure { _ in } }
       handle(.opened)
-    case .refused(let status, let retryAfterMs, let detail):
+    case .refused(let status, let retryAfterMs, let detail, let isProblem):
       let because = detail.map { "HTTP status \(status): \($0)" } ?? "HTTP status \(status)"
-      lost(.refused(status: status, retryAfterMs: retryAfterMs), because: because, generation, detail: detail)
+      lost(
+        .refused(status: status, retryAfterMs: retryAfterMs, problem: isProblem), because: because, generation,
+        detail: detail)
     case .failed(let why):
       lost(.failed, because: why, generation)
     }
@@ -236,6 +307,8 @@ final actor Driver {
     guard isReading, queue.isFull else { return }
     isReading = false
     channel?.setOption(.autoRead, value: false).whenFailure { _ in }
+    // After the actions that are under way.
+    if !submissions.isEmpty { enqueue { $0.skimIfNeeded() } }
   }
 
   private func startTimer(_ milliseconds: Int) {
@@ -243,40 +316,61 @@ final actor Driver {
     timer = loop.scheduleTask(in: .milliseconds(Int64(milliseconds))) {
       self.assumeIsolated { driver in
         // A socket that is not read can't be told dead by its silence.
-        if !driver.isReading { driver.handle(.heard) }
+        if !driver.isReading, !driver.isSkimming { driver.handle(.heard) }
         driver.handle(.timer)
       }
     }
   }
 
+  private func askForToken(after milliseconds: Int) {
+    if let task = tokenTask {
+      guard !task.isRunning, milliseconds == 0 else { return }
+      task.timer?.cancel()
+    }
+    guard milliseconds > 0 else { return renewToken() }
+    logger.notice("a token that expires within a minute is too short-lived")
+    let timer = loop.scheduleTask(in: .milliseconds(Int64(milliseconds))) { self.assumeIsolated { $0.renewToken() } }
+    tokenTask = (false, timer)
+  }
+
   private func renewToken() {
-    guard let renewToken = options.renewToken else { return }
-    let generation = generation
+    guard machine.state != .ended, let renewToken = options.renewToken else { return }
+    tokenTask = (true, nil)
     Task {
       do {
-        self.use(token: try await renewToken())
+        let token = try SessionAttachment.Options.checked(token: try await renewToken())
+        self.tokenTask = nil
+        self.use(token: token)
       } catch {
-        self.noToken(error, generation)
+        self.tokenTask = nil
+        self.noToken(error)
       }
     }
   }
 
   /// Without a new token there is nothing to connect with; an open connection stays as long as it may.
-  private func noToken(_ error: any Error, _ generation: Int) {
+  private func noToken(_ error: any Error) {
     guard machine.state == .unauthorized else { return }
-    queue.finish(.failure(Rejection(reason: .status(401), detail: "no new token: \(error)")))
+    queue.finish(.failure(SessionAttachment.Rejection(reason: .status(401), detail: "no new token: \(error)")))
     handle(.close)
   }
 
   private func finish(_ end: ClientMachine.End) {
     timer?.cancel()
+    tokenTask?.timer?.cancel()
     switch end {
     case .finished, .closed: queue.finish(.success(()))
     case .rejectedByCode(let code):
-      queue.finish(.failure(Rejection(reason: .closeCode(code), detail: rejectionDetail)))
+      reject(.closeCode(code))
     case .rejectedByStatus(let status):
-      queue.finish(.failure(Rejection(reason: .status(status), detail: rejectionDetail)))
+      reject(.status(status))
     }
+  }
+
+  private func reject(_ reason: SessionAttachment.Rejection.Reason) {
+    let rejection = SessionAttachment.Rejection(reason: reason, detail: rejectionDetail)
+    logger.notice("\(rejection)", metadata: ["offset": "\(machine.offset ?? "0")"])
+    queue.finish(.failure(rejection))
   }
 }
 
@@ -337,24 +431,4 @@ final class WeakDriver: Sendable {
   }
 
   func wake() { driver?.enqueue { $0.drained() } }
-}
-
-extension AttachOptions {
-  /// - Throws: `InvalidAttachment`.
-  fileprivate func machineOptions(urls: Int) throws -> ClientMachine.Options {
-    var machine = ClientMachine.Options(urls: urls)
-    switch start {
-    case .after(let offset): machine.offset = offset.description
-    case .end: machine.offset = "$"
-    case .newest(let count):
-      guard (1...10_000).contains(count) else { throw InvalidAttachment("the newest 1 to 10,000 entries can be had") }
-      machine.last = count
-    case .response(let name): machine.response = name
-    }
-    machine.rollup = rollup
-    machine.until = untilEnd ? "end" : nil
-    machine.device = device
-    machine.renewsToken = renewToken != nil
-    return machine
-  }
 }

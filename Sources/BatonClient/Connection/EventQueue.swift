@@ -2,13 +2,17 @@ import Synchronization
 
 /// Events between the connection and the app, bounded in bytes: when it is full the connection is not read.
 final class EventQueue: Sendable {
+  typealias Event = SessionAttachment.Event
+  typealias Rejection = SessionAttachment.Rejection
+  private typealias Reader = CheckedContinuation<Result<Event?, Rejection>, Never>
+
   private struct State {
     var events: [(event: Event, bytes: Int)] = []
     var head = 0
     var bytes = 0
     var isFull = false
     var end: Result<Void, Rejection>?
-    var reader: CheckedContinuation<Result<Event?, Rejection>, Never>?
+    var reader: Reader?
 
     mutating func pop() -> Event? {
       guard head < events.count else { return nil }
@@ -42,7 +46,7 @@ final class EventQueue: Sendable {
   var bytes: Int { state.withLock { $0.bytes } }
 
   func push(_ event: Event, bytes: Int) {
-    let reader = state.withLock { state -> CheckedContinuation<Result<Event?, Rejection>, Never>? in
+    let reader = state.withLock { state -> Reader? in
       guard state.end == nil else { return nil }
       if let reader = state.reader.take() { return reader }
       state.events.append((event, bytes))
@@ -55,7 +59,7 @@ final class EventQueue: Sendable {
 
   /// What was pushed can still be read.
   func finish(_ end: Result<Void, Rejection>) {
-    let reader = state.withLock { state -> CheckedContinuation<Result<Event?, Rejection>, Never>? in
+    let reader = state.withLock { state -> Reader? in
       guard state.end == nil else { return nil }
       state.end = end
       return state.reader.take()
@@ -68,7 +72,7 @@ final class EventQueue: Sendable {
   /// - Throws: why the attachment ended, once.
   func next() async throws(Rejection) -> Event? {
     let result = await withTaskCancellationHandler {
-      await withCheckedContinuation { (continuation: CheckedContinuation<Result<Event?, Rejection>, Never>) in
+      await withCheckedContinuation { (continuation: Reader) in
         take(continuation)
       }
     } onCancel: {
@@ -77,7 +81,7 @@ final class EventQueue: Sendable {
     return try result.get()
   }
 
-  private func take(_ continuation: CheckedContinuation<Result<Event?, Rejection>, Never>) {
+  private func take(_ continuation: Reader) {
     let isCancelled = Task.isCancelled
     let (result, wasDrained) = state.withLock { state -> (Result<Event?, Rejection>?, Bool) in
       if let event = state.pop() {

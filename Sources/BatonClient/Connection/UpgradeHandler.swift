@@ -12,7 +12,8 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
 
   enum Outcome {
     case upgraded
-    case refused(status: Int, retryAfterMs: Double, detail: String?)
+    /// `isProblem`: said in the gateway's own form; anything in between may answer in another.
+    case refused(status: Int, retryAfterMs: Double, detail: String?, isProblem: Bool)
     case failed(String)
   }
 
@@ -92,9 +93,12 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
       switch error {
       case .invalid(let why): finish(context, .failed(why))
       case .refused(let status):
+        let problem = problem()
         finish(
           context,
-          .refused(status: Int(status.code), retryAfterMs: Self.retryAfter(head.headers), detail: detail(head)))
+          .refused(
+            status: Int(status.code), retryAfterMs: Self.retryAfter(head.headers),
+            detail: problem?.detail ?? problem?.title, isProblem: problem?.isOurs ?? false))
       }
     }
   }
@@ -121,15 +125,16 @@ final class UpgradeHandler: ChannelInboundHandler, RemovableChannelHandler {
     context.close(promise: nil)
   }
 
-  /// What an RFC 9457 body says; nil where there is none.
-  private func detail(_ head: HTTPResponseHead) -> String? {
-    struct Problem: Decodable {
-      let title: String?
-      let detail: String?
-    }
-    guard let problem = try? JSONDecoder().decode(Problem.self, from: Data(body.readableBytesView)) else { return nil }
-    return problem.detail ?? problem.title
+  /// An RFC 9457 body.
+  private struct Problem: Decodable {
+    let type: String?
+    let title: String?
+    let detail: String?
+
+    var isOurs: Bool { type?.hasPrefix("urn:baton:problem:") == true }
   }
+
+  private func problem() -> Problem? { try? JSONDecoder().decode(Problem.self, from: Data(body.readableBytesView)) }
 
   /// `Retry-After` in seconds (RFC 9110 section 10.2.3), in milliseconds; a date counts as nothing.
   private static func retryAfter(_ headers: HTTPHeaders) -> Double {

@@ -20,6 +20,12 @@ struct ClientMachine {
     static let retryAfter = 300_000.0
     /// Inputs and cancels that wait for their answer.
     static let unanswered = 64
+    /// Attempts in a row without a word from a gateway, until the app is told.
+    static let unreachable = 5
+    /// A token that expires this soon after the last was asked for is short-lived …
+    static let shortToken = 60_000
+    /// … and the next one is asked for after half of what is left, and never sooner after the last than this.
+    static let tokenPause = 5_000
   }
 
   struct Options {
@@ -41,10 +47,16 @@ struct ClientMachine {
     case garbled
     case closed(code: Int)
     case failed
-    case refused(status: Int, retryAfterMs: Double)
+    /// An HTTP answer in place of the upgrade. `problem`: in the gateway's own form (a problem document of ours); whatever
+    /// else answers may stand in front of it.
+    case refused(status: Int, retryAfterMs: Double, problem: Bool)
     case timer
     case token(String)
     case submit(Submission)
+    /// The app waits no longer for the answer.
+    case withdraw(key: String)
+    /// The app takes no more events for now, but what is submitted must be answered.
+    case skim
     case suspend
     case resume
     case move
@@ -60,8 +72,9 @@ struct ClientMachine {
     case timer(ms: Int)
     case deliver(Frame)
     case settle(key: String, Result<String, SubmissionError>)
-    case needToken
-    case state(ConnectionState)
+    /// Ask the app for a token, after this time; one question at a time.
+    case needToken(afterMs: Int)
+    case state(SessionAttachment.State)
     case end(End)
   }
 
@@ -80,11 +93,18 @@ struct ClientMachine {
   private let options: Options
   /// The place in the stream to go on after; nil until a gateway named one.
   private(set) var offset: String?
-  private(set) var state: ConnectionState?
+  private(set) var state: SessionAttachment.State?
   private var url = 0
   private var unanswered: [Submission] = []
   /// Attempts in a row that came to nothing: what backoff counts.
   private var failures = 0
+  /// Attempts in a row in which no gateway said a word.
+  private var unheard = 0
+  /// Connected for the sake of answers: at the stream's end, without moving the place.
+  private var isSkimming = false
+  private var askedAt: Int?
+  /// While unauthorized: there is one to try when the timer has run out.
+  private var hasNewToken = false
 
   // Of the current connection.
   private var attachedAt: Int?
@@ -123,10 +143,12 @@ struct ClientMachine {
     case .garbled: if isConnected { giveUpConnection() }
     case .closed(let code): if isConnected { closed(code) }
     case .failed: if isConnected { retry() }
-    case .refused(let status, let retryAfterMs): if isConnected { refused(status, retryAfterMs) }
+    case .refused(let status, let retryAfterMs, let problem): if isConnected { refused(status, retryAfterMs, problem) }
     case .timer: timer()
     case .token(let token): take(token: token)
     case .submit(let submission): submit(submission)
+    case .withdraw(let key): unanswered.removeAll { $0.key == key }
+    case .skim: skim()
     case .suspend: suspend()
     case .resume: resume()
     case .move: move()
@@ -142,12 +164,25 @@ struct ClientMachine {
   private mutating func suspend() {
     if isConnected { actions.append(.disconnect(code: 4000)) }
     forgetConnection()
+    isSkimming = false
     become(.suspended)
   }
 
   private mutating func resume() {
-    guard state == .suspended else { return }
+    guard isSkimming || state == .suspended else { return }
+    let skimmed = isSkimming
+    isSkimming = false
+    if isConnected { actions.append(.disconnect(code: 4000)) }
+    guard isConnected || !skimmed else { return }
     failures = 0
+    connect()
+  }
+
+  private mutating func skim() {
+    guard !isSkimming else { return }
+    isSkimming = true
+    guard isConnected || state == .suspended else { return }
+    if isConnected { actions.append(.disconnect(code: 4000)) }
     connect()
   }
 
@@ -161,7 +196,7 @@ struct ClientMachine {
 
   private mutating func submit(_ submission: Submission) {
     guard unanswered.count < options.maxUnanswered else {
-      actions.append(.settle(key: submission.key, .failure(SubmissionError("too_many"))))
+      actions.append(.settle(key: submission.key, .failure(SubmissionError(.tooMany))))
       return
     }
     unanswered.append(submission)
@@ -170,7 +205,8 @@ struct ClientMachine {
 
   private mutating func take(token: String) {
     if state == .unauthorized {
-      if failures <= 1 { connect() } else { wait(jitter(failures - 1)) }
+      if failures <= 1 { connect() } else { actions.append(.timer(ms: jitter(failures - 1))) }
+      hasNewToken = true
     } else if isAttached {
       actions.append(.send(.auth(token: token)))
     }
@@ -178,9 +214,10 @@ struct ClientMachine {
 
   // MARK: what becomes of a connection
 
-  private mutating func refused(_ status: Int, _ retryAfterMs: Double) {
+  private mutating func refused(_ status: Int, _ retryAfterMs: Double, _ isProblem: Bool) {
+    guard isProblem else { return retry(after: retryAfterMs) }
+    unheard = 0
     switch status {
-    case 204: end(.finished)
     case 401: needToken(else: .rejectedByStatus(status))
     case 408, 425, 429: retry(after: retryAfterMs)
     case 400...499: end(.rejectedByStatus(status))
@@ -190,7 +227,7 @@ struct ClientMachine {
 
   private mutating func closed(_ code: Int) {
     switch code {
-    case 1000: end(.finished)
+    case 1000 where !isSkimming: end(.finished)
     case 4401: needToken(else: .rejectedByCode(code))
     case 1002, 1003, 1007, 1008, 1009, 4403: end(.rejectedByCode(code))
     default: retry(after: retryAfterMs)
@@ -200,17 +237,29 @@ struct ClientMachine {
   private mutating func timer() {
     switch state {
     case .waiting: connect()
+    case .unauthorized: if hasNewToken { connect() }
     case .connecting: giveUpConnection()
     case .behind, .live, .stalled: checkPulse()
-    case .unauthorized, .suspended, .ended, nil: break
+    case .suspended, .ended, nil: break
     }
   }
 
   private mutating func take(_ frame: Frame) {
     heard()
+    if isSkimming, !frame.kind.isAnswer {
+      switch frame.kind {
+      case .attached(let attached): welcome(attached)
+      case .draining(let milliseconds): retryAfterMs = milliseconds
+      case .expiring(let inMs): expiring(inMs)
+      default: break
+      }
+      return
+    }
     switch frame.kind {
     case .entry(let entry): take(entry, frame)
-    case .attached(let attached): welcome(attached, frame)
+    case .attached(let attached):
+      tell(frame, then: nil)
+      welcome(attached)
     case .live: tell(frame, then: .live)
     case .behind, .reset: tell(frame, then: .behind)
     case .stalled: tell(frame, then: .stalled)
@@ -218,19 +267,19 @@ struct ClientMachine {
     case .draining(let milliseconds):
       retryAfterMs = milliseconds
       tell(frame, then: nil)
-    case .expiring:
+    case .expiring(let inMs):
       tell(frame, then: nil)
-      if options.renewsToken { actions.append(.needToken) }
+      expiring(inMs)
     case .accepted(let key, let inboxID):
       settle(key, .success(inboxID ?? ""))
     case .error(let code, let message, let key):
-      if let key, settle(key, .failure(SubmissionError(code, message))) { return }
+      if let key, settle(key, .failure(SubmissionError(.init(rawValue: code), message))) { return }
       tell(frame, then: nil)
     case .authenticated, .pong, .unknown: break
     }
   }
 
-  private mutating func tell(_ frame: Frame, then state: ConnectionState?) {
+  private mutating func tell(_ frame: Frame, then state: SessionAttachment.State?) {
     offset = frame.place ?? offset
     actions.append(.deliver(frame))
     if let state { become(state) }
@@ -246,12 +295,26 @@ struct ClientMachine {
     }
   }
 
-  private mutating func welcome(_ attached: Frame.Attached, _ frame: Frame) {
+  private mutating func welcome(_ attached: Frame.Attached) {
     attachedAt = at
+    unheard = 0
     pingMs = attached.pingMs.flatMap { (1000...300_000).contains($0) ? Int($0) : nil } ?? Limits.ping
-    tell(frame, then: .behind)
+    become(.behind)
     actions.append(.timer(ms: pingMs))
     for submission in unanswered { actions.append(.send(.submission(submission))) }
+  }
+
+  /// A token that lives shorter than a gateway's warning must not be asked for without end.
+  private mutating func expiring(_ inMs: Double) {
+    guard options.renewsToken else { return }
+    let sinceLast = askedAt.map { at - $0 } ?? .max
+    let isShort = sinceLast < Limits.shortToken
+    askForToken(afterMs: isShort ? max(Int(min(inMs, 1e9) / 2), Limits.tokenPause - sinceLast) : 0)
+  }
+
+  private mutating func askForToken(afterMs: Int = 0) {
+    askedAt = at + afterMs
+    actions.append(.needToken(afterMs: afterMs))
   }
 
   private mutating func heard() {
@@ -276,7 +339,7 @@ struct ClientMachine {
   private var isAttached: Bool { state == .behind || state == .live || state == .stalled }
   private var isConnected: Bool { isAttached || state == .connecting }
 
-  private mutating func become(_ new: ConnectionState) {
+  private mutating func become(_ new: SessionAttachment.State) {
     guard state != new else { return }
     state = new
     actions.append(.state(new))
@@ -286,6 +349,7 @@ struct ClientMachine {
     attachedAt = nil
     pinged = false
     retryAfterMs = 0
+    hasNewToken = false
   }
 
   private mutating func connect() {
@@ -296,6 +360,10 @@ struct ClientMachine {
   }
 
   private var query: [Parameter] {
+    if isSkimming {
+      let device = options.device.map { Parameter(name: "device", value: $0) }
+      return [Parameter(name: "offset", value: "$")] + (device.map { [$0] } ?? [])
+    }
     let start =
       if let offset {
         Parameter(name: "offset", value: offset)
@@ -322,6 +390,15 @@ struct ClientMachine {
     failures += 1
   }
 
+  /// Says once that no gateway can be reached; the token may be why, where a refusal can't be read.
+  private mutating func noteSilence() {
+    guard attachedAt == nil else { return }
+    unheard += 1
+    guard unheard == Limits.unreachable else { return }
+    let message = "no gateway said a word in \(unheard) attempts"
+    actions.append(.deliver(Frame(.error(code: "unreachable", message: message, key: nil))))
+  }
+
   private func jitter(_ failures: Int) -> Int {
     let bound = min(Limits.backoffCap, Limits.backoffBase * Double(1 << min(failures, 30)))
     return Int(random * bound)
@@ -329,6 +406,7 @@ struct ClientMachine {
 
   private mutating func retry(after milliseconds: Double = 0) {
     countFailure()
+    noteSilence()
     rotate()
     wait(Int(min(max(milliseconds, 0), Limits.retryAfter)) + jitter(failures - 1))
   }
@@ -340,11 +418,12 @@ struct ClientMachine {
   }
 
   private mutating func needToken(else rejection: End) {
+    unheard = 0
     guard options.renewsToken else { return end(rejection) }
     countFailure()
     forgetConnection()
     become(.unauthorized)
-    actions.append(.needToken)
+    askForToken()
   }
 
   @discardableResult
@@ -357,10 +436,20 @@ struct ClientMachine {
 
   private mutating func end(_ end: End) {
     for submission in unanswered {
-      actions.append(.settle(key: submission.key, .failure(SubmissionError("ended"))))
+      actions.append(.settle(key: submission.key, .failure(SubmissionError(.ended))))
     }
     unanswered = []
     become(.ended)
     actions.append(.end(end))
+  }
+}
+
+extension SessionAttachment.Frame.Kind {
+  /// An answer to something that this device has sent.
+  fileprivate var isAnswer: Bool {
+    switch self {
+    case .accepted, .error(_, _, _?): true
+    default: false
+    }
   }
 }

@@ -1,84 +1,153 @@
 import BatonProtocol
 import Foundation
 
-/// One frame from a gateway (PROTOCOL 4).
-public struct Frame: Sendable {
-  public let kind: Kind
-  /// The frame as it was received.
-  public let json: String
+typealias Frame = SessionAttachment.Frame
 
-  public enum Kind: Sendable, Equatable {
-    case entry(Entry)
-    case attached(Attached)
-    /// The device has everything that the stream holds.
-    case live(Offset?)
-    /// The device fell out of the gateway's window and is being caught up.
-    case behind
-    /// Continuity is broken: drop what came after `from`.
-    case reset(Reset)
-    /// An entry that is too large was left out.
-    case skipped(Skipped)
-    /// The store is out of reach; `live` follows when all is well again.
-    case stalled(reason: String?)
-    /// The gateway goes away; the client comes back after this many milliseconds, by itself.
-    case draining(retryAfterMs: Double)
-    /// The credentials expire in this many milliseconds.
-    case expiring(inMs: Double)
-    case accepted(key: String, inboxID: String?)
-    case authenticated
-    case error(code: String, message: String?, key: String?)
-    case pong
-    /// A frame of a kind that this version doesn't know, or without what its kind needs: to be ignored.
-    case unknown
-  }
+extension SessionAttachment {
+  /// One frame from a gateway (section 4 of the protocol).
+  public struct Frame: Sendable {
+    public let kind: Kind
+    /// The frame as it was received; empty where it was made by hand.
+    public let json: String
 
-  /// An entry of the stream, or several adjacent deltas joined into one.
-  public struct Entry: Sendable, Equatable {
-    /// Its place in the stream; of joined deltas the last one's.
-    public let id: Offset
-    /// `token` for a text delta; `start`, `end`, `error`, `cancelled`, `input`, or an app's own.
-    public let event: String
-    public let response: String?
-    /// The number of the (last) delta within its response, from 1.
-    public let n: UInt64?
-    /// How many deltas it stands for; 1 or more.
-    public let joined: UInt64
-    /// The payload; nil where the entry has none. A character may be split over two deltas.
-    public let data: Data?
-    /// All other fields, by name; a name that is used several times has several values.
-    public let fields: [String: [Data]]
+    /// A frame for tests and previews.
+    public init(_ kind: Kind) {
+      self.kind = kind
+      json = ""
+    }
 
-    public var text: String? { data.map { String(decoding: $0, as: UTF8.self) } }
-    /// Whether it ends its response: `end`, `error` or `cancelled`.
-    public var isEnding: Bool { event == "end" || event == "error" || event == "cancelled" }
-  }
+    /// What a frame says.
 
-  public struct Attached: Sendable, Equatable {
-    public let session: String?
-    public let device: String?
-    public let node: String?
-    public let offset: Offset?
-    /// The ids of the first and the last entry that the stream retains; nil where it holds none.
-    public let first: Offset?
-    public let last: Offset?
-    public let pingMs: Double?
-    public let features: [String]
-  }
+    public enum Kind: Sendable, Equatable {
+      case entry(Entry)
+      case attached(Attached)
+      /// The device has everything that the stream holds.
+      case live(Offset?)
+      /// The device fell out of the gateway's window and is being caught up.
+      case behind
+      /// Continuity is broken: drop what came after `from`.
+      case reset(Reset)
+      /// An entry that is too large was left out.
+      case skipped(Skipped)
+      /// The store is out of reach; `live` follows when all is well again.
+      case stalled(reason: String?)
+      /// The gateway goes away; the client comes back after this many milliseconds, by itself.
+      case draining(retryAfterMs: Double)
+      /// The credentials expire in this many milliseconds.
+      case expiring(inMs: Double)
+      /// An input or a cancel was appended; its caller is told.
+      case accepted(key: String, inboxID: String?)
+      /// A new token was accepted.
+      case authenticated
+      /// Something that was asked for was refused (the codes of section 5), or `unreachable`, by this library: no gateway said a
+      /// word in five attempts.
+      case error(code: String, message: String?, key: String?)
+      case pong
+      /// A frame of a kind that this version doesn't know, or without what its kind needs: to be ignored.
+      case unknown
+    }
 
-  public struct Reset: Sendable, Equatable {
-    /// `trimmed`, `ahead`, `diverged` or `deleted`.
-    public let reason: String
-    /// Every entry after this place is to be dropped; `.zero` means everything.
-    public let from: Offset
-    /// Where the gateway goes on.
-    public let offset: Offset?
-  }
+    /// An entry of the stream, or several adjacent deltas joined into one.
+    public struct Entry: Sendable, Equatable {
+      /// Its place in the stream; of joined deltas the last one's.
+      public let id: Offset
+      /// `token` for a text delta; `start`, `end`, `error`, `cancelled`, `input`, or an app's own.
+      public let event: String
+      public let response: String?
+      /// The number of the (last) delta within its response, from 1.
+      public let n: UInt64?
+      /// How many deltas it stands for; 1 or more.
+      public let joined: UInt64
+      /// The payload; nil where the entry has none. A character may be split over two deltas.
+      public let data: Data?
+      /// All other fields, by name; a name that is used several times has several values.
+      public let fields: [String: [Data]]
 
-  public struct Skipped: Sendable, Equatable {
-    public let offset: Offset?
-    public let reason: String?
-    /// The size of the entry, in bytes.
-    public let bytes: UInt64?
+      /// The payload as text; what is not UTF-8 is shown as U+FFFD.
+      public var text: String? { data.map { String(decoding: $0, as: UTF8.self) } }
+      /// Whether it ends its response: `end`, `error` or `cancelled`.
+      public var isEnding: Bool { event == "end" || event == "error" || event == "cancelled" }
+
+      public init(
+        id: Offset, event: String = "token", response: String? = nil, n: UInt64? = nil, joined: UInt64 = 1,
+        data: Data? = nil, fields: [String: [Data]] = [:]
+      ) {
+        (self.id, self.event, self.response, self.n) = (id, event, response, n)
+        (self.joined, self.data, self.fields) = (Swift.max(1, joined), data, fields)
+      }
+
+      /// A text delta.
+      public init(id: Offset, response: String? = nil, n: UInt64? = nil, text: String) {
+        self.init(id: id, response: response, n: n, data: Data(text.utf8))
+      }
+    }
+
+    /// The first frame of a connection.
+    public struct Attached: Sendable, Equatable {
+      public let session: String?
+      public let device: String?
+      /// The gateway's name.
+      public let node: String?
+      /// The device's place. Without a check where the stream retains no entry at or before it.
+      public let offset: Offset?
+      /// The ids of the first and the last entry that the stream retains; nil where it holds none.
+      public let first: Offset?
+      public let last: Offset?
+      /// After this silence the client asks whether the gateway is there, in milliseconds.
+      public let pingMs: Double?
+      /// What this device's token allows: `input`, `cancel`.
+      public let features: [String]
+
+      public init(
+        session: String? = nil, device: String? = nil, node: String? = nil, offset: Offset? = nil, first: Offset? = nil,
+        last: Offset? = nil, pingMs: Double? = nil, features: [String] = []
+      ) {
+        (self.session, self.device, self.node, self.offset) = (session, device, node, offset)
+        (self.first, self.last, self.pingMs, self.features) = (first, last, pingMs, features)
+      }
+    }
+
+    /// Continuity is broken.
+    public struct Reset: Sendable, Equatable {
+      /// Why (the table of section 4).
+      public struct Reason: RawRepresentable, Hashable, Sendable {
+        public let rawValue: String
+
+        public init(rawValue: String) { self.rawValue = rawValue }
+
+        /// Entries after the device's place are no longer retained.
+        public static let trimmed = Reason(rawValue: "trimmed")
+        /// The stream ends before the device's place: a tail was lost.
+        public static let ahead = Reason(rawValue: "ahead")
+        /// The stream holds another history than the device has seen.
+        public static let diverged = Reason(rawValue: "diverged")
+        /// The session was deleted.
+        public static let deleted = Reason(rawValue: "deleted")
+      }
+
+      public let reason: Reason
+      /// Every entry after this place is to be dropped; `.zero` means everything.
+      public let from: Offset
+      /// Where the gateway goes on.
+      public let offset: Offset?
+
+      public init(reason: Reason, from: Offset = .zero, offset: Offset? = .zero) {
+        (self.reason, self.from, self.offset) = (reason, from, offset)
+      }
+    }
+
+    /// An entry that was left out.
+    public struct Skipped: Sendable, Equatable {
+      public let offset: Offset?
+      /// `too_big`.
+      public let reason: String?
+      /// The size of the entry, in bytes.
+      public let bytes: UInt64?
+
+      public init(offset: Offset?, reason: String? = "too_big", bytes: UInt64? = nil) {
+        (self.offset, self.reason, self.bytes) = (offset, reason, bytes)
+      }
+    }
   }
 }
 
@@ -168,7 +237,7 @@ extension Frame.Attached {
 
 extension Frame.Reset {
   fileprivate init(_ members: Members) {
-    reason = members.string("reason") ?? ""
+    reason = Reason(rawValue: members.string("reason") ?? "")
     from = members.offset("from") ?? .zero
     offset = members.offset("offset")
   }

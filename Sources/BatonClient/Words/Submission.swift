@@ -1,6 +1,8 @@
 import Foundation
 
-/// A frame to the gateway (PROTOCOL 5).
+typealias SubmissionError = SessionAttachment.SubmissionError
+
+/// A frame to the gateway (section 5 of the protocol).
 enum ClientFrame: Equatable, Sendable {
   case ping
   case auth(token: String)
@@ -34,18 +36,5 @@ struct Submission: Equatable, Sendable {
     case .input(let data): ["type": "input", "key": key, "data": data]
     case .cancel(let response): ["type": "cancel", "key": key, "response": response]
     }
-  }
-}
-
-/// Why an input or a cancel was not accepted.
-public struct SubmissionError: Error, Equatable, Sendable {
-  /// The gateway's code (`forbidden`, `key_conflict`, `rate_limited`, …), or ours: `too_many` (64 wait for their answer),
-  /// `too_big` (over 64 KiB), `key_in_use`, `ended` (the attachment ended before an answer came).
-  public let code: String
-  public let message: String?
-
-  init(_ code: String, _ message: String? = nil) {
-    self.code = code
-    self.message = message
   }
 }

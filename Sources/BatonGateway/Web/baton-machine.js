@@ -17,6 +17,9 @@ export const limits = {
   upgrade: 1_000, // over SSE: until the first try to get back to WebSocket; doubles …
   upgradeCap: 600_000, // … up to this
   unanswered: 64, // inputs and cancels that wait for their answer
+  unreachable: 5, // attempts in a row without a word from a gateway, until the app is told
+  shortToken: 60_000, // a token that expires this soon after the last was asked for is short-lived …
+  tokenPause: 5_000, // … and the next is asked for after half of what is left, never sooner after the last than this
 };
 
 const endings = new Set(['end', 'error', 'cancelled']);
@@ -29,8 +32,8 @@ const retriedStatuses = new Set([408, 425, 429]);
 export class BatonMachine {
   /**
    * @param {{urls?: number, offset?: string, last?: number, response?: string, rollup?: string|number,
-   *   until?: 'end', device?: string, renewsToken?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
-   *   `urls`: how many there are; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
+   *   until?: 'end', device?: string, renewsToken?: boolean, needsToken?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
+   *   `urls`: how many there are; `needsToken`: the first one has to be asked for; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
    */
   constructor(options = {}) {
     this.options = options;
@@ -50,6 +53,11 @@ export class BatonMachine {
     /** A WebSocket got through before. */
     this.proven = false;
     this.upgradeIn = limits.upgrade;
+    /** Attempts in a row in which no gateway said a word. */
+    this.unheard = 0;
+    /** Connected for the sake of answers: at the stream's end, without moving the place. */
+    this.skimming = false;
+    this.askedAt = undefined;
     this.#forgetConnection();
   }
 
@@ -60,35 +68,79 @@ export class BatonMachine {
     this.random = event.random;
     /** @type {Action[]} */
     this.actions = [];
-    this[`on_${event.event}`](event);
+    this.#take(event);
     return this.actions;
+  }
+
+  #take(event) {
+    switch (event.event) {
+      case 'start': return this.#start();
+      case 'close': return this.#close();
+      case 'suspend': return this.#suspend();
+      case 'resume': return this.#resume();
+      case 'move': return this.#moveOn();
+      case 'replay': return this.#replay();
+      case 'submit': return this.#submit(event);
+      case 'token': return this.#tokenCame(event);
+      case 'failed': return this.#failed();
+      case 'refused': return this.#refused(event);
+      case 'closed': return this.#closed(event);
+      case 'garbled': return this.#garbled();
+      case 'timer': return this.#timer();
+      case 'frame': return this.#frame(event);
+      case 'heard': return this.#heard();
+      case 'offline': return this.#wentOffline();
+      case 'online': return this.#wentOnline();
+      case 'wake': return this.#woke();
+      case 'probed': return this.#probed(event);
+      case 'withdraw': return void this.unanswered.delete(event.key);
+      case 'skim': return this.#skim();
+      case 'opened': return;
+    }
   }
 
   // What the app does
 
-  on_start() {
-    if (this.state === 'idle') this.#connect();
+  #start() {
+    if (this.state !== 'idle') return;
+    if (!this.options.needsToken) return this.#connect();
+    this.#become('unauthorized');
+    this.#askForToken();
   }
 
-  on_close() {
+  #close() {
     if (this.#connected) this.#do({ do: 'disconnect', code: 1000 });
     this.#end({ reason: 'closed' });
   }
 
-  on_suspend() {
+  #suspend() {
     if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
     this.#forgetConnection();
+    this.skimming = false;
     this.#become('suspended');
   }
 
-  on_resume() {
-    if (this.state !== 'suspended') return;
+  #resume() {
+    if (!this.skimming && this.state !== 'suspended') return;
+    const skimmed = this.skimming;
+    this.skimming = false;
+    if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
+    else if (skimmed) return;
     this.failures = 0;
     this.#connect();
   }
 
+  /** The app takes no more events for now, but what is submitted must be answered. */
+  #skim() {
+    if (this.skimming) return;
+    this.skimming = true;
+    if (!this.#connected && this.state !== 'suspended') return;
+    if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
+    this.#connect();
+  }
+
   /** Goes to the next URL at once. */
-  on_move() {
+  #moveOn() {
     if (!this.#connected && this.state !== 'waiting') return;
     if (this.#connected) this.#do({ do: 'disconnect', code: 4000 });
     this.failures = 0;
@@ -97,7 +149,7 @@ export class BatonMachine {
   }
 
   /** Asks for everything again from the start: what is shown can't be mended otherwise. */
-  on_replay() {
+  #replay() {
     const wasConnected = this.#connected;
     if (wasConnected) this.#do({ do: 'disconnect', code: 4000 });
     this.offset = '0';
@@ -105,7 +157,7 @@ export class BatonMachine {
     if (wasConnected) this.#connect();
   }
 
-  on_submit({ frame }) {
+  #submit({ frame }) {
     if (this.unanswered.size >= (this.options.maxUnanswered ?? limits.unanswered)) {
       this.#do({ do: 'settle', key: frame.key, error: 'too_many' });
     } else if (this.#blocked) {
@@ -116,10 +168,11 @@ export class BatonMachine {
     }
   }
 
-  on_token({ token }) {
+  #tokenCame({ token }) {
     if (this.state === 'unauthorized') {
-      if (this.failures <= 1) this.#connect();
-      else this.#wait(this.#jitter(this.failures - 1));
+      if (this.failures <= 1) return this.#connect();
+      this.hasNewToken = true;
+      this.#do({ do: 'timer', ms: this.#jitter(this.failures - 1) });
     } else if (this.#attached) {
       this.#send({ type: 'auth', token });
     }
@@ -127,43 +180,48 @@ export class BatonMachine {
 
   // What becomes of a connection
 
-  on_opened() {}
-
-  on_failed() {
+  #failed() {
     if (!this.#connected) return;
     if (!this.offline) this.unreached += 1;
     this.#retry();
   }
 
-  on_refused({ status, retryAfterMs = 0 }) {
+  /** `problem`: in the gateway's own form. Whatever else answers may stand in front of it. */
+  #refused({ status, retryAfterMs = 0, problem = false }) {
     if (!this.#connected) return;
-    if (status === 204) this.#end({ reason: 'finished' });
-    else if (status === 401) this.#needToken({ status });
+    const canFinish = this.options.until !== undefined || this.options.response !== undefined;
+    if (status === 204 && this.transport === 'sse' && canFinish && !this.skimming) return this.#end({ reason: 'finished' });
+    if (!problem) return this.#retry(retryAfterMs);
+    this.unheard = 0;
+    if (status === 401) this.#needToken({ status });
     else if (status >= 400 && status < 500 && !retriedStatuses.has(status)) this.#end({ reason: 'rejected', status });
     else this.#retry(retryAfterMs);
   }
 
-  on_closed({ code }) {
+  #closed({ code }) {
     if (!this.#connected) return;
-    if (code === 1000) this.#end({ reason: 'finished' });
+    if (code === 1000 && !this.skimming) this.#end({ reason: 'finished' });
     else if (code === 4401) this.#needToken({ code });
     else if (finalCodes.has(code)) this.#end({ reason: 'rejected', code });
     else this.#retry(this.retryAfterMs);
   }
 
-  on_garbled() {
+  #garbled() {
     if (!this.#connected) return;
     this.#do({ do: 'disconnect', code: 4000 });
     this.#retry();
   }
 
-  on_timer() {
+  #timer() {
     switch (this.state) {
       case 'waiting':
         return this.#connect();
+      case 'unauthorized':
+        if (this.hasNewToken) this.#connect();
+        return;
       case 'connecting':
         this.#do({ do: 'disconnect', code: 4000 });
-        return this.on_failed();
+        return this.#failed();
       case 'behind':
       case 'live':
       case 'stalled':
@@ -171,12 +229,15 @@ export class BatonMachine {
     }
   }
 
-  on_frame({ frame }) {
+  #frame({ frame }) {
     if (!this.#connected || frame === null || typeof frame !== 'object') return;
-    this.on_heard();
+    this.#heard();
+    if (this.skimming && !this.unanswered.has(frame.key)) return this.#skimmed(frame);
     if (frame.type === undefined) return this.#entry(frame);
     switch (frame.type) {
       case 'attached':
+        this.#move(frame.offset);
+        this.#do({ do: 'deliver', frame });
         return this.#welcome(frame);
       case 'live':
       case 'reset':
@@ -192,8 +253,7 @@ export class BatonMachine {
         return this.#do({ do: 'deliver', frame });
       case 'expiring':
         this.#do({ do: 'deliver', frame });
-        if (this.options.renewsToken) this.#do({ do: 'needToken' });
-        return;
+        return this.#expiring(frame);
       case 'accepted':
         if (this.unanswered.delete(frame.key)) this.#do({ do: 'settle', key: frame.key, inboxId: frame.inboxId });
         return;
@@ -205,20 +265,39 @@ export class BatonMachine {
     }
   }
 
+  #skimmed(frame) {
+    if (frame.type === 'attached') this.#welcome(frame);
+    else if (frame.type === 'draining') this.retryAfterMs = Math.max(0, Number(frame.retryAfterMs) || 0);
+    else if (frame.type === 'expiring') this.#expiring(frame);
+  }
+
+  /** A token that lives shorter than a gateway's warning must not be asked for without end. */
+  #expiring({ inMs }) {
+    if (!this.options.renewsToken) return;
+    const sinceLast = this.askedAt === undefined ? Infinity : this.at - this.askedAt;
+    const half = Math.floor(Math.min(Math.max(0, Number(inMs) || 0), 1e9) / 2);
+    this.#askForToken(sinceLast < limits.shortToken ? Math.max(half, limits.tokenPause - sinceLast) : 0);
+  }
+
+  #askForToken(afterMs = 0) {
+    this.askedAt = this.at + afterMs;
+    this.#do({ do: 'needToken', ...(afterMs > 0 && { afterMs }) });
+  }
+
   /** Something came that is no frame: a comment line. */
-  on_heard() {
+  #heard() {
     this.heardAt = this.at;
     this.pinged = false;
   }
 
   // What the platform tells
 
-  on_offline() {
+  #wentOffline() {
     this.offline = true;
     if (this.#attached) this.#pingNow();
   }
 
-  on_online() {
+  #wentOnline() {
     this.offline = false;
     this.upgradeIn = limits.upgrade; // another network may let WebSockets through
     if (this.#attached) return this.#pingNow();
@@ -232,7 +311,7 @@ export class BatonMachine {
   }
 
   /** The page is looked at again, or the machine wakes from sleep. */
-  on_wake() {
+  #woke() {
     if (this.#attached) return this.#pingNow();
     if (this.state !== 'waiting') return;
     this.failures = 0;
@@ -240,7 +319,7 @@ export class BatonMachine {
   }
 
   /** Whether a WebSocket got through beside the event stream. */
-  on_probed({ passed }) {
+  #probed({ passed }) {
     if (this.transport !== 'sse' || !this.#attached) return;
     if (!passed) {
       this.upgradeIn = Math.min(this.upgradeIn * 2, limits.upgradeCap);
@@ -287,6 +366,7 @@ export class BatonMachine {
     this.attachedAt = undefined;
     this.pinged = false;
     this.retryAfterMs = 0;
+    this.hasNewToken = false;
   }
 
   #connect() {
@@ -294,12 +374,13 @@ export class BatonMachine {
     this.#become('connecting');
     const { last, response, rollup, until, device } = this.options;
     const query = {};
-    if (this.offset !== undefined) query.offset = this.offset;
+    if (this.skimming) query.offset = '$';
+    else if (this.offset !== undefined) query.offset = this.offset;
     else if (response !== undefined) query.response = response;
     else if (last !== undefined) query.last = String(last);
     else query.offset = '0';
-    if (rollup !== undefined) query.rollup = String(rollup);
-    if (until !== undefined) query.until = until;
+    if (rollup !== undefined && !this.skimming) query.rollup = String(rollup);
+    if (until !== undefined && !this.skimming) query.until = until;
     if (device !== undefined) query.device = device;
     const round = Math.max(2, this.options.urls ?? 1);
     this.transport = this.options.sse && Math.floor(this.unreached / round) % 2 === 1 ? 'sse' : 'websocket';
@@ -310,10 +391,9 @@ export class BatonMachine {
   }
 
   #welcome(frame) {
-    this.#move(frame.offset);
     this.attachedAt = this.at;
+    this.unheard = 0;
     this.pingMs = frame.pingMs >= 1000 && frame.pingMs <= 300_000 ? frame.pingMs : limits.ping;
-    this.#do({ do: 'deliver', frame });
     this.#become('behind');
     if (this.transport === 'sse') {
       this.unreached = Math.max(2, this.options.urls ?? 1); // the next attempt starts with SSE again
@@ -392,8 +472,17 @@ export class BatonMachine {
     this.failures += 1;
   }
 
+  /** Says once that no gateway can be reached: a browser hides why a WebSocket was refused. */
+  #noteSilence() {
+    if (this.attachedAt !== undefined || this.offline) return;
+    this.unheard += 1;
+    if (this.unheard !== limits.unreachable) return;
+    this.#do({ do: 'deliver', frame: { type: 'error', code: 'unreachable', attempts: this.unheard } });
+  }
+
   #retry(retryAfterMs = 0) {
     this.#countFailure();
+    this.#noteSilence();
     this.#rotate();
     const jitter = this.#jitter(this.failures - 1);
     this.#wait(this.offline ? limits.backoffCap : Math.min(retryAfterMs, limits.retryAfter) + jitter);
@@ -410,7 +499,7 @@ export class BatonMachine {
     this.#countFailure();
     this.#forgetConnection();
     this.#become('unauthorized');
-    this.#do({ do: 'needToken' });
+    this.#askForToken();
   }
 
   #end(why) {
@@ -418,6 +507,7 @@ export class BatonMachine {
     this.#become('ended');
     this.#do({ do: 'end', ...why });
   }
+
   #refuseUnanswered(error) {
     for (const key of this.unanswered.keys()) this.#do({ do: 'settle', key, error });
     this.unanswered.clear();

@@ -97,7 +97,8 @@ function parsed(data) {
 
 async function refused(answer) {
   const seconds = Number(answer.headers.get('Retry-After'));
-  const isProblem = answer.headers.get('Content-Type')?.startsWith('application/problem+json');
-  const detail = isProblem ? (await answer.json().catch(() => undefined))?.detail : undefined; // RFC 9457
-  return { event: 'refused', status: answer.status, retryAfterMs: seconds > 0 ? seconds * 1000 : 0, detail };
+  const isJSON = answer.headers.get('Content-Type')?.startsWith('application/problem+json'); // RFC 9457
+  const { type, detail } = (isJSON && (await answer.json().catch(() => undefined))) || {};
+  const problem = typeof type === 'string' && type.startsWith('urn:baton:problem:');
+  return { event: 'refused', status: answer.status, problem, retryAfterMs: seconds > 0 ? seconds * 1000 : 0, detail };
 }

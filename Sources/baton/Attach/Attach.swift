@@ -96,10 +96,10 @@ struct Attach: AsyncParsableCommand {
   }
 
   func run() async throws {
-    let attachment: Attachment
+    let attachment: SessionAttachment
     do {
-      attachment = try Attachment(to: session, at: urls, options)
-    } catch let invalid as InvalidAttachment {
+      attachment = try SessionAttachment(to: session, at: urls, options: options)
+    } catch let invalid as SessionAttachment.Invalid {
       throw ValidationError("\(invalid)")
     }
     let signals = Signals { attachment.close() }
@@ -113,7 +113,7 @@ struct Attach: AsyncParsableCommand {
       }
     } catch let failure as Descriptor.Failure {
       throw ExitCode(Baton.unwritten(failure, by: "baton attach"))
-    } catch let rejection as Rejection {
+    } catch let rejection as SessionAttachment.Rejection {
       printer.finish()
       printer.say("\(rejection)")
       throw ExitCode(ExitStatus(rejection).rawValue)
@@ -127,8 +127,8 @@ struct Attach: AsyncParsableCommand {
 
   private var urls: [String] { url.isEmpty ? ["http://127.0.0.1:8080"] : url }
 
-  private var options: AttachOptions {
-    var options = AttachOptions()
+  private var options: SessionAttachment.Options {
+    var options = SessionAttachment.Options()
     if let last {
       options.start = .newest(last)
     } else if let response {
@@ -136,7 +136,13 @@ struct Attach: AsyncParsableCommand {
     } else if let offset {
       options.start = Offset(offset).map { .after($0) } ?? .end
     }
-    options.rollup = rollup
+    options.rollup = rollup.map {
+      switch $0 {
+      case "auto": .auto
+      case "off": .off
+      default: .window(.milliseconds(Int($0) ?? 0))
+      }
+    }
     options.untilEnd = until == .end
     options.device = device
     options.token = token

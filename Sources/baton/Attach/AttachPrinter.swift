@@ -14,7 +14,7 @@ struct AttachPrinter {
 
   init(json: Bool) { self.json = json }
 
-  mutating func show(_ event: Event) throws(Descriptor.Failure) {
+  mutating func show(_ event: SessionAttachment.Event) throws(Descriptor.Failure) {
     switch event {
     case .frame(let frame):
       if json { try StandardOutput.write(frame.json + "\n") }
@@ -34,7 +34,7 @@ struct AttachPrinter {
     }
   }
 
-  private mutating func show(_ entry: Frame.Entry) throws(Descriptor.Failure) {
+  private mutating func show(_ entry: SessionAttachment.Frame.Entry) throws(Descriptor.Failure) {
     if entry.event == "token", let data = entry.data, !data.isEmpty {
       try isTerminal ? StandardOutput.write(terminal.shown(data)) : StandardOutput.write(data)
       isMidLine = data.last != UInt8(ascii: "\n")
@@ -45,14 +45,14 @@ struct AttachPrinter {
   }
 
   /// On a terminal the text that follows begins on a line of its own.
-  private mutating func show(_ reset: Frame.Reset) throws(Descriptor.Failure) {
+  private mutating func show(_ reset: SessionAttachment.Frame.Reset) throws(Descriptor.Failure) {
     if isTerminal { try breakLine() }
     let from = reset.from == .zero ? "all that was printed" : "what was printed after \(reset.from)"
     LineOutput.standardError.tell(
-      "--- reset (\(reset.reason)): \(from) is no longer in the session; printing anew ---\n")
+      "--- reset (\(reset.reason.rawValue)): \(from) is no longer in the session; printing anew ---\n")
   }
 
-  private mutating func welcome(_ attached: Frame.Attached) {
+  private mutating func welcome(_ attached: SessionAttachment.Frame.Attached) {
     if wasAttached, trouble != nil { say("attached again, to \(attached.node ?? "a gateway")") }
     wasAttached = true
     trouble = nil

@@ -2,12 +2,18 @@ import BatonProtocol
 import Foundation
 
 /// The responses of a session as text, put together from its entries. It obeys `reset`.
-public struct Transcript: Sendable {
+public struct SessionTranscript: Sendable {
+  /// One response so far.
   public struct Response: Sendable {
     /// Nil for entries that belong to no response.
     public let name: String?
-    /// `end`, `error` or `cancelled`; nil while the response is open.
-    public fileprivate(set) var ending: String?
+    /// How a response ended.
+    public enum Ending: String, Sendable { case end, error, cancelled }
+
+    /// Nil while the response is open.
+    public fileprivate(set) var ending: Ending?
+    /// What came with the end, such as the reason, as JSON.
+    public fileprivate(set) var endingData: String?
     private var bytes = Data()
     /// Where each entry's share of `bytes` ends, in stream order.
     private var pieces: [(id: EntryID, end: Int)] = []
@@ -19,6 +25,12 @@ public struct Transcript: Sendable {
       self.firstID = firstID
     }
 
+    /// A response for tests and previews.
+    public init(name: String?, text: String, ending: Ending? = nil, endingData: String? = nil) {
+      self.init(name: name, firstID: .zero)
+      (bytes, self.ending, self.endingData) = (Data(text.utf8), ending, endingData)
+    }
+
     /// The deltas so far. A character of which a part is missing yet is shown as U+FFFD.
     public var text: String { String(decoding: bytes, as: UTF8.self) }
 
@@ -26,8 +38,9 @@ public struct Transcript: Sendable {
       if entry.event == "token", let data = entry.data {
         bytes.append(data)
         pieces.append((entry.id.id, bytes.count))
-      } else if entry.isEnding {
-        ending = entry.event
+      } else if let ending = Ending(rawValue: entry.event) {
+        self.ending = ending
+        endingData = entry.text
         endingID = entry.id.id
       }
     }
@@ -37,6 +50,7 @@ public struct Transcript: Sendable {
       bytes.removeLast(bytes.count - (pieces.last?.end ?? 0))
       if let endingID, endingID > id {
         ending = nil
+        endingData = nil
         self.endingID = nil
       }
     }
@@ -47,7 +61,8 @@ public struct Transcript: Sendable {
 
   public init() {}
 
-  public mutating func apply(_ event: Event) {
+  /// Takes one event of the session in; those that change no text are left alone.
+  public mutating func apply(_ event: SessionAttachment.Event) {
     guard case .frame(let frame) = event else { return }
     switch frame.kind {
     case .entry(let entry): append(entry)

@@ -133,7 +133,7 @@ def test_json_prints_frames_as_they_were_received(fake):
 @pytest.mark.parametrize("status, exit", [(400, 64), (401, 78), (403, 78), (404, 64), (409, 69), (410, 69)])
 def test_a_refusal_for_good_is_said(fake, status, exit):
     def refuse(connection):
-        response = connection.respond(status, json.dumps({"title": "No", "detail": "Mend this."}))
+        response = connection.respond(status, json.dumps({"type": "urn:baton:problem:no", "title": "No", "detail": "Mend this."}))
         return response
 
     done = run("--url", fake(None, refuse).url)

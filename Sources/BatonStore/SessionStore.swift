@@ -30,6 +30,7 @@ package final class SessionStore: @unchecked Sendable {
     (self.configuration, self.eventLoop, self.observe) = (configuration, eventLoop, observe)
     var limits = RESPLimits()
     limits.maxBulkBytes = configuration.maxStringBytes
+    limits.maxEntryBytes = configuration.maxStringBytes
     // XINFO's first and last entry, and what a read is for.
     limits.maxReplyBytes = 4 * configuration.maxStringBytes
     let look = LookForm(on: eventLoop)

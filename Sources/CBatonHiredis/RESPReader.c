@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/// Longer strings are dropped first when a reply is too large; a stream id has at most 41 bytes.
-static const size_t keptOnOverrun = 48;
+/// An arena that has grown beyond it for one reply is given back before the next.
+static const size_t keptCapacity = 1 << 20;
 
 #if HIREDIS_MAJOR >= 1
 typedef size_t ArrayCount;
@@ -16,46 +16,97 @@ static BatonRESPReader *readerOf(const redisReadTask *task) { return task->privd
 
 /// hiredis keeps objects as pointers that may not be NULL: ours are indices, counted from 1.
 static void *object(size_t index) { return (void *)(uintptr_t)(index + 1); }
+static size_t indexOf(const redisReadTask *task) { return (uintptr_t)task->obj - 1; }
+
+/// Stands for what is not kept.
+#define DROPPED ((void *)UINTPTR_MAX)
+
+static bool isDropped(const redisReadTask *task) { return task->obj == DROPPED; }
 
 /// An array ends where its last descendant does.
-static void close(BatonRESPReader *reader, const redisReadTask *task) {
-  while (task->parent && task->idx == (int)task->parent->elements - 1) {
+static void *ended(BatonRESPReader *reader, const redisReadTask *task, void *result) {
+  while (!reader->cut && task->parent && task->idx == (int)task->parent->elements - 1) {
     task = task->parent;
-    reader->nodes[(uintptr_t)task->obj - 1].offset = (uint32_t)reader->nodeCount;
+    if (!isDropped(task)) reader->nodes[indexOf(task)].offset = (uint32_t)reader->nodeCount;
+  }
+  return result;
+}
+
+/// Whether the task is a name or value of the current entry.
+static bool isInEntry(const BatonRESPReader *reader, const redisReadTask *task) {
+  return reader->entry && task->parent && indexOf(task->parent) == reader->entry;
+}
+
+/// From here on nothing of this reply is kept: neither this, nor the entry or pair that would lack it.
+static void *cut(BatonRESPReader *reader, const redisReadTask *task, bool isString) {
+  const redisReadTask *parent = task->parent;
+  BatonRESPNode *nodes = reader->nodes;
+  if (isInEntry(reader, task)) {
+    task = parent->parent;
+    parent = task->parent;
+    isString = false;
+    reader->nodeCount = indexOf(task);
+    if (parent) nodes[indexOf(parent)].length--;
+  }
+  while (parent && parent->parent && parent->elements == 2) {
+    size_t index = indexOf(parent);
+    bool lacks = nodes[index].length == 0 ? isString : nodes[index + 1].kind != BatonRESPArray;
+    if (nodes[index].length == 2 || !lacks) break;
+    reader->nodeCount = index;
+    isString = false;
+    parent = parent->parent;
+    nodes[indexOf(parent)].length--;
+  }
+  for (; parent; parent = parent->parent) nodes[indexOf(parent)].offset = (uint32_t)reader->nodeCount;
+  reader->cut = true;
+  return DROPPED;
+}
+
+static void begin(BatonRESPReader *reader) {
+  reader->nodeCount = reader->byteCount = reader->entry = 0;
+  reader->cut = false;
+  if (reader->byteCapacity > keptCapacity) {
+    free(reader->bytes);
+    reader->bytes = NULL;
+    reader->byteCapacity = 0;
+  }
+  if (reader->nodeCapacity * sizeof *reader->nodes > keptCapacity) {
+    free(reader->nodes);
+    reader->nodes = NULL;
+    reader->nodeCapacity = 0;
   }
 }
 
-static BatonRESPNode *append(BatonRESPReader *reader, const redisReadTask *task, BatonRESPKind kind) {
-  if (!task->parent) {
-    reader->nodeCount = reader->byteCount = 0;
-    reader->overrun = false;
-  }
-  if (reader->nodeCount >= reader->limits.maxElements) {
-    reader->error = "a reply of too many elements";
-    return NULL;
-  }
+/// Whether nothing of this task is kept.
+static bool isSkipped(BatonRESPReader *reader, const redisReadTask *task) {
+  if (!task->parent) begin(reader);
+  return reader->cut || (task->parent && isDropped(task->parent));
+}
+
+/// The new node's index; SIZE_MAX when there is no memory.
+static size_t append(BatonRESPReader *reader, const redisReadTask *task, BatonRESPKind kind) {
   if (reader->nodeCount == reader->nodeCapacity) {
     size_t capacity = reader->nodeCapacity ? reader->nodeCapacity * 2 : 64;
     BatonRESPNode *nodes = realloc(reader->nodes, capacity * sizeof *nodes);
-    if (!nodes) return NULL;
+    if (!nodes) return SIZE_MAX;
     reader->nodes = nodes;
     reader->nodeCapacity = capacity;
   }
-  BatonRESPNode *node = &reader->nodes[reader->nodeCount++];
-  *node = (BatonRESPNode){.kind = kind};
-  if (task->parent) node->depth = reader->nodes[(uintptr_t)task->parent->obj - 1].depth + 1;
-  return node;
+  size_t index = reader->nodeCount++;
+  reader->nodes[index] = (BatonRESPNode){.kind = kind};
+  if (task->parent) {
+    BatonRESPNode *parent = &reader->nodes[indexOf(task->parent)];
+    parent->length++;
+    reader->nodes[index].depth = parent->depth + 1;
+  }
+  return index;
 }
+
+static bool isFull(const BatonRESPReader *reader) { return reader->nodeCount >= reader->limits.maxElements; }
 
 /// False when there is no memory.
 static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *string, size_t length) {
-  size_t room = (size_t)reader->limits.maxReplyBytes, total = reader->byteCount + length;
-  if (total > room) reader->overrun = true;
-  if (reader->overrun && (length > keptOnOverrun || total > room * 2)) {
-    node->kind = BatonRESPElided;
-    node->value = (int64_t)length;
-    return true;
-  }
+  size_t total = reader->byteCount + length;
   if (total > reader->byteCapacity) {
     size_t capacity = reader->byteCapacity ? reader->byteCapacity : 1024;
     while (capacity < total) capacity *= 2;
@@ -71,56 +122,109 @@ static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *stri
   return true;
 }
 
+/// Takes a string of the current entry into account. False where the entry is not kept.
+static bool keepsEntry(BatonRESPReader *reader, const redisReadTask *task, size_t length, bool isElided) {
+  BatonRESPNode *node = &reader->nodes[reader->entry];
+  size_t elements = (size_t)task->parent->elements;
+  if (task->idx == 0) {
+    reader->entryBytes = 0;
+    reader->entryStart = reader->byteCount;
+  }
+  reader->entryBytes += length;
+  if (node->kind == BatonRESPArray) {
+    if (!isElided && reader->entryBytes <= reader->limits.maxEntryBytes
+      && elements / 2 <= reader->limits.maxEntryFields) return true;
+    node->kind = BatonRESPElided;
+    node->length = elements > UINT32_MAX ? UINT32_MAX : (uint32_t)elements;
+    reader->nodeCount = reader->entry + 1;
+    reader->byteCount = reader->entryStart;
+  }
+  node->value = (int64_t)reader->entryBytes;
+  return false;
+}
+
 static void *createString(const redisReadTask *task, char *string, size_t length) {
-  static const char elided[] = "ELIDED ";
+  static const char note[] = "ELIDED ";
   BatonRESPReader *reader = readerOf(task);
+  if (isSkipped(reader, task)) return ended(reader, task, DROPPED);
   BatonRESPKind kind = task->type == REDIS_REPLY_ERROR ? BatonRESPError
     : task->type == REDIS_REPLY_STATUS ? BatonRESPStatus : BatonRESPString;
-  BatonRESPNode *node = append(reader, task, kind);
-  if (!node) return NULL;
-  if (kind == BatonRESPError && length > sizeof elided - 1 && !memcmp(string, elided, sizeof elided - 1)) {
-    node->kind = BatonRESPElided;
+  if (kind == BatonRESPError && length > sizeof note - 1 && !memcmp(string, note, sizeof note - 1)) {
+    kind = BatonRESPElided;
     // hiredis has left the line's CRLF behind the digits.
-    node->value = strtoll(string + sizeof elided - 1, NULL, 10);
-  } else if (!store(reader, node, string, length)) {
-    return NULL;
+    length = (size_t)strtoull(string + sizeof note - 1, NULL, 10);
   }
-  close(reader, task);
-  return object(reader->nodeCount - 1);
+  bool isElided = kind == BatonRESPElided;
+  if (isInEntry(reader, task) && (kind == BatonRESPString || isElided)
+    && !keepsEntry(reader, task, length, isElided)) return ended(reader, task, DROPPED);
+  bool fits = isElided || reader->byteCount + length <= reader->limits.maxReplyBytes;
+  if (task->parent && (!fits || isFull(reader))) return cut(reader, task, true);
+  size_t index = append(reader, task, fits ? kind : BatonRESPElided);
+  if (index == SIZE_MAX) return NULL;
+  if (fits && !isElided) {
+    if (!store(reader, &reader->nodes[index], string, length)) return NULL;
+  } else {
+    reader->nodes[index].value = (int64_t)length;
+    reader->nodes[index].length = 1;
+  }
+  return ended(reader, task, object(index));
+}
+
+/// Whether the node is a stream entry's id, `<ms>-<seq>`.
+static bool isID(const BatonRESPReader *reader, const BatonRESPNode *node) {
+  if (node->kind != BatonRESPString || node->length < 3 || node->length > 41) return false;
+  size_t dashes = 0;
+  for (const uint8_t *at = reader->bytes + node->offset, *end = at + node->length; at < end; at++) {
+    if (*at == '-') dashes++;
+    else if (*at < '0' || *at > '9') return false;
+  }
+  return dashes == 1;
 }
 
 static void *createArray(const redisReadTask *task, ArrayCount elements) {
   BatonRESPReader *reader = readerOf(task);
-  BatonRESPNode *node = append(reader, task, BatonRESPArray);
-  if (!node) return NULL;
-  size_t index = reader->nodeCount - 1;
-  if ((uint64_t)elements > reader->limits.maxElements - reader->nodeCount) {
-    reader->error = "a reply of too many elements";
-    return NULL;
+  const redisReadTask *parent = task->parent;
+  if (isSkipped(reader, task)) return elements ? DROPPED : ended(reader, task, DROPPED);
+  if (isInEntry(reader, task)) {
+    // Array of arrays: no entry. One that was elided stays so.
+    if (reader->nodes[reader->entry].kind == BatonRESPElided) return elements ? DROPPED : ended(reader, task, DROPPED);
+    reader->entry = 0;
   }
+  if (isFull(reader)) return cut(reader, task, false);
+  size_t index = append(reader, task, BatonRESPArray);
+  if (index == SIZE_MAX) return NULL;
+  BatonRESPNode *node = &reader->nodes[index];
   if (node->depth >= reader->limits.maxDepth) {
     reader->error = "arrays nested too deeply";
     return NULL;
   }
-  node->length = (uint32_t)elements;
+  node->value = (int64_t)elements;
   node->offset = (uint32_t)reader->nodeCount;
-  if (elements == 0) close(reader, task);
+  if (elements == 0) return ended(reader, task, object(index));
+  if (parent && parent->elements == 2 && task->idx == 1 && isID(reader, &reader->nodes[indexOf(parent) + 1]))
+    reader->entry = index;
   return object(index);
 }
 
-static void *createInteger(const redisReadTask *task, long long value) {
-  BatonRESPNode *node = append(readerOf(task), task, BatonRESPInteger);
-  if (!node) return NULL;
-  node->value = value;
-  close(readerOf(task), task);
-  return object(readerOf(task)->nodeCount - 1);
+static void *createNumber(const redisReadTask *task, BatonRESPKind kind, long long value) {
+  BatonRESPReader *reader = readerOf(task);
+  if (isSkipped(reader, task)) return ended(reader, task, DROPPED);
+  if (isInEntry(reader, task)) {
+    if (reader->nodes[reader->entry].kind == BatonRESPElided) return ended(reader, task, DROPPED);
+    reader->entry = 0;
+  }
+  if (isFull(reader)) return cut(reader, task, true);
+  size_t index = append(reader, task, kind);
+  if (index == SIZE_MAX) return NULL;
+  reader->nodes[index].value = value;
+  return ended(reader, task, object(index));
 }
 
-static void *createNil(const redisReadTask *task) {
-  if (!append(readerOf(task), task, BatonRESPNull)) return NULL;
-  close(readerOf(task), task);
-  return object(readerOf(task)->nodeCount - 1);
+static void *createInteger(const redisReadTask *task, long long value) {
+  return createNumber(task, BatonRESPInteger, value);
 }
+
+static void *createNil(const redisReadTask *task) { return createNumber(task, BatonRESPNull, 0); }
 
 static void freeObject(void *object) { (void)object; }
 
@@ -136,6 +240,12 @@ BatonRESPReader *baton_resp_create(BatonRESPLimits limits) {
   BatonRESPReader *reader = calloc(1, sizeof *reader);
   if (!reader) return NULL;
   reader->limits = limits;
+  // XINFO's first and last entry in front of a read, and room for the read's first: every reply brings something.
+  uint64_t entry = reader->limits.maxEntryBytes, nodes = (uint64_t)reader->limits.maxEntryFields * 2 + 4;
+  if (entry > UINT32_MAX / 8) entry = reader->limits.maxEntryBytes = UINT32_MAX / 8;
+  if (reader->limits.maxReplyBytes < entry * 4) reader->limits.maxReplyBytes = entry * 4;
+  if (nodes * 4 > UINT32_MAX) nodes = UINT32_MAX / 4;
+  if (reader->limits.maxElements < nodes * 4) reader->limits.maxElements = (uint32_t)(nodes * 4);
   if (reader->limits.maxReplyBytes > UINT32_MAX / 2) reader->limits.maxReplyBytes = UINT32_MAX / 2;
   reader->hiredis = redisReaderCreateWithFunctions(&functions);
   if (!reader->hiredis) {
@@ -174,7 +284,7 @@ int baton_resp_next(BatonRESPReader *reader, BatonRESPReply *reply) {
   }
   if (!root) return reader->error ? -1 : 0;
   *reply = (BatonRESPReply){
-    reader->nodes, reader->nodeCount, reader->bytes, reader->byteCount, reader->overrun,
+    reader->nodes, reader->nodeCount, reader->bytes, reader->byteCount, reader->cut,
   };
   return 1;
 }

@@ -14,5 +14,11 @@ struct BatonRESPReader {
   size_t nodeCount, nodeCapacity;
   uint8_t *bytes;
   size_t byteCount, byteCapacity;
-  bool overrun;
+  bool cut;
+
+  /// The node of the names and values that are being read; 0 outside of an entry.
+  size_t entry;
+  uint64_t entryBytes;
+  /// Where they begin in the arena.
+  size_t entryStart;
 };

@@ -131,7 +131,7 @@ private func fits(_ reply: [String], _ expected: [String], _ bound: inout [Strin
       )
       .decodedEntries().entries
       let fields = entries.map { entry in
-        entry.fields.flatMap { [$0.name.bytes, $0.value.bytes].map { $0.map { String(buffer: $0) } ?? "?" } }
+        entry.fields.flatMap { [String(buffer: $0.name), String(buffer: $0.value)] }
       }
       #expect(fields == contents)
     }

@@ -16,7 +16,7 @@ import Testing
     defer { connection.eventLoop.execute { connection.close() } }
     let command = RedisCommand.xrange("baton:{\(session)}", from: .zero, through: .max, count: 10_000)
     return try await connection.send(command, timeout: .seconds(10)).decodedEntries().entries.map { entry in
-      entry.fields.flatMap { [$0.name.bytes, $0.value.bytes].map { $0.map { String(buffer: $0) } ?? "?" } }
+      entry.fields.flatMap { [String(buffer: $0.name), String(buffer: $0.value)] }
     }
   }
 

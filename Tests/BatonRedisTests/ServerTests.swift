@@ -96,32 +96,79 @@ import Testing
     #expect(try await redis.onLoop { redis.pipelineBytes } == 0)
   }
 
-  @Test func elidesAndLivesOn() async throws {
-    let server = try RedisServer()
-    let redis = try await connect(server.unixURL) {
+  /// What a gateway with default limits takes in.
+  private func connectWithLimits(_ server: RedisServer) async throws -> RedisConnection {
+    try await connect(server.unixURL) {
       $0.maxPipelineBytes = 64 << 20
-      $0.limits.maxReplyBytes = 20 << 20
+      ($0.limits.maxBulkBytes, $0.limits.maxEntryBytes, $0.limits.maxReplyBytes) = (1 << 20, 1 << 20, 4 << 20)
     }
-    let huge = RedisCommand.Argument.bytes(ByteBuffer(repeating: 120, count: 20_000_000))
-    _ = try await redis.ask(.xadd("s", id: RedisStreamID(1, 1), fields: [(.string("n"), 1), (.string("data"), huge)]))
-    _ = try await redis.ask(.xadd("s", id: RedisStreamID(1, 2), fields: [("n", 2)]))
-    let streams = try await redis.ask(.xread(count: 9, [("s", .zero)])).decodedStreams(["s"])
-    let read = try #require(streams.first).read
-    #expect(read.entries.map(\.id) == [RedisStreamID(1, 1), RedisStreamID(1, 2)] && !read.isCut)
-    #expect(read.entries[0].byteCount == 20_000_006 && read.entries[0].isElided && !read.entries[1].isElided)
-    #expect(read.entries[0].fields[1].value == .elided(20_000_000))
+  }
 
-    // Ten of 3 MB: six fit, and the next says how large it is.
-    let large = RedisCommand.Argument.bytes(ByteBuffer(repeating: 120, count: 3_000_000))
-    for i in 1...10 {
-      _ = try await redis.ask(.xadd("t", id: RedisStreamID(2, UInt64(i)), fields: [(.string("d"), large)]))
+  private func fields(_ count: Int, bytes: Int) -> [(name: RedisCommand.Argument, value: RedisCommand.Argument)] {
+    let value = RedisCommand.Argument.bytes(ByteBuffer(repeating: 120, count: bytes))
+    return (0..<count).map { ("f\($0)", value) }
+  }
+
+  /// Each of them once took a connection down, or stopped its session.
+  @Test(arguments: [
+    ("one string of 20 MB", 1, 20_000_000, 20_000_002), ("6 strings of 1 MB", 6, 1_000_000, 6_000_012),
+    ("524,286 names and values", 262_143, 1, 1_986_034),
+  ])
+  func livesOnWithEntriesOverABound(name: String, count: Int, bytes: Int, total: Int) async throws {
+    let server = try RedisServer()
+    let redis = try await connectWithLimits(server)
+    for i in 1...3 as ClosedRange<UInt64> {
+      let entry = i == 2 ? fields(count, bytes: bytes) : [("n", 1)]
+      _ = try await redis.ask(.xadd("s", id: RedisStreamID(1, i), fields: entry))
     }
-    let cut = try await redis.ask(.xrange("t", count: 10)).decodedEntries()
-    #expect(
-      cut.isCut && cut.entries.count == 6 && cut.cut?.id == RedisStreamID(2, 7) && cut.cut?.byteCount == 3_000_001)
-    let rest = try await redis.ask(.xrange("t", from: RedisStreamID(2, 7), count: 10)).decodedEntries()
-    #expect(!rest.isCut && rest.entries.count == 4)
-    #expect(rest.entries[3].fields[0].value.bytes == ByteBuffer(repeating: 120, count: 3_000_000))
+    func check(_ read: RawEntries) {
+      #expect(read.entries.map(\.id.sequence) == [1, 2, 3] && !read.isCut)
+      #expect(read.entries.map(\.isElided) == [false, true, false])
+      #expect(read.entries[1].byteCount == total && read.entries[1].fieldCount == count)
+    }
+    check(try await redis.ask(.xrange("s", count: 9)).decodedEntries())
+    check(try #require(try await redis.ask(.xread(count: 9, [("s", .zero)])).decodedStreams(["s"]).first).read)
+    // As the newest and the oldest entry.
+    _ = try await redis.ask(RedisCommand("XDEL", "s", "1-1", "1-3"))
+    let looks = try await redis.transaction([.xinfoStream("s"), .xrange("s", count: 9)], timeout: .seconds(30))
+    let info = try RedisStreamInfo(looks[0])
+    for entry in [info.firstEntry, info.lastEntry, try looks[1].decodedEntries().entries.first] {
+      #expect(entry?.id == RedisStreamID(1, 2) && entry?.byteCount == total && entry?.isElided == true)
+    }
+    #expect(try await redis.onLoop { redis.closeReason } == nil)
+  }
+
+  @Test func livesOnWithRepliesOverABound() async throws {
+    let server = try RedisServer()
+    let redis = try await connectWithLimits(server)
+    try server.cli("EVAL", "for i = 1, 600000 do redis.call('HSET', 'h', 'response-' .. i, '1') end", "0")
+    let hash = try await redis.ask(RedisCommand("HGETALL", "h"))
+    let kept = try #require(hash.elements)
+    #expect(hash.isCut && kept.count > 100_000 && kept.allSatisfy { $0.bytes != nil })
+
+    // Fifty of 200 KB: as many as fit, and the rest with the next reads.
+    for i in 1...50 as ClosedRange<UInt64> {
+      _ = try await redis.ask(.xadd("t", id: RedisStreamID(2, i), fields: fields(1, bytes: 200_000)))
+    }
+    var (read, rounds) = ([UInt64](), 0)
+    while read.count < 50 {
+      let from = RedisStreamID(2, UInt64(read.count + 1))
+      let page = try await redis.ask(.xrange("t", from: from, count: 50)).decodedEntries()
+      #expect(page.isCut == (read.count + page.entries.count < 50) && !page.entries.isEmpty)
+      read += page.entries.map(\.id.sequence)
+      rounds += 1
+      if page.entries.isEmpty { break }
+    }
+    #expect(read == Array(1...50) && rounds == 3)
+
+    // 512 entries of 1,100 fields are more nodes than a reply may have.
+    try server.cli(
+      "EVAL",
+      "local f = {} for i = 1, 2200 do f[i] = 'x' end for i = 1, 512 do redis.call('XADD', 'u', '3-' .. i, unpack(f)) end",
+      "0")
+    let page = try await redis.ask(.xrange("u", count: 512)).decodedEntries()
+    #expect(page.isCut && page.entries.count > 400 && page.entries.allSatisfy { $0.fields.count == 1100 })
+    #expect(try await redis.onLoop { redis.closeReason } == nil)
   }
 
   @Test func transactsAndScripts() async throws {

@@ -44,9 +44,8 @@ struct InboxCursor {
   private func message(_ entry: RawEntry) -> DeviceMessage? {
     var fields: [String: String] = [:]
     for field in entry.fields {
-      guard let name = field.name.bytes, let value = field.value.bytes else { continue }
-      let key = String(buffer: name)
-      if fields[key] == nil { fields[key] = String(buffer: value) }
+      let key = String(buffer: field.name)
+      if fields[key] == nil { fields[key] = String(buffer: field.value) }
     }
     let id = EntryID(entry.id.milliseconds, entry.id.sequence)
     let kind: DeviceMessage.Kind

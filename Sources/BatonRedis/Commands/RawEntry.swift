@@ -1,84 +1,54 @@
 import CBatonHiredis
 import NIOCore
 
-/// A field's name or value as Redis holds it.
-package enum RawBytes: Equatable, Sendable {
-  /// A slice of the reply.
-  case bytes(ByteBuffer)
-  /// So many bytes that were not kept.
-  case elided(Int)
-
-  package var count: Int {
-    switch self {
-    case .bytes(let bytes): bytes.readableBytes
-    case .elided(let count): count
-    }
-  }
-
-  package var bytes: ByteBuffer? {
-    if case .bytes(let bytes) = self { bytes } else { nil }
-  }
-}
-
 /// An entry of a stream. It keeps the reply alive that it came with.
 package struct RawEntry: Sendable {
   package let id: RedisStreamID
   /// Names and values together.
   package let byteCount: Int
-  /// A name or value was not kept.
+  /// Pairs of name and value.
+  package let fieldCount: Int
+  /// The entry passed a limit, and its names and values were not kept: there are no `fields`.
   package let isElided: Bool
   package let fields: Fields
 
-  /// In stored order; slices are made as they are asked for.
+  /// In stored order; slices of the reply, made as they are asked for.
   package struct Fields: RandomAccessCollection, Sendable {
     fileprivate let storage: RESPReply.Storage
     fileprivate let first: Int
     package let endIndex: Int
     package var startIndex: Int { 0 }
 
-    package subscript(position: Int) -> (name: RawBytes, value: RawBytes) {
-      (raw(first + 2 * position), raw(first + 2 * position + 1))
-    }
-
-    private func raw(_ index: Int) -> RawBytes {
-      let node = storage.nodes[index]
-      return node.kind == BatonRESPElided ? .elided(Int(node.value)) : .bytes(storage.slice(node))
+    package subscript(position: Int) -> (name: ByteBuffer, value: ByteBuffer) {
+      (storage.slice(storage.nodes[first + 2 * position]), storage.slice(storage.nodes[first + 2 * position + 1]))
     }
   }
 }
 
-/// Consecutive entries of one stream, of which the reply's limits may have cut the end.
+/// Consecutive entries of one stream.
 package struct RawEntries: Sendable {
   package let entries: [RawEntry]
-  /// There were more entries than the reply had room for (``RESPLimits/maxReplyBytes``): read on after the last.
+  /// There were more entries than the reply had room for: read on after the last. Where nothing else was asked for,
+  /// or XINFO before, there is at least one.
   package let isCut: Bool
-  /// The first entry that was left out. Its id and `byteCount` are right: if it is too large by itself, skip it. Nil
-  /// where not even that was kept; never for the first stream of a reply.
-  package let cut: RawEntry?
 }
 
 extension RESPReply {
   /// The answer to XRANGE and XREVRANGE, and the inner part of XREAD's.
   package func decodedEntries(_ command: String = "XRANGE") throws(RedisError) -> RawEntries {
     try accepted()
-    if isNull { return RawEntries(entries: [], isCut: false, cut: nil) }
-    let nodes = storage.nodes
+    if isNull { return RawEntries(entries: [], isCut: false) }
     let list = node
     guard list.kind == BatonRESPArray else { throw .unexpectedReply(command) }
     var entries: [RawEntry] = []
     entries.reserveCapacity(Int(list.length))
     var at = index + 1
     while at < Int(list.offset) {
-      guard let entry = decodedEntry(at: at) else {
-        // Where twice the limit was passed, even ids are missing.
-        if storage.isOverrun { return RawEntries(entries: entries, isCut: true, cut: nil) }
-        throw .unexpectedReply(command)
-      }
-      at = Int(nodes[at].offset)
-      if storage.isOverrun, entry.isElided { return RawEntries(entries: entries, isCut: true, cut: entry) }
+      guard let entry = decodedEntry(at: at) else { throw .unexpectedReply(command) }
       entries.append(entry)
+      at = Int(storage.nodes[at].offset)
     }
-    return RawEntries(entries: entries, isCut: false, cut: nil)
+    return RawEntries(entries: entries, isCut: list.value > Int64(list.length))
   }
 
   /// One entry, `[id, [name, value, …]]`; nil for any other shape.
@@ -88,26 +58,25 @@ extension RESPReply {
     storage.nodes.withUnsafeBufferPointer { nodes in
       guard nodes[index].kind == BatonRESPArray, nodes[index].length == 2 else { return nil }
       let (idNode, list) = (nodes[index + 1], nodes[index + 2])
-      guard idNode.kind == BatonRESPString, list.kind == BatonRESPArray, list.length % 2 == 0,
-        Int(list.offset) == index + 3 + Int(list.length),
+      guard idNode.kind == BatonRESPString, list.length % 2 == 0,
         let id = storage.bytes.withUnsafeReadableBytes({ bytes in
           let text = bytes[Int(idNode.offset)..<Int(idNode.offset) + Int(idNode.length)]
           return RedisStreamID(UnsafeRawBufferPointer(rebasing: text))
         })
       else { return nil }
-      var (bytes, isElided) = (0, false)
-      for node in nodes[index + 3..<Int(list.offset)] {
-        if node.kind == BatonRESPString {
-          bytes += Int(node.length)
-        } else if node.kind == BatonRESPElided {
-          bytes += Int(node.value)
-          isElided = true
-        } else {
-          return nil
-        }
+      func entry(bytes: Int, kept: Int) -> RawEntry {
+        RawEntry(
+          id: id, byteCount: bytes, fieldCount: Int(list.length) / 2, isElided: list.kind == BatonRESPElided,
+          fields: RawEntry.Fields(storage: storage, first: index + 3, endIndex: kept))
       }
-      let fields = RawEntry.Fields(storage: storage, first: index + 3, endIndex: Int(list.length) / 2)
-      return RawEntry(id: id, byteCount: bytes, isElided: isElided, fields: fields)
+      if list.kind == BatonRESPElided { return entry(bytes: Int(list.value), kept: 0) }
+      guard list.kind == BatonRESPArray, Int(list.offset) == index + 3 + Int(list.length) else { return nil }
+      var bytes = 0
+      for node in nodes[index + 3..<Int(list.offset)] {
+        guard node.kind == BatonRESPString else { return nil }
+        bytes += Int(node.length)
+      }
+      return entry(bytes: bytes, kept: Int(list.length) / 2)
     }
   }
 }

@@ -45,7 +45,7 @@ package enum RedisInvalidation: Equatable, Sendable {
     guard var elements = message.elements, elements.count == 3, elements.next()?.text == "message",
       elements.next()?.text == "__redis__:invalidate", let payload = elements.next()
     else { return nil }
-    if payload.isNull {
+    if payload.isNull || message.isCut {
       self = .everything
     } else if let keys = payload.elements {
       // A key too long to be kept is none of ours.

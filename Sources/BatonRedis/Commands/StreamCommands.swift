@@ -62,7 +62,8 @@ extension RESPReply {
     return id
   }
 
-  /// XREAD's answer: the streams with something new, by their place among the `keys` that were asked for.
+  /// XREAD's answer: the streams with something new, by their place among the `keys` that were asked for. Where the
+  /// reply ``isCut``, nothing is known of the streams behind the last.
   package func decodedStreams(_ keys: [String]) throws(RedisError) -> [(index: Int, read: RawEntries)] {
     try accepted()
     if isNull { return [] }
@@ -74,11 +75,8 @@ extension RESPReply {
       guard var pair = stream.elements, pair.count == 2, let key = pair.next(), let entries = pair.next() else {
         throw .unexpectedReply("XREAD")
       }
-      // Redis answers in the order of the question; an overrun may have taken a long key's bytes.
-      guard let name = key.bytes else {
-        if isOverrun { break }
-        throw .unexpectedReply("XREAD")
-      }
+      // Redis answers in the order of the question.
+      guard let name = key.bytes else { throw .unexpectedReply("XREAD") }
       while index < keys.count, !keys[index].utf8.elementsEqual(name.readableBytesView) { index += 1 }
       guard index < keys.count else { throw .unexpectedReply("XREAD") }
       streams.append((index, try entries.decodedEntries("XREAD")))

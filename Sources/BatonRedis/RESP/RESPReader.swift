@@ -1,15 +1,20 @@
 import CBatonHiredis
 import NIOCore
 
-/// What one reply may cost.
+/// What one reply, and one entry of a stream in it, may cost. None of these limits costs the connection.
 package struct RESPLimits: Sendable, Equatable {
   /// A longer bulk string is never buffered: it is skipped as it arrives and read as ``RESPReply/Value/elided(_:)``.
   package var maxBulkBytes = 16 << 20
-  /// Bytes of all strings of a reply. Beyond it strings longer than 48 bytes are elided, beyond twice as much all are.
+  /// Bytes of all names and values of an entry, at most 512 MiB. A larger entry is ``RawEntry/isElided``.
+  package var maxEntryBytes = 8 << 20
+  /// Pairs of name and value of an entry. One with more is ``RawEntry/isElided``.
+  package var maxEntryFields = 1 << 14
+  /// Bytes of all strings of a reply, at most 2 GiB and no less than four entries may have. Where there are more the
+  /// reply is cut, see ``RESPReply/isCut``.
   package var maxReplyBytes = 32 << 20
-  /// Nodes of a reply; more is final for the connection.
+  /// Nodes of a reply, no less than four entries may have. Where there are more the reply is cut.
   package var maxElements = 1 << 20
-  /// Arrays within arrays, 1 to 7; more is final for the connection.
+  /// Arrays within arrays, 1 to 7; more is final for the connection, as no reply to our commands has more.
   package var maxDepth = 7
 
   package init() {}
@@ -26,6 +31,8 @@ package struct RESPReader: ~Copyable {
     reader = baton_resp_create(
       BatonRESPLimits(
         maxBulkBytes: UInt64(clamping: limits.maxBulkBytes),
+        maxEntryBytes: UInt64(clamping: limits.maxEntryBytes),
+        maxEntryFields: UInt32(clamping: limits.maxEntryFields),
         maxReplyBytes: UInt64(clamping: limits.maxReplyBytes),
         maxElements: UInt32(clamping: limits.maxElements),
         maxDepth: UInt8(clamping: min(limits.maxDepth, 7))))

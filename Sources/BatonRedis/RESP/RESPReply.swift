@@ -9,21 +9,21 @@ package struct RESPReply: Sendable {
     case error(ByteBuffer)
     case integer(Int64)
     case null
-    /// The number of elements; they are in ``RESPReply/elements``.
+    /// The number of elements that were kept; they are in ``RESPReply/elements``.
     case array(Int)
-    /// A string of so many bytes that was not kept.
+    /// So many bytes that were not kept: of a string, or of an entry's names and values.
     case elided(Int)
   }
 
   final class Storage: Sendable {
     let nodes: [BatonRESPNode]
     let bytes: ByteBuffer
-    let isOverrun: Bool
+    let isCut: Bool
 
     init(_ reply: BatonRESPReply) {
       nodes = Array(UnsafeBufferPointer(start: reply.nodes, count: reply.nodeCount))
       bytes = ByteBuffer(bytes: UnsafeBufferPointer(start: reply.bytes, count: reply.byteCount))
-      isOverrun = reply.overrun
+      isCut = reply.cut
     }
 
     func slice(_ node: BatonRESPNode) -> ByteBuffer {
@@ -45,8 +45,10 @@ package struct RESPReply: Sendable {
 
   var node: BatonRESPNode { storage.nodes[index] }
 
-  /// Strings were elided because the whole reply, of which this may be a part, passed its limit.
-  package var isOverrun: Bool { storage.isOverrun }
+  /// The end of the whole reply, of which this may be a part, was left out because of ``RESPLimits``. It is a fact
+  /// about the reply, and nothing is known of what was left out: arrays end early, and those that would have followed
+  /// are not there. An entry is there as a whole or not at all.
+  package var isCut: Bool { storage.isCut }
 
   package var value: Value {
     let node = node

@@ -6,12 +6,8 @@ import NIOCore
 /// From what BatonRedis read to what BatonSession knows.
 package struct StreamDecoder {
   private var reader: EntryReader
-  private let maxEntryBytes: Int
 
-  package init(maxEntryBytes: Int) {
-    self.maxEntryBytes = maxEntryBytes
-    reader = EntryReader(maxEntryBytes: maxEntryBytes)
-  }
+  package init(maxEntryBytes: Int) { reader = EntryReader(maxEntryBytes: maxEntryBytes) }
 
   package var misshapen: Int { reader.misshapen }
 
@@ -20,10 +16,7 @@ package struct StreamDecoder {
     if raw.isElided { return reader.elided(id, bytes: raw.byteCount) }
     var pairs: [Entry.Field] = []
     pairs.reserveCapacity(raw.fields.count)
-    for (name, value) in raw.fields {
-      guard let name = name.bytes, let value = value.bytes else { return reader.elided(id, bytes: raw.byteCount) }
-      pairs.append(Entry.Field(name: name, value: value))
-    }
+    for (name, value) in raw.fields { pairs.append(Entry.Field(name: name, value: value)) }
     return reader.entry(id, pairs)
   }
 
@@ -32,7 +25,6 @@ package struct StreamDecoder {
     var entries: [Entry] = []
     entries.reserveCapacity(raw.entries.count)
     for one in raw.entries { entries.append(entry(one)) }
-    if entries.isEmpty, let cut = raw.cut, cut.byteCount > maxEntryBytes { entries.append(entry(cut)) }
     return (entries, raw.isCut)
   }
 

@@ -14,27 +14,34 @@ typedef enum : uint8_t {
   BatonRESPInteger,
   BatonRESPNull,
   BatonRESPArray,
-  /// A string that was not kept; `value` is its length.
+  /// A string that was not kept, or all names and values of an entry: `value` is their bytes, `length` their number.
   BatonRESPElided,
 } BatonRESPKind;
 
 /// Nodes are in pre-order: an array's children follow it, up to `end`.
 typedef struct {
+  /// Arrays: children that the server sent; more than `length` where the reply was cut.
   int64_t value;
   /// Strings: where the bytes begin in the arena. Arrays: the index after the last descendant.
   uint32_t offset;
-  /// Strings: bytes. Arrays: children.
+  /// Strings: bytes. Arrays: children that were kept.
   uint32_t length;
   BatonRESPKind kind;
   uint8_t depth;
 } BatonRESPNode;
 
+/// An entry of a stream is an array of an id and an array of strings, wherever it stands in a reply. It is kept whole,
+/// or elided, or cut off; what comes after an elided one is kept.
 typedef struct {
-  /// A longer bulk string is skipped as it arrives and becomes an elided node.
+  /// A longer bulk string is skipped as it arrives and becomes an elided node; so does the entry that it is in.
   uint64_t maxBulkBytes;
-  /// Beyond it a reply's strings longer than 48 bytes become elided nodes; beyond twice as much, all do.
+  /// An entry with more bytes in its names and values is elided.
+  uint64_t maxEntryBytes;
+  /// An entry with more pairs of name and value is elided.
+  uint32_t maxEntryFields;
+  /// Where its strings would have more bytes, a reply is cut: nothing more of it is kept.
   uint64_t maxReplyBytes;
-  /// Nodes of one reply; more is a violation.
+  /// Nodes of one reply; where there would be more, it is cut.
   uint32_t maxElements;
   /// Arrays within arrays; more is a violation. hiredis allows 7.
   uint8_t maxDepth;
@@ -45,8 +52,8 @@ typedef struct {
   size_t nodeCount;
   const uint8_t *bytes;
   size_t byteCount;
-  /// Strings were elided because the whole reply passed `maxReplyBytes`.
-  bool overrun;
+  /// Its end was not kept, because it passed `maxReplyBytes` or `maxElements`.
+  bool cut;
 } BatonRESPReply;
 
 typedef struct BatonRESPReader BatonRESPReader;

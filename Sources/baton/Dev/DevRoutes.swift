@@ -149,10 +149,7 @@ struct DevRoutes: Sendable {
     var reader = EntryReader(maxEntryBytes: 1 << 20)
     var found: (response: String, n: UInt64, state: String)?
     for raw in reply.entries {
-      var fields: [Entry.Field] = []
-      for (name, value) in raw.fields {
-        if let name = name.bytes, let value = value.bytes { fields.append(Entry.Field(name: name, value: value)) }
-      }
+      let fields = raw.fields.map { Entry.Field(name: $0.name, value: $0.value) }
       let entry = reader.entry(EntryID(raw.id.milliseconds, raw.id.sequence), fields)
       guard let response = entry.response else { continue }
       if found == nil { found = (response, 0, entry.endsResponse ? entry.event : "open") }

@@ -74,7 +74,7 @@ let package = Package(
       resources: [.embedInCode("Web")]),
     .target(
       name: "BatonProducer",
-      dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque]),
+      dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque, logging]),
     .target(
       name: "BatonClient",
       dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging]),

@@ -2,39 +2,55 @@ import BatonProtocol
 import BatonSession
 import BatonStore
 import NIOCore
+import Synchronization
 
 /// A response that this process is producing.
+///
+/// One that nobody holds any more, and that was not ended, ends by `error` with the reason `producer_lost`.
 public final class OpenResponse: Sendable {
+  /// The response's name, unique within its session.
   public let name: String
   /// What people do on devices meanwhile, within 250 ms: a cancel of this response (also one from before it was
-  /// opened), and inputs from its opening on. Ends with the response. For one reader; it holds 64 messages, the others
-  /// wait in Redis.
-  public let messages: AsyncStream<DeviceMessage>
+  /// opened), and inputs from its opening on. A cancel is told before inputs that wait. Ends with the response. For one reader;
+  /// it holds 64 inputs, the others wait in Redis.
+  public var messages: AsyncStream<DeviceMessage> {
+    AsyncStream { [queue] in await queue.next() }
+  }
 
+  private let queue: MessageQueue
   /// Lives as long as its responses.
   private let producer: Producer
   private let driver: NIOLoopBoundBox<ResponseDriver?>
   private let eventLoop: any EventLoop
 
   init(
-    name: String, messages: AsyncStream<DeviceMessage>, driver: NIOLoopBoundBox<ResponseDriver?>,
-    producer: Producer, eventLoop: any EventLoop
+    name: String, queue: MessageQueue, driver: NIOLoopBoundBox<ResponseDriver?>, producer: Producer,
+    eventLoop: any EventLoop
   ) {
-    (self.name, self.messages, self.driver) = (name, messages, driver)
+    (self.name, self.queue, self.driver) = (name, queue, driver)
     (self.producer, self.eventLoop) = (producer, eventLoop)
   }
 
+  deinit {
+    eventLoop.execute { [driver] in driver.value?.letGo() }
+  }
+
   /// Appends a text delta. Returns when it is taken, before Redis has it; waits while too much is on its way.
-  /// - Throws: ``ProducerError``, also for what was taken earlier.
+  /// - Parameter text: up to 256 KiB reach devices as a whole.
+  /// - Throws: ``ProducerError``, also for what was taken earlier; `CancellationError` at once in a cancelled task, and then
+  ///   nothing was taken.
   public func append(_ text: String) async throws { try await append(ByteBuffer(string: text)) }
 
-  /// Appends a delta of any bytes.
+  /// Appends a delta of any bytes: also a part of a character.
+  /// - Throws: as ``append(_:)-(String)``.
   public func append(_ bytes: ByteBuffer) async throws { try await append(.delta(bytes)) }
 
   /// Appends another entry, at once and by itself.
   /// - Parameters:
   ///   - event: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`, and none of the reserved ones.
+  ///   - data: its payload; names and values together up to 256 KiB reach devices.
   ///   - fields: what is forwarded beside `data`; names that the protocol has for itself are refused.
+  /// - Throws: as ``append(_:)-(String)``.
   public func append(event: String, data: String? = nil, fields: [(name: String, value: String)] = []) async throws {
     guard Shape.event(event.utf8), !Self.reservedEvents.contains(event) else {
       throw ProducerError.refused("'\(event)' can't be an event of an app")
@@ -42,33 +58,82 @@ public final class OpenResponse: Sendable {
     if let field = fields.first(where: { Self.reservedFields.contains($0.name) || $0.name.hasPrefix("_") }) {
       throw ProducerError.refused("the protocol has the field '\(field.name)' for itself")
     }
-    let data = data.map { [Entry.Field("data", $0)] } ?? []
-    try await append(.event([Entry.Field("event", event)] + data + fields.map { Entry.Field($0.name, $0.value) }))
+    try await append(
+      .event([Entry.Field("event", event)] + Self.fields(data) + fields.map { Entry.Field($0.name, $0.value) }))
   }
 
   /// Ends the response and returns when Redis has all of it.
   ///
   /// For 10 s more the producer looks whether Redis still has it, and appends again what a failover lost.
-  /// - Parameter data: such as finish reason and usage, as JSON.
-  /// - Throws: ``ProducerError``.
+  /// - Parameters:
+  ///   - how: the first end counts. The same once more waits for it, another one throws ``ProducerError/ended(_:)``.
+  ///   - data: such as finish reason and usage, as JSON.
+  /// - Throws: ``ProducerError``; `CancellationError` at once in a cancelled task, while the end goes its way.
   public func end(_ how: ResponseEnd = .end, data: String? = nil) async throws {
-    let fields = data.map { [Entry.Field("data", $0)] } ?? []
-    try await act { $0.end(how.state, fields, $1) }
+    let fields = Self.fields(data)
+    try await act { $0.end(how, fields, $1) }
+  }
+
+  // MARK: for `Producer.respond`
+
+  /// Ends it if nothing else has, without waiting.
+  func endSoon(_ how: ResponseEnd, data: String) {
+    let fields = Self.fields(data)
+    eventLoop.execute { [driver] in
+      guard let driver = driver.value, driver.writer.end == nil else { return }
+      driver.end(how, fields, nil)
+    }
+  }
+
+  /// How this producer has ended it, so far.
+  var ending: ResponseEnd? {
+    get async { try? await eventLoop.submit { [driver] in driver.value?.writer.end }.get() }
+  }
+
+  /// Told once, when a device has asked to stop it.
+  func onCancel(_ told: @escaping @Sendable () -> Void) {
+    eventLoop.execute { [driver] in driver.value?.onCancel = told }
   }
 
   private static let reservedEvents: Set<String> = ["start", "token", "end", "error", "cancelled", "input"]
   private static let reservedFields: Set<String> = ["data", "event", "response", "n", "joined"]
 
+  private static func fields(_ data: String?) -> [Entry.Field] { data.map { [Entry.Field("data", $0)] } ?? [] }
+
   private func append(_ item: KeptItems.Item) async throws {
+    try Task.checkCancellation()
     try await act { $0.append(item, $1) }
   }
 
   private func act(_ body: @escaping @Sendable (ResponseDriver, ResponseDriver.Waiter) -> Void) async throws {
-    try await withCheckedThrowingContinuation { (waiter: ResponseDriver.Waiter) in
+    let driver = driver
+    try await wait(on: eventLoop) { waiter in
+      guard let driver = driver.value else { return waiter.resume(throwing: ProducerError.stopped) }
+      body(driver, waiter)
+    } onCancel: {
+      driver.value?.cancel($0)
+    }
+  }
+}
+
+private let waiterNumbers = Atomic(0)
+
+/// Runs `body` on the loop and waits; a cancelled task waits no longer.
+func wait(
+  on eventLoop: any EventLoop, _ body: @escaping @Sendable (ResponseDriver.Waiter) -> Void,
+  onCancel: @escaping @Sendable (Int) -> Void
+) async throws {
+  let number = waiterNumbers.add(1, ordering: .relaxed).newValue
+  try await withTaskCancellationHandler {
+    try await withCheckedThrowingContinuation { continuation in
+      let isCancelled = Task.isCancelled
       eventLoop.execute {
-        guard let driver = self.driver.value else { return waiter.resume(throwing: ProducerError.stopped) }
-        body(driver, waiter)
+        body(ResponseDriver.Waiter(number: number, continuation: continuation))
+        // The handler ran before there was anybody to cancel.
+        if isCancelled { onCancel(number) }
       }
     }
+  } onCancel: {
+    eventLoop.execute { onCancel(number) }
   }
 }

@@ -7,7 +7,7 @@ public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
   case fenced
   /// The session was deleted after the response was opened.
   case deleted
-  /// The response has ended, and not by this producer: it was lost sight of for 15 s, or the name was used before.
+  /// The response has ended: by this producer, or because it was lost sight of for 15 s, or because the name was used before.
   case ended(ResponseEnd)
   /// Redis was out of reach for longer than the configured patience.
   case unavailable(String)
@@ -20,7 +20,7 @@ public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
     switch self {
     case .fenced: "a newer producer has taken this response over"
     case .deleted: "the session was deleted"
-    case .ended(let how): "the response has ended before: \(how.rawValue)"
+    case .ended(let how): "the response has ended already, by \(how.rawValue)"
     case .unavailable(let why): "Redis is out of reach: \(why)"
     case .refused(let why): "Redis refuses: \(why)"
     case .stopped: "the producer was shut down"
@@ -28,9 +28,14 @@ public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// How a response ends; the raw values are the events of PROTOCOL 2.
+/// How a response ends; the raw values are the events of section 2 of the protocol.
 public enum ResponseEnd: String, Sendable {
-  case end, error, cancelled
+  /// It is whole.
+  case end
+  /// It broke off.
+  case error
+  /// A person, or the app, stopped it.
+  case cancelled
 
   init?(_ state: ResponseState) { self.init(rawValue: state.rawValue) }
 

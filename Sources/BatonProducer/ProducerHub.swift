@@ -2,6 +2,7 @@ import BatonProtocol
 import BatonRedis
 import BatonSession
 import BatonStore
+import Logging
 import NIOCore
 
 /// One connection and all responses of a ``Producer``, on one event loop.
@@ -19,36 +20,54 @@ final class ProducerHub {
   private var isLooking = false
   private var isGlancing = false
   private var isStopped = false
+  /// Nobody holds the producer any more: what its responses still owe is written first, and nothing else keeps it.
+  private var farewell: ProducerHub?
+  /// For so long at most.
+  static let farewellPatience = TimeAmount.seconds(60)
+  private let logger: Logger
 
-  init(_ connector: RedisConnector, _ configuration: Producer.Configuration, on eventLoop: any EventLoop) {
-    (self.configuration, self.eventLoop) = (configuration, eventLoop)
+  init(
+    _ connector: RedisConnector, _ configuration: Producer.Configuration, on eventLoop: any EventLoop, logger: Logger
+  ) {
+    (self.configuration, self.eventLoop, self.logger) = (configuration, eventLoop, logger)
     link = RedisLink(connector, on: eventLoop) { [weak self] event in self?.happened(event) }
     link?.start()
   }
 
   func open(
-    session: SessionName, response: String, start: [Entry.Field], messages: AsyncStream<DeviceMessage>.Continuation,
-    _ waiter: ResponseDriver.Waiter
-  ) -> ResponseDriver? {
-    guard !isStopped else {
-      waiter.resume(throwing: ProducerError.stopped)
-      return nil
-    }
+    session: SessionName, response: String, start: [Entry.Field], messages: MessageQueue
+  ) -> ResponseDriver {
     let writer = ResponseWriter(
       response: response, writer: String(UInt64.random(in: 0 ... .max), radix: 36), start: start,
       options: configuration.writer, now: .now())
-    let driver = ResponseDriver(
+    return ResponseDriver(
       writer: writer, keys: SessionKeys(session, prefix: configuration.keyPrefix), messages: messages, on: eventLoop
     ) { [weak self] call, keys, completion in self?.call(call, keys, completion) }
+  }
+
+  func begin(_ driver: ResponseDriver, _ waiter: ResponseDriver.Waiter) {
+    guard !isStopped else { return waiter.resume(throwing: ProducerError.stopped) }
     responses[ObjectIdentifier(driver)] = driver
     if link?.connection != nil { driver.connected() }
     driver.open(patience: TimeAmount(configuration.openPatience), waiter)
     glanceLater()
-    return driver
   }
+
+  func letGo() {
+    for driver in responses.values { driver.letGo() }
+    responses = responses.filter { !$0.value.isReleased }
+    guard !responses.isEmpty else { return stop() }
+    farewell = self
+    eventLoop.assumeIsolated().scheduleTask(in: Self.farewellPatience) { [weak self] in self?.stop() }
+    glanceLater()
+  }
+
+  /// Whether an end that was asked for is not in Redis yet.
+  var owesEnds: Bool { responses.values.contains { $0.isOpen && $0.writer.isEnding } }
 
   func stop() {
     isStopped = true
+    farewell = nil
     for driver in responses.values { driver.fail(.stopped) }
     responses.removeAll()
     link?.stop()
@@ -88,7 +107,10 @@ final class ProducerHub {
       guard let self else { return }
       isGlancing = false
       responses = responses.filter { !$0.value.isReleased }
-      guard !responses.isEmpty else { return }
+      guard !responses.isEmpty else {
+        if farewell != nil { stop() }
+        return
+      }
       glance()
       glanceLater()
     }
@@ -99,15 +121,22 @@ final class ProducerHub {
     let open = responses.values.filter(\.isOpen)
     guard let connection = link?.connection, !isLooking, !open.isEmpty else { return }
     isLooking = true
-    let reads = open.map { RedisCommand.xread(count: Self.batch, [($0.keys.inbox, $0.inbox.position)]) }
+    var looks = open.map { (driver: $0, after: $0.inbox.position, isBacklog: false) }
+    looks += open.compactMap { driver in driver.backlog.map { (driver, $0, true) } }
+    let reads = looks.map { RedisCommand.xread(count: Self.batch, [($0.driver.keys.inbox, $0.after)]) }
     connection.send(reads, deadline: .now() + configuration.replyPatience) { [weak self] result in
-      self?.isLooking = false
+      guard let self else { return }
+      isLooking = false
       guard case .success(let replies) = result else { return }
-      for (driver, reply) in zip(open, replies) {
+      var isMoreToCome = false
+      for (look, reply) in zip(looks, replies) {
         // An inbox of another type is nobody's word; appends say so.
-        guard let read = try? reply.decodedStreams([driver.keys.inbox]).first?.read else { continue }
-        driver.received(read.entries)
+        guard let read = try? reply.decodedStreams([look.driver.keys.inbox]).first?.read else { continue }
+        if look.isBacklog { look.driver.receivedBacklog(read.entries) } else { look.driver.received(read.entries) }
+        isMoreToCome = isMoreToCome || (!look.isBacklog && read.entries.count == Self.batch)
       }
+      // A cancel may stand behind any number of inputs.
+      if isMoreToCome { eventLoop.assumeIsolated().execute { self.glance() } }
     }
   }
 }

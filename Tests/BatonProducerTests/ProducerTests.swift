@@ -163,6 +163,142 @@ import Testing
     await #expect(throws: ProducerError.self) { try await hasty.open(session: "s") }
   }
 
+  @Test func aScopeEndsItsResponseAsItEndsItself() async throws {
+    struct Broken: Error {}
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let whole = try await producer.respond(in: "s", response: "whole") { try await $0.append("a") }
+    #expect(whole == .end)
+    await #expect(throws: Broken.self) {
+      try await producer.respond(in: "s", response: "broken") { answer in
+        try await answer.append("b")
+        throw Broken()
+      }
+    }
+    let own = try await producer.respond(in: "s", response: "own") { try await $0.end(.error, data: "{}") }
+    #expect(own == .error)
+    let cancelled = Task {
+      try await producer.respond(in: "s", response: "cancelled") { answer in
+        try await answer.append("c")
+        try await Task.sleep(for: .seconds(3600))
+      }
+    }
+    try await eventually { text(try await entries(server, "s")).contains("c") ? true : nil }
+    cancelled.cancel()
+    await #expect(throws: CancellationError.self) { try await cancelled.value }
+    try await eventually {
+      try await entries(server, "s").contains { $0.contains("cancelled") && $0.contains("event") } ? true : nil
+    }
+    let ends = try await entries(server, "s").filter { !$0.contains("n") && !$0.contains("start") }.map {
+      Array($0[1...3])
+    }
+    #expect(
+      ends == [
+        ["end", "response", "whole"], ["error", "response", "broken"], ["error", "response", "own"],
+        ["cancelled", "response", "cancelled"],
+      ])
+    await producer.shutdown()
+  }
+
+  /// A device asks to stop behind more inputs than the app will ever read.
+  @Test func aCancelIsHeardBehindAnyNumberOfInputs() async throws {
+    let server = try RedisServer()
+    let keys = SessionKeys(try #require(SessionName("s")), prefix: "baton:")
+    let producer = try Producer(redis: server.unixURL)
+    let isOpen = Atomic(false)
+    let ended = Task {
+      try await producer.respond(in: "s", response: "r") { answer in
+        isOpen.store(true, ordering: .relaxed)
+        while true {
+          try await answer.append("x")
+          try await Task.sleep(for: .milliseconds(1))
+        }
+      }
+    }
+    try await eventually { isOpen.load(ordering: .relaxed) ? true : nil }
+    let connection = try await connect(server)
+    for n in 0..<1000 {
+      let input = [Entry.Field("event", "input"), Entry.Field("data", "\(n)")]
+      _ = try await connection.reply(to: .put(EntryPut(.inbox, input)), keys)
+    }
+    let cancel = [Entry.Field("event", "cancel"), Entry.Field("response", "r")]
+    _ = try await connection.reply(to: .put(EntryPut(.inbox, cancel)), keys)
+    #expect(try await ended.value == .cancelled)
+    #expect(try await entries(server, "s").last?.contains("cancelled") == true)
+    connection.eventLoop.execute { connection.close() }
+  }
+
+  @Test func inputsThatHadNoRoomComeInOrder() async throws {
+    let server = try RedisServer()
+    let keys = SessionKeys(try #require(SessionName("s")), prefix: "baton:")
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    let connection = try await connect(server)
+    for n in 0..<300 {
+      let input = [Entry.Field("event", "input"), Entry.Field("data", "\(n)")]
+      _ = try await connection.reply(to: .put(EntryPut(.inbox, input)), keys)
+    }
+    var messages = answer.messages.makeAsyncIterator()
+    for n in 0..<300 { #expect(await messages.next()?.data == "\(n)") }
+    try await answer.end()
+    connection.eventLoop.execute { connection.close() }
+  }
+
+  /// As when the model throws between `open` and `end`.
+  @Test func aResponseThatIsLetGoEndsByError() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    var answer: OpenResponse? = try await producer.open(session: "s", response: "r")
+    try await answer?.append("a")
+    answer = nil
+    try await eventually { try await entries(server, "s").last?.contains("error") == true ? true : nil }
+    #expect(
+      try await entries(server, "s").last == [
+        "event", "error", "response", "r", "data", #"{"reason":"producer_lost"}"#,
+      ])
+    await producer.shutdown()
+  }
+
+  @Test func aProducerThatNobodyHoldsClosesItsConnection() async throws {
+    let server = try RedisServer()
+    var producer: Producer? = try Producer(redis: server.unixURL)
+    var answer = try await producer?.open(session: "s", response: "r")
+    func connections() throws -> Int {
+      try server.cli("CLIENT", "LIST").split(separator: "\n").filter { $0.contains("name=baton") }.count
+    }
+    #expect(try connections() == 1)
+    if answer != nil { answer = nil }
+    if producer != nil { producer = nil }
+    try await eventually { try connections() == 0 ? true : nil }
+    #expect(try await entries(server, "s").last?.contains("error") == true)
+  }
+
+  @Test func aCancelledTaskWaitsNoLonger() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    server.pause()
+    let end = Task { try await answer.end() }
+    let open = Task { _ = try await producer.open(session: "s", response: "other") }
+    for task in [end, open] {
+      task.cancel()
+      await #expect(throws: CancellationError.self) { try await task.value }
+    }
+    server.resume()
+    try await answer.end()
+  }
+
+  @Test func whatComesAfterAnEndSaysSo() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    try await answer.end()
+    try await answer.end()
+    await #expect(throws: ProducerError.ended(.end)) { try await answer.append("late") }
+    await #expect(throws: ProducerError.ended(.end)) { try await answer.end(.error) }
+    await producer.shutdown()
+  }
+
   @Test func shuttingDownTellsWhoeverWaits() async throws {
     let server = try RedisServer()
     let producer = try Producer(redis: server.unixURL)

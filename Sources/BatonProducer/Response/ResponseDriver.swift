@@ -6,7 +6,15 @@ import NIOCore
 
 /// Acts for one ``ResponseWriter`` on the event loop.
 final class ResponseDriver {
-  typealias Waiter = CheckedContinuation<Void, any Error>
+  /// Somebody who waits; the number tells who when a task is cancelled.
+  struct Waiter {
+    let number: Int
+    let continuation: CheckedContinuation<Void, any Error>
+
+    func resume() { continuation.resume() }
+    func resume(throwing error: any Error) { continuation.resume(throwing: error) }
+    func resume(with result: Result<Void, any Error>) { continuation.resume(with: result) }
+  }
 
   let keys: SessionKeys
   private(set) var inbox: InboxCursor
@@ -14,7 +22,15 @@ final class ResponseDriver {
 
   private let eventLoop: any EventLoop
   private let call: (AppendCall, SessionKeys, @escaping (Result<RESPReply, RedisError>) -> Void) -> Void
-  private let messages: AsyncStream<DeviceMessage>.Continuation
+  private let messages: MessageQueue
+  /// A device has asked to stop.
+  private(set) var isCancelled = false
+  /// Told once when that happens.
+  var onCancel: (() -> Void)? {
+    didSet { if isCancelled { onCancel?() } }
+  }
+  /// Nobody holds the response any more.
+  private var isLetGo = false
   private var opening: [Waiter] = []
   private var ending: [Waiter] = []
   /// As many as there are callers of `append`, each with what it has.
@@ -22,7 +38,7 @@ final class ResponseDriver {
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
-    writer: ResponseWriter, keys: SessionKeys, messages: AsyncStream<DeviceMessage>.Continuation,
+    writer: ResponseWriter, keys: SessionKeys, messages: MessageQueue,
     on eventLoop: any EventLoop,
     call: @escaping (AppendCall, SessionKeys, @escaping (Result<RESPReply, RedisError>) -> Void) -> Void
   ) {
@@ -52,9 +68,32 @@ final class ResponseDriver {
     advance()
   }
 
-  func end(_ state: ResponseState, _ fields: [Entry.Field], _ waiter: Waiter) {
-    ending.append(waiter)
-    writer.ended(state, fields, now: .now())
+  /// The first end counts; a different one after it is refused.
+  func end(_ end: ResponseEnd, _ fields: [Entry.Field], _ waiter: Waiter?) {
+    if let first = writer.end, first != end {
+      waiter?.resume(throwing: ProducerError.ended(first))
+      return
+    }
+    if let waiter { ending.append(waiter) }
+    writer.ended(end.state, fields, now: .now())
+    advance()
+  }
+
+  /// Whoever waits under this number waits no longer.
+  func cancel(_ number: Int) {
+    func take(_ waiters: inout [Waiter]) {
+      for waiter in waiters where waiter.number == number { waiter.resume(throwing: CancellationError()) }
+      waiters.removeAll { $0.number == number }
+    }
+    take(&opening)
+    take(&ending)
+    for (_, waiter) in waiting where waiter.number == number { waiter.resume(throwing: CancellationError()) }
+    waiting.removeAll { $0.waiter.number == number }
+  }
+
+  /// Nobody holds the response any more: without an end of its own it ends by `error`.
+  func letGo() {
+    isLetGo = true
     advance()
   }
 
@@ -76,8 +115,20 @@ final class ResponseDriver {
 
   func received(_ entries: [RawEntry]) {
     inbox.received(entries) { message in
-      if case .dropped = messages.yield(message) { false } else { true }
+      if message.kind == .cancel { cancelled() }
+      return messages.push(message)
     }
+  }
+
+  func receivedBacklog(_ entries: [RawEntry]) { inbox.receivedBacklog(entries) { messages.push($0) } }
+
+  /// Where inputs are to be read again, if there is room for one.
+  var backlog: RedisStreamID? { messages.hasRoom ? inbox.backlog : nil }
+
+  private func cancelled() {
+    guard !isCancelled else { return }
+    isCancelled = true
+    onCancel?()
   }
 
   private func advance() {
@@ -86,6 +137,9 @@ final class ResponseDriver {
       let (item, waiter) = waiting.removeFirst()
       writer.appended(item, now: now)
       waiter.resume()
+    }
+    if isLetGo, writer.phase == .open, !writer.isEnding {
+      writer.ended(.error, [Entry.Field("data", #"{"reason":"producer_lost"}"#)], now: now)
     }
     if let next = writer.next(now: now) {
       call(next, keys) { [weak self] result in self?.answered(result) }
@@ -118,11 +172,11 @@ final class ResponseDriver {
     case .open:
       if inbox.opened != writer.inbox { inbox = InboxCursor(response: writer.response, opened: writer.inbox) }
       resume(&opening, .success(()))
-      if writer.isEnding { refuseWaiting(.stopped) }
+      if let end = writer.end { refuseWaiting(.ended(end)) }
     case .ended, .released:
       messages.finish()
       resume(&ending, .success(()))
-      refuseWaiting(.stopped)
+      refuseWaiting(.ended(writer.end ?? .end))
     case .failed(let error):
       messages.finish()
       resume(&opening, .failure(error))

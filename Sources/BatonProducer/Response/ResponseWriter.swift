@@ -72,6 +72,8 @@ struct ResponseWriter {
   /// Whether more may be appended; otherwise wait for an answer.
   var hasRoom: Bool { items.unknownBytes < options.keep }
   var isEnding: Bool { ending != nil }
+  /// How this producer ends it; nil while it does not.
+  var end: ResponseEnd? { ending.flatMap { ResponseEnd($0.state) } }
   private var token: String { "\(writer).\(renewals)" }
   private var isOver: Bool {
     switch phase {

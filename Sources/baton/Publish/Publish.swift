@@ -98,6 +98,7 @@ struct Publish: AsyncParsableCommand {
     }
     let cancels = Task {
       for await message in target.messages where message.kind == .cancel { continuation.yield(.stopped("cancel")) }
+      guard !Task.isCancelled else { return }
       // The response is over: the source has ended it, or it failed while the source was silent.
       do {
         try await target.end(.end, nil)

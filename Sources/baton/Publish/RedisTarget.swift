@@ -2,6 +2,7 @@ import BatonProducer
 import BatonProtocol
 import BatonSession
 import NIOCore
+import Synchronization
 
 /// Appends straight to Redis.
 struct RedisTarget: PublishTarget {
@@ -9,6 +10,11 @@ struct RedisTarget: PublishTarget {
   private static let patience = Duration.seconds(60)
 
   private let response: OpenResponse
+  private let hasEnded = Flag()
+
+  private final class Flag: Sendable {
+    let isSet = Atomic(false)
+  }
 
   init(url: String, session: SessionName, prefix: String, response: String) async throws(PublishFailure) {
     var configuration = Producer.Configuration()
@@ -33,8 +39,10 @@ struct RedisTarget: PublishTarget {
   }
 
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
+    let isFirst = !hasEnded.isSet.exchange(true, ordering: .relaxed)
     do {
       try await response.end(how, data: data)
+    } catch ProducerError.ended where !isFirst {
     } catch {
       throw PublishFailure(error)
     }

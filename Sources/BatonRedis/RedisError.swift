@@ -76,9 +76,7 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 
   static func tls(_ why: String) -> RedisError {
-    RedisError(
-      .configuration, .tls,
-      "TLS to Redis failed: \(why); check the certificate, the host name in the URL and its cacert parameter")
+    RedisError(.configuration, .tls, "no TLS to Redis: \(why)")
   }
 
   static func url(_ mend: String) -> RedisError { RedisError(.configuration, .url, mend) }
@@ -111,15 +109,12 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
     (reason, self.code, description) = (.server, code, "Redis refused: \(message)")
   }
 
-  private init(_ error: RedisError, meaning: Meaning, kind: Kind) {
-    (self.kind, self.meaning, reason, code) = (kind, meaning, error.reason, error.code)
-    description = error.description
-  }
-
   /// Of a login's AUTH or SELECT: whatever its words, it must be mended, unless it passes.
-  var ofLogin: RedisError {
-    meaning == .refused || meaning == .refusesThis
-      ? RedisError(self, meaning: .shutsUntilMended, kind: .configuration) : self
+  init(login error: RedisError, hint: String) {
+    let passes = error.kind == .retry
+    kind = passes ? .retry : .configuration
+    meaning = passes ? error.meaning : .shutsUntilMended
+    (reason, code, description) = (error.reason, error.code, error.description + (passes ? "" : hint))
   }
 
   /// Nothing else would be answered on this connection either. A set-up that only tries whether the server is there

@@ -1,10 +1,21 @@
+import NIOCore
+
 /// Where Redis is and as whom to log in.
 ///
-///     redis://[user[:password]@]host[:port][/db]
-///     rediss://…[?cacert=PATH]                  TLS, the certificate is always checked
-///     unix:///path[?db=N]                       also redis+unix://[user[:password]@]/path[?db=N]
+///     redis://[user[:password]@]host[:port][/db]    also valkey://
+///     rediss://…                                    TLS, the certificate is always checked; also valkeys:// and tls://
+///     unix:///path                                  also redis+unix:// and valkey+unix://[user[:password]@]/path
 ///
-/// User and password are percent-decoded; `redis://:password@host` and `redis://password@host` log in the default user.
+/// User and password are percent-decoded; `redis://:password@host` and `redis://password@host` log in the default user,
+/// `redis://user:@host` a user without a password. Blanks and line breaks around the URL are no part of it.
+///
+/// Parameters, `?name=value&…`, with what other programs call them:
+/// - `db`, `database`: the database, for a unix socket
+/// - `cacert`, `ssl_ca_certs`: a PEM file of the authorities to trust instead of the system's
+/// - `cert`, `ssl_certfile` and `key`, `ssl_keyfile`: PEM files of the client certificate and its private key
+/// - `timeout`, `connect_timeout`, `socket_connect_timeout`, `dial_timeout`: for connecting and the login, in seconds
+///   or with the unit `ms` or `s`; up to an hour
+/// - `ssl_cert_reqs=required`, `ssl_check_hostname=true`, `protocol=2`: what is done anyway
 package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
   package enum Address: Sendable, Equatable {
     case tcp(host: String, port: Int)
@@ -15,63 +26,74 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
   package var usesTLS = false
   /// PEM file of the authorities to trust instead of the system's.
   package var caFile: String?
+  /// PEM file of the client's certificate, with what leads to its authority.
+  package var certificateFile: String?
+  /// PEM file of the private key for `certificateFile`; never without it.
+  package var keyFile: String?
+  /// Nil logs in the default user, where there is a password.
   package var username: String?
   package var password: String?
+  /// It stood alone before the `@`, so it may have been meant as a user.
+  package private(set) var isPasswordAlone = false
   /// 0 and up.
   package var database = 0
+  /// For the connection, TLS and the login together; nil leaves it to the program.
+  package var connectTimeout: TimeAmount?
 
   package init(address: Address) { self.address = address }
 
   package init(_ url: String) throws(RedisError) {
-    guard let schemeEnd = url.firstRange(of: "://") else {
-      throw .url("the Redis URL must begin with redis://, rediss:// or unix://")
+    let url = url.drop(while: \.isWhitespace)
+    let text = url.prefix(url.count - url.reversed().prefix(while: \.isWhitespace).count)
+    do {
+      try self.init(trimmed: text)
+    } catch {
+      throw Self.rawCharacter(text).map { .url($0) } ?? error
     }
+  }
+
+  private init(trimmed url: Substring) throws(RedisError) {
+    let schemes = "redis://, rediss://, valkey://, valkeys:// or unix://"
+    guard let schemeEnd = url.firstRange(of: "://") else { throw .url("the Redis URL must begin with \(schemes)") }
+    if url.contains(where: \.isNewline) { throw .url("the Redis URL must be one line; write %0A for a line break") }
+    if url.contains("#") { throw .url("the Redis URL must not contain '#'; write %23") }
     var rest = url[schemeEnd.upperBound...]
-    if rest.contains("#") { throw .url("the Redis URL must not contain '#'; write %23") }
-    var query: [(name: Substring, value: String)] = []
+    var query = Substring()
     if let mark = rest.firstIndex(of: "?") {
-      for part in rest[rest.index(after: mark)...].split(separator: "&") {
-        let pair = part.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-        guard pair.count == 2, let value = Self.decoded(pair[1]) else {
-          throw .url("the Redis URL's parameters must be written name=value")
-        }
-        query.append((pair[0], value))
-      }
+      query = rest[rest.index(after: mark)...]
       rest = rest[..<mark]
     }
     let pathStart = rest.firstIndex(of: "/") ?? rest.endIndex
     var authority = rest[..<pathStart]
     let path = rest[pathStart...]
-    var login: (username: String?, password: String?) = (nil, nil)
+    var login = Substring?.none
     if let at = authority.lastIndex(of: "@") {
-      login = try Self.login(authority[..<at])
+      login = authority[..<at]
       authority = authority[authority.index(after: at)...]
     }
 
-    switch url[..<schemeEnd.lowerBound].lowercased() {
-    case "redis", "rediss":
+    let scheme = url[..<schemeEnd.lowerBound].lowercased()
+    switch scheme {
+    case "redis", "valkey", "rediss", "valkeys", "tls":
       address = try Self.hostAndPort(authority)
-      usesTLS = url.prefix(6).lowercased() == "rediss"
+      usesTLS = scheme != "redis" && scheme != "valkey"
       let name = path.dropFirst()
-      if !name.isEmpty { database = try Self.database(name) }
-    case "unix", "redis+unix":
+      let number = name.hasSuffix("/") ? name.dropLast() : name
+      if !number.isEmpty { database = try Self.database(number) }
+    case "unix", "redis+unix", "valkey+unix":
       guard authority.isEmpty, path.count > 1, let path = Self.decoded(path) else {
         throw .url("a unix socket's Redis URL needs three slashes and an absolute path: unix:///run/redis.sock")
       }
       address = .unix(path: path)
-    default:
-      throw .url("the Redis URL must begin with redis://, rediss:// or unix://")
+    default: throw .url("the Redis URL must begin with \(schemes)")
     }
-    (username, password) = login
-
-    for (name, value) in query {
-      switch name {
-      case "db": database = try Self.database(value[...])
-      case "cacert":
-        guard usesTLS else { throw .url("the Redis URL's parameter cacert needs rediss://") }
-        caFile = value
-      default: throw .url("the Redis URL knows the parameters db and cacert, and no other")
-      }
+    if let login { try take(login) }
+    for parameter in query.split(separator: "&") { try take(parameter: parameter) }
+    if !usesTLS, caFile != nil || certificateFile != nil || keyFile != nil {
+      throw .url("the Redis URL's parameters cacert, cert and key need rediss://")
+    }
+    if (certificateFile == nil) != (keyFile == nil) {
+      throw .url("the Redis URL's parameters cert and key need each other: the files of a certificate and of its key")
     }
   }
 
@@ -88,12 +110,66 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
     }
   }
 
-  private static func login(_ text: Substring) throws(RedisError) -> (username: String?, password: String?) {
-    let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
-    guard let first = decoded(parts[0]), let last = decoded(parts[parts.count - 1]), !last.isEmpty else {
-      throw .url("the Redis URL's user and password must be percent-encoded and the password not empty")
+  private mutating func take(_ login: Substring) throws(RedisError) {
+    let parts = login.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+    guard let first = Self.decoded(parts[0]), let last = Self.decoded(parts[parts.count - 1]) else {
+      throw .url("the Redis URL's user and password must be percent-encoded ('%' itself is %25)")
     }
-    return (parts.count == 1 || first.isEmpty ? nil : first, last)
+    isPasswordAlone = parts.count == 1
+    username = isPasswordAlone || first.isEmpty ? nil : first
+    if username == nil, last.isEmpty {
+      throw .url("the Redis URL's password must not be empty: leave out what is before '@'")
+    }
+    password = last
+  }
+
+  private mutating func take(parameter: Substring) throws(RedisError) {
+    let pair = parameter.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+    guard pair.count == 2, let value = Self.decoded(pair[1]), !value.isEmpty else {
+      throw .url("the Redis URL's parameters must be written name=value, percent-encoded")
+    }
+    func only(_ accepted: [String], _ why: String) throws(RedisError) {
+      if !accepted.contains(value.lowercased()) { throw .url("\(why); leave out the Redis URL's parameter \(pair[0])") }
+    }
+    switch pair[0] {
+    case "db", "database": database = try Self.database(value[...])
+    case "cacert", "ssl_ca_certs": caFile = value
+    case "cert", "ssl_certfile": certificateFile = value
+    case "key", "ssl_keyfile": keyFile = value
+    case "timeout", "connect_timeout", "socket_connect_timeout", "dial_timeout":
+      connectTimeout = try Self.duration(value)
+    case "ssl_cert_reqs": try only(["required", "cert_required", "2"], "a certificate is always checked")
+    case "ssl_check_hostname": try only(["true", "1", "yes"], "the name in a certificate is always checked")
+    case "protocol": try only(["2"], "RESP2 is spoken")
+    default:
+      let isName = pair[0].count <= 40 && pair[0].allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
+      throw .url(
+        "the Redis URL has a parameter that is not known here\(isName ? ", \(pair[0])" : ""); "
+          + "the known ones are db, cacert, cert, key and timeout")
+    }
+  }
+
+  /// What to write for a character of the user or password that is taken for a part of the URL, if there is one.
+  private static func rawCharacter(_ url: Substring) -> String? {
+    guard let schemeEnd = url.firstRange(of: "://"), let at = url.lastIndex(of: "@"), at > schemeEnd.upperBound else {
+      return nil
+    }
+    let encoded: [Character: String] = ["/": "%2F", "?": "%3F", "#": "%23"]
+    guard let raw = url[schemeEnd.upperBound..<at].first(where: { encoded[$0] != nil }), let code = encoded[raw],
+      url[schemeEnd.upperBound] != "/"
+    else { return nil }
+    return
+      "the user and password in the Redis URL must be percent-encoded: write \(code) for '\(raw)' (and %40 for '@')"
+  }
+
+  private static func duration(_ text: String) throws(RedisError) -> TimeAmount {
+    let unit = text.hasSuffix("ms") ? "ms" : text.hasSuffix("s") ? "s" : ""
+    guard let number = Double(text.dropLast(unit.count)), number.isFinite else {
+      throw .url("the Redis URL's timeout must be a number of seconds, such as 5, 0.5 or 500ms")
+    }
+    let seconds = unit == "ms" ? number / 1000 : number
+    guard (0.001...3600).contains(seconds) else { throw .url("the Redis URL's timeout must be 1 ms to 1 hour") }
+    return .nanoseconds(Int64(seconds * 1_000_000_000))
   }
 
   private static func hostAndPort(_ text: Substring) throws(RedisError) -> Address {

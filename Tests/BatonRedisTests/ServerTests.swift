@@ -8,30 +8,6 @@ import Testing
 
 /// Against real servers: how one gets in, and what goes wrong there.
 @Suite struct ServerTests {
-  @Test func checksTheCertificate() async throws {
-    let directory = try RedisServer.makeDirectory()
-    try RedisServer.makeCertificates(in: directory)
-    let server = try RedisServer(tls: true, directory: directory, "--bind", "127.0.0.1", "127.0.0.2")
-    let ca = directory.appending(path: "ca.crt").path
-    for host in ["127.0.0.1", "localhost"] {
-      let redis = try await connect("rediss://\(host):\(server.tlsPort)?cacert=\(ca)")
-      #expect(try await redis.ask(.ping).text == "PONG")
-    }
-    for url in [
-      // Unknown authority; another name than the certificate's; no TLS there at all.
-      "rediss://localhost:\(server.tlsPort)", "rediss://127.0.0.2:\(server.tlsPort)?cacert=\(ca)",
-    ] {
-      let error = await #expect(throws: RedisError.self) { try await connect(url) }
-      #expect(error?.kind == .configuration && error?.reason == .tls, "\(url): \(error as Any)")
-    }
-    let error = await #expect(throws: RedisError.self) { try await connect("rediss://localhost:1?cacert=/none.pem") }
-    #expect(error?.kind == .configuration && error?.description.contains("/none.pem") == true)
-
-    let plain = try RedisServer(tcp: true)
-    let url = "rediss://127.0.0.1:\(plain.port)?cacert=\(ca)"
-    await #expect(throws: RedisError.self) { try await connect(url) { $0.connectTimeout = .seconds(1) } }
-  }
-
   @Test func logsInAndSelects() async throws {
     let server = try RedisServer(tcp: true)
     try server.cli("ACL", "SETUSER", "ann", "on", ">s3cret/", "~*", "+@all", "-role")
@@ -49,13 +25,6 @@ import Testing
     ] {
       let error = await #expect(throws: RedisError.self) { try await connect(url) }
       #expect(error?.code == code && error?.kind == .configuration)
-    }
-  }
-
-  @Test func saysWhereNobodyAnswers() async throws {
-    for url in ["redis://127.0.0.1:1", "unix:///tmp/none.sock", "redis://no-such-host.invalid:1"] {
-      let error = await #expect(throws: RedisError.self) { try await connect(url) }
-      #expect(error?.reason == .connectFailed && error?.kind == .retry)
     }
   }
 

@@ -90,7 +90,8 @@ package final class RedisServer: @unchecked Sendable {
   package func pause() { kill(pid, SIGSTOP) }
   package func resume() { kill(pid, SIGCONT) }
 
-  /// An authority, `ca.crt`, and with it a certificate for localhost and 127.0.0.1, `redis.crt` and `redis.key`.
+  /// An authority, `ca.crt`, and with it a certificate for localhost and 127.0.0.1, `redis.crt` and `redis.key`, and
+  /// another one for the same key that is no longer valid, `expired.crt`.
   package static func makeCertificates(in directory: URL) throws {
     let script = """
       set -e
@@ -100,6 +101,7 @@ package final class RedisServer: @unchecked Sendable {
       openssl req -new -key redis.key -subj /CN=localhost -out redis.csr
       echo subjectAltName=DNS:localhost,IP:127.0.0.1 > names
       openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -extfile names -out redis.crt
+      openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days -1 -extfile names -out expired.crt
       """
     let process = Process()
     process.executableURL = URL(filePath: "/bin/sh")

@@ -17,11 +17,8 @@ package final class RedisConnection: Sendable {
     over channel: any Channel, _ url: RedisURL, _ options: RedisConnector.Options = RedisConnector.Options(),
     deadline: NIODeadline? = nil
   ) throws -> EventLoopFuture<RedisConnection> {
-    let handler = RedisConnectionHandler(
-      state: RedisConnectionState(
-        url: url, clientName: options.clientName, maxPipelineBytes: options.maxPipelineBytes),
-      limits: options.limits, loginDeadline: deadline ?? channel.eventLoop.now + options.connectTimeout,
-      on: channel.eventLoop)
+    let deadline = deadline ?? channel.eventLoop.now + (url.connectTimeout ?? options.connectTimeout)
+    let handler = RedisConnectionHandler(url, options, loginDeadline: deadline, on: channel.eventLoop)
     let connection = handler.connection
     try channel.pipeline.syncOperations.addHandler(handler)
     return connection

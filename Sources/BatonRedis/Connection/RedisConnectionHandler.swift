@@ -1,4 +1,5 @@
 import NIOCore
+import NIOSSL
 
 /// Acts for ``RedisConnectionState`` on one channel. No completion and no report runs inside the call that caused it.
 final class RedisConnectionHandler: ChannelInboundHandler {
@@ -7,6 +8,7 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   typealias Completion = (Result<[RESPReply], RedisError>) -> Void
 
   private let eventLoop: any EventLoop
+  private let url: RedisURL
   private var state: RedisConnectionState<Completion>
   private let reader: RESPReader
   private let loginDeadline: NIODeadline
@@ -22,12 +24,12 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   }
 
   init(
-    state: RedisConnectionState<Completion>, limits: RESPLimits, loginDeadline: NIODeadline, on eventLoop: any EventLoop
+    _ url: RedisURL, _ options: RedisConnector.Options, loginDeadline: NIODeadline, on eventLoop: any EventLoop
   ) {
-    self.eventLoop = eventLoop
-    self.state = state
-    self.reader = RESPReader(limits: limits)
-    self.loginDeadline = loginDeadline
+    (self.url, self.loginDeadline, self.eventLoop) = (url, loginDeadline, eventLoop)
+    state = RedisConnectionState(
+      url: url, clientName: options.clientName, maxPipelineBytes: options.maxPipelineBytes)
+    reader = RESPReader(limits: options.limits)
     loggedIn = eventLoop.makePromise()
   }
 
@@ -89,7 +91,8 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: Error) {
-    close(RedisError(channel: error))
+    let tls = try? context.pipeline.syncOperations.handler(type: NIOSSLClientHandler.self)
+    close(RedisError(channel: error, url, certificate: tls?.peerCertificate))
   }
 
   // MARK: Actions

@@ -41,6 +41,7 @@ package struct RedisConnectionState<Completion> {
     case closed(RedisError)
   }
 
+  private let url: RedisURL
   private let login: [RedisCommand]
   private let maxPipelineBytes: Int
   private var phase = Phase.connecting
@@ -53,7 +54,7 @@ package struct RedisConnectionState<Completion> {
   package private(set) var pipelineBytes = 0
 
   package init(url: RedisURL, clientName: String, maxPipelineBytes: Int) {
-    self.maxPipelineBytes = maxPipelineBytes
+    (self.url, self.maxPipelineBytes) = (url, maxPipelineBytes)
     var login: [RedisCommand] = []
     if let password = url.password {
       login.append(RedisCommand("AUTH", (url.username.map { [.string($0)] } ?? []) + [.string(password)]))
@@ -122,7 +123,11 @@ package struct RedisConnectionState<Completion> {
     switch command.name {
     case "CLIENT": nil
     case "PING": error.shuts ? error : nil
-    default: error.ofLogin
+    default:
+      RedisError(
+        login: error,
+        hint: command.name == "AUTH" && url.isPasswordAlone
+          ? " (a password, as it stands alone in the Redis URL; for a user without one write redis://USER:@HOST)" : "")
     }
   }
 
@@ -138,8 +143,10 @@ package struct RedisConnectionState<Completion> {
   package mutating func closed(_ error: RedisError) -> [Completion] {
     switch phase {
     case .closed: return []
-    case .connecting, .ready: phase = .closed(error)
-    case .loggingIn: phase = .closed(error == .stopped ? error : refusalBeforeEnd ?? error)
+    case .ready: phase = .closed(error)
+    case .connecting, .loggingIn:
+      let told = error.reason == .stopped ? error : refusalBeforeEnd ?? error
+      phase = .closed(.noLogin(told, url, hasAnswered: !replies.isEmpty))
     }
     defer { requests.removeAll() }
     replies = []

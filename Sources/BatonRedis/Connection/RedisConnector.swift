@@ -13,7 +13,7 @@ package struct RedisConnector: RedisConnecting {
   package struct Options: Sendable {
     /// Shown by `CLIENT LIST`; no spaces.
     package var clientName = "baton"
-    /// For the connection, TLS and the login together.
+    /// For the connection, TLS and the login together, where the URL does not say it.
     package var connectTimeout = TimeAmount.seconds(5)
     package var limits = RESPLimits()
     /// Bytes of unanswered commands on one connection.
@@ -35,10 +35,23 @@ package struct RedisConnector: RedisConnecting {
     }
     var configuration = TLSConfiguration.makeClientConfiguration()
     if let file = url.caFile { configuration.trustRoots = .file(file) }
+    if let certificate = url.certificateFile, let key = url.keyFile {
+      configuration.certificateChain = try Self.read(certificate) {
+        try NIOSSLCertificate.fromPEMFile($0).map { .certificate($0) }
+      }
+      configuration.privateKey = try Self.read(key) { .privateKey(try NIOSSLPrivateKey(file: $0, format: .pem)) }
+    }
+    tls = try Self.read(url.caFile) { [configuration] _ in try NIOSSLContext(configuration: configuration) }
+  }
+
+  private static func read<File, Content>(
+    _ file: File, _ body: (File) throws -> Content
+  ) throws(RedisError) -> Content {
     do {
-      tls = try NIOSSLContext(configuration: configuration)
+      return try body(file)
     } catch {
-      throw .tls("\(url.caFile.map { "the file \($0)" } ?? "the system's certificates") can't be read: \(error)")
+      let name = file as? String
+      throw .tls("\(name.map { "the file \($0)" } ?? "the system's certificates") can't be read as PEM: \(error)")
     }
   }
 
@@ -47,11 +60,15 @@ package struct RedisConnector: RedisConnecting {
     eventLoop.flatSubmit { open(on: eventLoop) }
   }
 
-  private func open(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
+  /// `resolver` nil asks the system.
+  func open(
+    on eventLoop: any EventLoop, resolver: (any Resolver & Sendable)? = nil
+  ) -> EventLoopFuture<RedisConnection> {
     let logins = NIOLoopBoundBox([ObjectIdentifier: EventLoopFuture<RedisConnection>](), eventLoop: eventLoop)
-    let deadline = eventLoop.now + options.connectTimeout
-    let bootstrap = ClientBootstrap(group: eventLoop)
-      .connectTimeout(options.connectTimeout)
+    let timeout = url.connectTimeout ?? options.connectTimeout
+    let deadline = eventLoop.now + timeout
+    let bootstrap = ClientBootstrap(group: eventLoop).resolver(resolver)
+      .connectTimeout(timeout)
       .channelOption(
         .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 1024, initial: 4096, maximum: 256 << 10)
       )
@@ -67,9 +84,7 @@ package struct RedisConnector: RedisConnecting {
       case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
       case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
       }
-    return channel.flatMapErrorThrowing { error in
-      throw error as? RedisError ?? .connectFailed("\(url): \(Self.why(error))")
-    }.flatMap { channel in
+    return channel.flatMapErrorThrowing { throw RedisError.notConnected($0, url) }.flatMap { channel in
       logins.value[ObjectIdentifier(channel)] ?? channel.eventLoop.makeFailedFuture(RedisError.connectionLost)
     }
   }
@@ -80,26 +95,5 @@ package struct RedisConnector: RedisConnecting {
       return try NIOSSLClientHandler(context: context, serverHostname: nil)
     }
     return try NIOSSLClientHandler(context: context, serverHostname: host)
-  }
-
-  private static func why(_ error: any Error) -> String {
-    guard let error = error as? NIOConnectionError else { return "\(error)" }
-    if let first = error.connectionErrors.first { return "\(first.error)" }
-    return "the host name can't be resolved (\(error.dnsAError ?? error.dnsAAAAError.map { $0 } ?? error))"
-  }
-}
-
-extension RedisError {
-  /// What went wrong below the connection.
-  init(channel error: any Error) {
-    switch error {
-    case let error as RedisError: self = error
-    case NIOSSLError.uncleanShutdown: self = .connectionLost
-    case NIOSSLError.handshakeFailed(let reason): self = .tls("\(reason)")
-    case let error as NIOSSLExtraError: self = .tls("\(error)")
-    case let error as BoringSSLError: self = .tls("\(error)")
-    case let error as NIOSSLError: self = .tls("\(error)")
-    default: self = RedisError(.retry, .connectionLost, "the connection to Redis was lost: \(error)")
-    }
   }
 }

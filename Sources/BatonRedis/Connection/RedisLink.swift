@@ -82,7 +82,7 @@ package final class RedisLink {
       connector.connect(on: eventLoop)
     }.assumeIsolated().whenComplete { result in
       switch result {
-      case .failure(let error): self.failed(RedisError(channel: error))
+      case .failure(let error): self.failed(error as? RedisError ?? .connectFailed("\(error)"))
       case .success(let connection):
         self.current = connection
         self.act(self.state.connected())

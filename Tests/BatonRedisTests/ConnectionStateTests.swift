@@ -134,6 +134,24 @@ import Testing
     #expect(show(state.timePassed(now: at(99)), state) == "wait")
   }
 
+  @Test func waitsForAReplyThatIsComingIn() throws {
+    var state = try ready()
+    _ = state.sendRequested([.ping], deadline: at(3), completion: "a")
+    _ = state.sendRequested([.ping], deadline: at(4), completion: "b")
+    for second in 1...8 as ClosedRange<Int64> {
+      for _ in 0..<16 { state.bytesReceived(16 << 10, now: at(second)) }
+      if second >= 3 { #expect(show(state.timePassed(now: at(second)), state) == "wake at \(second + 1)") }
+    }
+    // Too slow is no progress, nor is what came before.
+    state.bytesReceived(255 << 10, now: at(9))
+    #expect(show(state.timePassed(now: at(9)), state) == "close timedOut [\"a\", \"b\"]")
+
+    state = try ready()
+    state.bytesReceived(1 << 20, now: at(1))
+    _ = state.sendRequested([.ping], deadline: at(3), completion: "a")
+    #expect(show(state.timePassed(now: at(3)), state) == "close timedOut [\"a\"]")
+  }
+
   @Test func boundsWhatIsUnanswered() throws {
     var state = try ready(maxPipelineBytes: 30)
     #expect(RedisCommand.ping.encoded.readableBytes == 14)

@@ -27,7 +27,8 @@ package final class RedisConnection: Sendable {
   /// Sends the commands back to back and completes once, with one reply for each, refusals among them.
   ///
   /// All that is sent in one turn of the event loop shares one write. If `deadline` passes, the connection is closed
-  /// and everything unanswered on it fails with ``RedisError/timedOut``.
+  /// and everything unanswered on it fails with ``RedisError/timedOut``; a large reply that is coming in, at least
+  /// 256 KiB a second, is waited for.
   package func send(_ commands: [RedisCommand], deadline: NIODeadline, completion: @escaping Completion) {
     handler.value.send(commands, deadline: deadline, completion: completion)
   }

@@ -83,8 +83,10 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    let bytes = unwrapInboundIn(data)
+    state.bytesReceived(bytes.readableBytes, now: eventLoop.now)
     do {
-      try reader.read(unwrapInboundIn(data)) { received($0) }
+      try reader.read(bytes) { received($0) }
     } catch {
       close(error)
     }

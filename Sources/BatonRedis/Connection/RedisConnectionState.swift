@@ -41,6 +41,10 @@ package struct RedisConnectionState<Completion> {
     case closed(RedisError)
   }
 
+  /// A reply that is late and on its way is waited for as long as so many bytes come in ``progressTime``.
+  private static var progressBytes: Int { 256 << 10 }
+  private static var progressTime: TimeAmount { .seconds(1) }
+
   private let url: RedisURL
   private let login: [RedisCommand]
   private let maxPipelineBytes: Int
@@ -50,6 +54,9 @@ package struct RedisConnectionState<Completion> {
   private var replies: [RESPReply] = []
   private var isSubscriber = false
   private var wakeAt: NIODeadline?
+  /// When ``progressBytes`` had come in once more.
+  private var progressedAt: NIODeadline?
+  private var bytesSinceProgress = 0
   /// Bytes of commands not yet answered, at most `maxPipelineBytes`.
   package private(set) var pipelineBytes = 0
 
@@ -131,12 +138,20 @@ package struct RedisConnectionState<Completion> {
     }
   }
 
-  /// Replies come in order, so any deadline that has passed condemns the connection.
+  package mutating func bytesReceived(_ count: Int, now: NIODeadline) {
+    bytesSinceProgress += count
+    if bytesSinceProgress < Self.progressBytes { return }
+    (progressedAt, bytesSinceProgress) = (now, 0)
+  }
+
+  /// Replies come in order, so any deadline that has passed condemns the connection, unless a large reply is coming in.
   package mutating func timePassed(now: NIODeadline) -> TimeAction {
     if case .closed = phase { return .wait }
     wakeAt = requests.lazy.map(\.deadline).min()
-    guard let wakeAt else { return .wait }
-    return wakeAt <= now ? .close(failing: closed(.timedOut)) : .wakeAt(wakeAt)
+    guard var deadline = wakeAt else { return .wait }
+    if case .ready = phase, deadline <= now, let progressedAt { deadline = progressedAt + Self.progressTime }
+    wakeAt = deadline
+    return deadline <= now ? .close(failing: closed(.timedOut)) : .wakeAt(deadline)
   }
 
   /// The connection ended; the first reason counts. What to fail with it.

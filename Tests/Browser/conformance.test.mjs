@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
 import { test } from 'node:test';
-import { BatonMachine, limits } from '../../Sources/BatonGateway/Web/baton-machine.js';
+import { BatonMachine, limits } from '../../Sources/BatonGateway/Web/client/baton-machine.js';
 
 const folder = new URL('../Conformance/client/', import.meta.url);
 const files = readdirSync(folder).filter((name) => name.endsWith('.json'));

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { attach, BatonError } from '../../Sources/BatonGateway/Web/baton.js';
+import { attach, BatonError, compareOffsets } from '../../Sources/BatonGateway/Web/client/baton.js';
 import { Page, token, turn } from './fakes.mjs';
 
 test('the five lines of a newcomer: text as it comes', async () => {
@@ -244,8 +244,9 @@ test('reload: by default everything again; with the tab’s store at the place, 
   const shown = [];
   const again = await page.attach({ store: 'session', ontext: (text) => shown.push(text) });
   assert.equal(page.socket.url.searchParams.get('offset'), '2-0.00000002');
-  assert.deepEqual(shown, ['Hello']);
+  assert.deepEqual(shown, []); // not before a gateway has let this person in
   page.socket.welcome('2-0.00000002');
+  assert.deepEqual(shown, ['Hello']);
   page.socket.receive(token(3, '!'));
   assert.equal(again.text('r1'), 'Hello!');
   await page.attach();
@@ -259,7 +260,7 @@ test('the tab’s store is written once a second, and never with a text that is 
   page.socket.receive(token(1, 'a'), token(2, 'b'));
   assert.equal(page.storage.size, 0);
   await page.pass(1000);
-  assert.match(page.storage.get('baton:s '), /"offset":"2-0.00000002".*"text":"ab"/);
+  assert.match([...page.storage.values()][0], /"offset":"2-0.00000002".*"text":"ab"/);
   page.socket.receive(token(3, 'x'.repeat(600_000)));
   await page.pass(1000);
   assert.equal(page.storage.size, 0);
@@ -289,7 +290,7 @@ test('a store that can not be read or written does not stop the stream', async (
   await page.show('hidden');
   delete globalThis.reportError;
   assert.equal(session.text('r1'), 'a');
-  assert.deepEqual(told, ['what was kept could not be read: Error: no room', 'no room']);
+  assert.deepEqual(told, ['what was kept could not be read: no room', "the session can't be kept: no room"]);
 });
 
 test('a mistake in a callback does not stop the stream', async () => {
@@ -336,7 +337,7 @@ test('closing while actions are still to be taken leaves nothing behind', async 
   const session = await page.attach({ store: 'session', onstate: (state) => states.push(state), onattached: () => session.close() });
   page.socket.welcome();
   page.socket.receive(token(1, 'a'));
-  assert.deepEqual(states, ['connecting', 'behind', 'ended']);
+  assert.deepEqual(states, ['connecting', 'ended']); // nothing after close()
   assert.equal(page.timers.size, 0);
 });
 
@@ -349,6 +350,268 @@ test('what is said at once, and closed at once, still happens in order', async (
   assert.deepEqual(page.socket.sent, [{ type: 'input', key: 'k', data: 'early' }]);
   session.close();
   await assert.rejects(typed, { code: 'ended' });
+});
+
+test('an AbortSignal closes the session, or takes an input back', async () => {
+  const page = new Page();
+  const [all, one] = [new AbortController(), new AbortController()];
+  const session = await page.attach({ signal: all.signal });
+  const typed = session.input('hi', { key: 'k', signal: one.signal });
+  one.abort();
+  await assert.rejects(typed, { name: 'AbortError' });
+  page.socket.welcome();
+  assert.deepEqual(page.socket.sent, []);
+  await assert.rejects(session.cancel('r1', { signal: one.signal }), { name: 'AbortError' });
+  all.abort();
+  assert.deepEqual(await session.ended, { reason: 'closed' });
+});
+
+test('listeners hear what callbacks hear', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  const heard = [];
+  for (const type of ['text', 'state', 'entry', 'end']) session.addEventListener(type, ({ detail }) => heard.push([type, detail.text ?? detail.n ?? detail.reason ?? detail]));
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  session.close();
+  assert.deepEqual(heard, [['state', 'behind'], ['entry', 1], ['text', 'a'], ['state', 'ended'], ['end', 'closed']]);
+});
+
+test('for await over one response: its text to its end, whatever else comes', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  const reading = (async () => {
+    const steps = [];
+    for await (const { text, added, state } of session.response('r1')) steps.push([text, added, state]);
+    return steps;
+  })();
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(1, 'x', { response: 'r2', id: '1-1.00000000' }));
+  await turn();
+  page.socket.receive(token(2, 'b'), token(3, 'c'));
+  await turn();
+  page.socket.receive({ id: '4-0.00000004', event: 'end', response: 'r1' }, token(5, 'y', { response: 'r2' }));
+  assert.deepEqual(await reading, [['a', 'a', 'open'], ['ab', 'b', 'open'], ['abc', 'c', 'open'], ['abc', '', 'end']]);
+  assert.equal(session.state, 'behind');
+  const never = session.response('r9').next();
+  session.close();
+  assert.deepEqual(await never, { value: undefined, done: true });
+});
+
+test('an input from within the loop is answered, however much is unread', async () => {
+  const page = new Page();
+  const session = await page.attach({ maxBuffer: 10_000 });
+  const reader = session[Symbol.asyncIterator]();
+  page.socket.welcome();
+  for (let n = 1; n <= 100; n++) page.socket.receive(token(n, 'x'.repeat(500)));
+  const place = session.offset;
+  const typed = session.input('yes', { key: 'k' });
+  assert.equal(page.socket.url.searchParams.get('offset'), '$');
+  page.socket.welcome('100-0.00000000');
+  page.socket.receive(token(101, 'not for now'), { type: 'accepted', key: 'k', inboxId: '7-0' });
+  assert.deepEqual(await typed, { key: 'k', inboxId: '7-0' });
+  assert.equal(session.offset, place);
+  for (let n = 0; n <= Number(place.split('-')[0]); n++) await reader.next(); // `attached` and every entry
+  await turn();
+  assert.equal(page.socket.url.searchParams.get('offset'), place);
+});
+
+test('half a character that a person typed is sent as U+FFFD', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  session.input('a\ud83d', { key: 'k1' });
+  const { toWellFormed } = String.prototype;
+  delete String.prototype.toWellFormed;
+  session.input('\ude00b😀', { key: 'k2' });
+  if (toWellFormed) String.prototype.toWellFormed = toWellFormed;
+  assert.deepEqual(page.socket.sent.map(({ data }) => data), ['a\ufffd', '\ufffdb😀']);
+});
+
+test('the same key and text sent twice at once is one input', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.welcome();
+  const both = [session.input('a', { key: 'k' }), session.input('a', { key: 'k' })];
+  assert.equal(page.socket.sent.length, 1);
+  page.socket.receive({ type: 'accepted', key: 'k', inboxId: '7-0' });
+  assert.deepEqual(await Promise.all(both), [{ key: 'k', inboxId: '7-0' }, { key: 'k', inboxId: '7-0' }]);
+});
+
+test('what is kept between `attached` and `reset` is the place of what is shown', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'old'));
+  page.socket.lose();
+  await page.pass(125);
+  page.socket.welcome('0');
+  await page.show('hidden');
+  assert.match([...page.storage.values()][0], /"offset":"1-0.00000001".*"text":"old"/);
+});
+
+test('what is kept in another form is dropped, and told once', async () => {
+  for (const kept of ['{"offset":"1-0","responses":{"r1":null}}', '{"responses":[]}', '[]', '7', '{"offset":"$"}', '{"offset":"1-0","responses":[{"name":"r1"}]}']) {
+    const page = new Page();
+    const told = [];
+    page.platform.sessionStorage.getItem = () => kept;
+    await page.attach({ store: 'session', offset: '5-0', onerror: ({ code }) => told.push(code) });
+    assert.equal(page.socket.url.searchParams.get('offset'), '5-0', kept);
+    assert.deepEqual(told, ['store'], kept);
+  }
+});
+
+test('the tab’s store: `offset` says where to begin where nothing is kept', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session', offset: '5-0.00000005' });
+  page.socket.welcome('5-0.00000005');
+  page.socket.receive(token(6, 'a'));
+  await page.window_('pagehide');
+  const again = await page.attach({ store: 'session', offset: '5-0.00000005' });
+  assert.equal(page.socket.url.searchParams.get('offset'), '6-0.00000006');
+  assert.equal(again.text('r1'), 'a');
+});
+
+test('what is kept is for one person; a refusal and a sign-out remove it', async () => {
+  const page = new Page();
+  const jwt = (sub) => `x.${btoa(JSON.stringify({ sub }))}.y`;
+  const session = await page.attach({ store: 'session', token: jwt('alice') });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'secret'));
+  await page.window_('pagehide');
+  const other = await page.attach({ store: 'session', token: jwt('bob') });
+  assert.equal(other.text('r1'), '');
+  session.forget();
+  assert.equal(page.storage.size, 0);
+  const again = await page.attach({ store: 'session', token: jwt('alice') });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'secret'));
+  await page.show('hidden');
+  assert.equal(page.storage.size, 1);
+  page.socket.lose(4403);
+  assert.equal((await again.ended).reason, 'rejected');
+  assert.equal(page.storage.size, 0);
+});
+
+test('a response that was kept to its end is finished at once', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session', response: 'r1' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'all'), { id: '2-0.00000002', event: 'end', response: 'r1' });
+  const again = await page.attach({ store: 'session', response: 'r1' });
+  assert.deepEqual(await again.ended, { reason: 'finished' });
+  assert.equal(again.text('r1'), 'all');
+  assert.equal(page.sockets.length, 1);
+});
+
+test('answers named by numbers keep their order over a reload', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a', { response: '43' }), token(2, 'b', { response: '42' }));
+  await page.window_('pagehide');
+  assert.deepEqual([...(await page.attach({ store: 'session' })).responses.keys()], ['43', '42']);
+});
+
+test('a store that does not answer is not waited for', async () => {
+  const page = new Page();
+  const told = [];
+  await page.attach({ store: { load: () => new Promise(() => {}), save() {} }, onerror: ({ code }) => told.push(code) });
+  assert.equal(page.sockets.length, 0);
+  await page.pass(2000);
+  assert.equal(page.sockets.length, 1);
+  assert.deepEqual(told, ['store']);
+});
+
+test('a person who signs in for a while is asked once, and no clock runs', async () => {
+  const page = new Page();
+  let asked = 0;
+  let answer;
+  const session = await page.attach({ token: () => (asked++, new Promise((resolve) => (answer = resolve))) });
+  await page.pass(60_000);
+  assert.equal(asked, 1);
+  assert.equal(page.sockets.length + page.requests.length, 0);
+  answer(' t1\n');
+  await turn();
+  assert.deepEqual(page.socket.protocols, ['baton.v1', 'bearer.t1']);
+  page.socket.welcome();
+  page.socket.lose(4401);
+  await page.pass(60_000);
+  assert.equal(asked, 2);
+  assert.equal(session.state, 'unauthorized');
+});
+
+test('a token that lives for seconds is asked for now and then, and told to be too short', async () => {
+  const page = new Page();
+  let asked = 0;
+  const told = [];
+  await page.attach({ token: () => `t${++asked}`, onerror: ({ code }) => told.push(code) });
+  page.socket.welcome();
+  for (let second = 0; second < 60; second++) {
+    page.socket.receive({ type: 'expiring', inMs: 2000 });
+    await page.pass(1000);
+  }
+  assert.ok(asked <= 15, `${asked} times in a minute`);
+  assert.deepEqual(told, ['token_too_short']);
+});
+
+test('no word from any gateway is told once, with what was tried', async () => {
+  const page = new Page();
+  const told = [];
+  const { warn } = console;
+  console.warn = () => {};
+  await page.attach({ onerror: ({ code, message }) => told.push([code, message]) }, ['http://gw-1', 'http://gw-2']);
+  for (let n = 0; n < 10; n++) {
+    page.socket.lose();
+    page.request?.reject(new TypeError('failed'));
+    await page.pass(10_000);
+  }
+  console.warn = warn;
+  assert.equal(told.length, 1);
+  assert.equal(told[0][0], 'unreachable');
+  assert.match(told[0][1], /http:\/\/gw-1, http:\/\/gw-2/);
+});
+
+test('an error without a close is a lost connection', async () => {
+  const page = new Page();
+  const session = await page.attach();
+  page.socket.onerror({});
+  await page.pass(100);
+  assert.equal(session.state, 'waiting');
+});
+
+test('a mistake of ours in delivery loses no text: everything comes once more', async () => {
+  const page = new Page();
+  globalThis.reportError = () => {};
+  const session = await page.attach();
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  session.responses.set = () => {
+    throw new Error('ours');
+  };
+  page.socket.receive(token(2, 'b', { response: 'r2' }));
+  delete session.responses.set;
+  delete globalThis.reportError;
+  assert.equal(page.socket.url.searchParams.get('offset'), '0');
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, 'b', { response: 'r2' }));
+  assert.equal(session.text('r1') + session.text('r2'), 'ab');
+});
+
+test('the page’s own origin, also below a path', async () => {
+  globalThis.location = new URL('https://app.example/chat/42');
+  const page = new Page();
+  await page.attach({}, '');
+  assert.equal(page.socket.url.href, 'wss://app.example/v1/sessions/s?offset=0');
+  delete globalThis.location;
+  assert.throws(() => attach('ftp://gw', 's'), TypeError);
+  assert.throws(() => attach('file:///x', 's'), TypeError);
+});
+
+test('offsets are compared as Redis orders them', () => {
+  const places = ['10-2', '9-18446744073709551615.0000000a', '0', '10-10', '10-2.ffffffff'];
+  assert.deepEqual(places.sort(compareOffsets), ['0', '9-18446744073709551615.0000000a', '10-2', '10-2.ffffffff', '10-10']);
+  assert.throws(() => compareOffsets('$', '0'), TypeError);
 });
 
 test('names and addresses that are none are refused at once', () => {

@@ -1,6 +1,6 @@
 // A page, its clock and its network, under the test's control. Nothing here waits for real time.
 import { webcrypto } from 'node:crypto';
-import { attach } from '../../Sources/BatonGateway/Web/baton.js';
+import { attach } from '../../Sources/BatonGateway/Web/client/baton.js';
 
 globalThis.crypto ??= webcrypto; // Node 18 has it by import only
 

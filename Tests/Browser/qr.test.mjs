@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { test } from 'node:test';
-import { QRCode } from '../../Sources/BatonGateway/Web/demo-qr.js';
+import { QRCode } from '../../Sources/BatonGateway/Web/demo/demo-qr.js';
 
 // Each of these was read back with zxing-cpp when it was noted here.
 const read = [

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Responses } from '../../Sources/BatonGateway/Web/baton-text.js';
-import { EventParser } from '../../Sources/BatonGateway/Web/baton-wire.js';
+import { Responses } from '../../Sources/BatonGateway/Web/client/baton-text.js';
+import { EventParser } from '../../Sources/BatonGateway/Web/client/baton-wire.js';
 import { token } from './fakes.mjs';
 
 const base64 = (...bytes) => Buffer.from(bytes).toString('base64');
@@ -16,11 +16,11 @@ test('text, count and state of each response', () => {
   responses.add({ id: '11-0', event: 'token', data: 'nobody' });
   responses.add({ id: '12-0', event: 'token', response: 'r1' });
   assert.equal(responses.add({ id: '13-0', event: 'cancelled', response: 'r1' }), undefined);
-  assert.deepEqual(responses.snapshot(), {
-    r1: { text: 'Hello', n: 10, state: 'cancelled' },
-    r2: { text: 'other', n: 1, state: 'open' },
-    '': { text: 'nobody', n: 1, state: 'open' },
-  });
+  assert.deepEqual(responses.snapshot(), [
+    { name: 'r1', text: 'Hello', n: 10, state: 'cancelled' },
+    { name: 'r2', text: 'other', n: 1, state: 'open' },
+    { name: '', text: 'nobody', n: 1, state: 'open' },
+  ]);
 });
 
 test('a character split over deltas is put together, whatever the cut', () => {
@@ -47,11 +47,11 @@ test('everything after a place is taken back', () => {
   responses.add({ id: '5-0', event: 'end', response: 'r1' });
   responses.add({ id: '6-0', event: 'token', response: 'r2', n: 1, data: 'x' });
   assert.equal(responses.dropAfter('2-0.ffffffff'), true);
-  assert.deepEqual(responses.snapshot(), { r1: { text: 'ab', n: 2, state: 'open' } });
+  assert.deepEqual(responses.snapshot(), [{ name: 'r1', text: 'ab', n: 2, state: 'open' }]);
   responses.add(token(3, 'C'));
   assert.equal(responses.all.get('r1').text, 'abC');
   assert.equal(responses.dropAfter('0'), true);
-  assert.deepEqual(responses.snapshot(), {});
+  assert.deepEqual(responses.snapshot(), []);
 });
 
 test('taking back half a character brings the other half back', () => {
@@ -60,6 +60,16 @@ test('taking back half a character brings the other half back', () => {
   responses.add(token(2, undefined, { data64: base64(0xa9) }));
   responses.dropAfter('1-0');
   assert.equal(responses.add(token(2, undefined, { data64: base64(0xa8) })), 'è');
+});
+
+test('an answer that ends within a character shows the cut, and can be kept', () => {
+  const responses = new Responses();
+  responses.add(token(1, undefined, { data64: base64(0xc3) }));
+  assert.equal(responses.snapshot(), undefined);
+  assert.equal(responses.add({ id: '2-0', event: 'error', response: 'r1' }), '\ufffd');
+  assert.deepEqual(responses.snapshot(), [{ name: 'r1', text: '\ufffd', n: 1, state: 'error' }]);
+  responses.dropAfter('1-0');
+  assert.equal(responses.add(token(2, undefined, { data64: base64(0xa9) })), 'é');
 });
 
 test('a place inside a joined entry, or before what is remembered, is not known', () => {

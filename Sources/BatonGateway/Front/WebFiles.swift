@@ -24,6 +24,10 @@ package struct WebFiles: Sendable {
 
   package let files: [String: File] = [
     "/baton.js": File(script, PackageResources.baton_js),
+    "/baton-connector.js": File(script, PackageResources.baton_connector_js),
+    "/baton-error.js": File(script, PackageResources.baton_error_js),
+    "/baton-keeper.js": File(script, PackageResources.baton_keeper_js),
+    "/baton-session.js": File(script, PackageResources.baton_session_js),
     "/baton-machine.js": File(script, PackageResources.baton_machine_js),
     "/baton-page.js": File(script, PackageResources.baton_page_js),
     "/baton-reader.js": File(script, PackageResources.baton_reader_js),

@@ -8,7 +8,7 @@ import HTTPTypes
 import HummingbirdCore
 import NIOCore
 
-/// What the demo page asks `baton dev` (see the top of Web/demo.js), and the page itself.
+/// What the demo page asks `baton dev` (see the top of Web/demo/demo.js), and the page itself.
 struct DevRoutes: Sendable {
   let fleet: Fleet
   let model: Model

@@ -15,9 +15,11 @@ export class Journal {
   constructor(name, tell) {
     this.tell = tell;
     this.key = `${reloadKey} ${name}`;
-    const since = Number(sessionStorage.getItem(this.key));
-    sessionStorage.removeItem(this.key);
-    if (since) this.#away = { since, cause: 'reloaded' };
+    try {
+      const since = Number(sessionStorage.getItem(this.key));
+      sessionStorage.removeItem(this.key);
+      if (since) this.#away = { since, cause: 'reloaded' };
+    } catch {} // the browser keeps nothing
   }
 
   /** What the next loss will be put down to. */
@@ -28,7 +30,9 @@ export class Journal {
   }
 
   beforeReload() {
-    sessionStorage.setItem(this.key, Date.now());
+    try {
+      sessionStorage.setItem(this.key, Date.now());
+    } catch {}
   }
 
   state(state) {

@@ -14,14 +14,14 @@ export class Responses {
   #base = '0';
 
   /** @param {string} offset The place before the first entry that will be added. */
-  constructor(offset = '0', texts = {}) {
+  constructor(offset = '0', kept = []) {
     this.#base = offset;
-    for (const [name, { text, n, state }] of Object.entries(texts)) this.all.set(name, { text, n, state, pending: none });
+    for (const { name, text, n, state } of kept) this.all.set(name, { text, n, state, pending: none });
   }
 
   /**
    * @param {{id: string, event: string, response?: string, n?: number, data?: string, data64?: string}} entry
-   * @returns {string|undefined} the text added, where the entry is a token
+   * @returns {string|undefined} the text added, where the entry is a token or shows that a character was cut
    */
   add({ id, event, response, n, data, data64 }) {
     const mark = { id, name: response ?? '', before: undefined };
@@ -32,7 +32,10 @@ export class Responses {
     mark.before = now && { length: now.text.length, n: now.n, state: now.state, pending: now.pending };
     const next = now ?? { text: '', n: 0, state: 'open', pending: none };
     this.all.set(mark.name, next);
-    if (endings.has(event)) next.state = /** @type {Response['state']} */ (event);
+    if (endings.has(event)) {
+      next.state = /** @type {Response['state']} */ (event);
+      return this.#cut(next);
+    }
     if (event !== 'token') return undefined;
     const added = this.#decode(next, data, data64);
     next.text += added;
@@ -52,20 +55,26 @@ export class Responses {
       return true;
     }
     const place = idOf(from);
-    const keep = this.#marks.findLastIndex((mark) => idOf(mark.id) === place) + 1;
+    let keep = this.#marks.length;
+    while (keep > 0 && idOf(this.#marks[keep - 1].id) !== place) keep -= 1;
     if (keep === 0 && idOf(this.#base) !== place) return false;
     while (this.#marks.length > keep) this.#takeBack(this.#marks.pop());
     return true;
   }
 
-  /** @returns {Record<string, Response>|undefined} undefined in the middle of a character. */
+  /** @returns {(Response & {name: string})[]|undefined} in their order; undefined in the middle of a character. */
   snapshot() {
-    const copy = {};
-    for (const [name, { text, n, state, pending }] of this.all) {
-      if (pending.length > 0) return undefined;
-      copy[name] = { text, n, state };
-    }
-    return copy;
+    const all = [...this.all];
+    if (all.some(([, { pending }]) => pending.length > 0)) return undefined;
+    return all.map(([name, { text, n, state }]) => ({ name, text, n, state }));
+  }
+
+  /** The response ended within a character. */
+  #cut(response) {
+    if (response.pending.length === 0) return undefined;
+    response.pending = none;
+    response.text += '\uFFFD';
+    return '\uFFFD';
   }
 
   #takeBack({ name, before }) {
@@ -93,6 +102,24 @@ function bytesOf(base64) {
   } catch {
     return none; // not base64: there is nothing to show
   }
+}
+
+/**
+ * Which of two places comes first in the stream: negative, 0 or positive, as `sort` wants it. Checks are left out.
+ * @param {string} a @param {string} b `0`, or `<ms>-<seq>` with or without a check
+ * @throws {TypeError} for what is no place, such as `$`
+ */
+export function compareOffsets(a, b) {
+  const [x, y] = [halvesOf(a), halvesOf(b)];
+  const half = x[0] === y[0] ? 1 : 0;
+  return x[half] < y[half] ? -1 : x[half] > y[half] ? 1 : 0;
+}
+
+/** Both are unsigned 64-bit numbers. */
+function halvesOf(offset) {
+  const match = /^(?:0|(\d+)-(\d+)(?:\.[0-9a-f]{8})?)$/i.exec(offset);
+  if (!match) throw new TypeError(`not a place in a stream: ${offset}`);
+  return [BigInt(match[1] ?? 0), BigInt(match[2] ?? 0)];
 }
 
 /** An offset without its check. */

@@ -32,8 +32,8 @@ const retriedStatuses = new Set([408, 425, 429]);
 export class BatonMachine {
   /**
    * @param {{urls?: number, offset?: string, last?: number, response?: string, rollup?: string|number,
-   *   until?: 'end', device?: string, renewsToken?: boolean, needsToken?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
-   *   `urls`: how many there are; `needsToken`: the first one has to be asked for; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
+   *   until?: 'end', device?: string, renewsToken?: boolean, isFinished?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
+   *   `urls`: how many there are; `isFinished`: what was asked for is known to its end; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
    */
   constructor(options = {}) {
     this.options = options;
@@ -103,9 +103,8 @@ export class BatonMachine {
 
   #start() {
     if (this.state !== 'idle') return;
-    if (!this.options.needsToken) return this.#connect();
-    this.#become('unauthorized');
-    this.#askForToken();
+    if (this.options.isFinished) this.#end({ reason: 'finished' });
+    else this.#connect();
   }
 
   #close() {

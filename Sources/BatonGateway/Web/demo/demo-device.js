@@ -1,7 +1,7 @@
 // One device: shows a session as it comes, lets a person answer back, and makes trouble on request.
 // All there is to know about using Baton in a page is in `attach` and its callbacks below.
 
-import { attach } from './baton.js';
+import { attach, compareOffsets } from './baton.js';
 import { Journal } from './demo-journal.js';
 import { Cable } from './demo-cable.js';
 
@@ -33,7 +33,7 @@ const session = attach(gateways.map(({ url }) => url), sessionName, {
   },
   onreset(reset) {
     for (const question of $('talk').querySelectorAll('.question')) {
-      if (reset.from === '0' || isAfter(question.dataset.id, reset.from)) question.remove();
+      if (reset.from === '0' || compareOffsets(question.dataset.id, reset.from) > 0) question.remove();
     }
     journal.reset(reset);
   },
@@ -65,7 +65,7 @@ async function findGateways() {
       return { name, url: reachable.href };
     });
   } catch {
-    return [{ name: undefined, url: location.origin }];
+    return [{ name: undefined, url: new URL('.', location.href).href.split(/[?#]/)[0] }];
   }
 }
 
@@ -80,14 +80,9 @@ function save(snapshot) {
 
 function load() {
   const snapshot = JSON.parse(sessionStorage.getItem(kept) ?? 'null');
+  if (!Array.isArray(snapshot?.responses)) return undefined; // kept by another version
   for (const item of snapshot?.order ?? []) item.response ? newAnswer(item.response) : addQuestion(item);
   return snapshot ?? undefined;
-}
-
-/** Offsets are two unsigned 64-bit numbers, and a check. */
-function isAfter(a, b) {
-  const [[ms, seq], [otherMs, otherSeq]] = [a, b].map((id) => id.split('.')[0].split('-').map(BigInt));
-  return ms > otherMs || (ms === otherMs && seq > otherSeq);
 }
 
 // What is shown

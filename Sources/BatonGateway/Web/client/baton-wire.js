@@ -2,10 +2,14 @@
 // Both tell what happens as events of BatonMachine and are closed with `close(code)`.
 
 const maxLine = 16 * 1024 * 1024;
+const closeFollows = 100; // milliseconds after `error`
 
 /** @param {string} base @param {string} session @param {Record<string, string>} query */
 export function sessionURL(base, session, query) {
-  const url = new URL(base, globalThis.location?.href);
+  const here = globalThis.location;
+  const url = new URL(base === '' ? here?.origin : base, here?.href);
+  url.protocol = url.protocol.replace('ws', 'http'); // of ws: and wss:
+  if (!/^https?:$/.test(url.protocol)) throw new TypeError(`not a gateway's address: ${url.protocol}`);
   url.pathname = `${url.pathname.replace(/\/$/, '')}/v1/sessions/${session}`;
   url.search = new URLSearchParams(query).toString();
   url.hash = '';
@@ -22,25 +26,34 @@ export function openWebSocket(platform, url, token, tell) {
     tell({ event: 'opened' });
   };
   socket.onmessage = ({ data }) => tell(parsed(data));
-  socket.onclose = ({ code }) => tell(opened ? { event: 'closed', code } : { event: 'failed' });
+  socket.onclose = ({ code }) => {
+    platform.clearTimeout(missing);
+    tell(opened ? { event: 'closed', code } : { event: 'failed' });
+  };
+  // What the browser itself refuses (a content policy, mixed content) may bring `error` and never `close`.
+  let missing;
+  socket.onerror = () => {
+    missing = platform.setTimeout(() => socket.onclose?.({ code: 1006 }), closeFollows);
+  };
   return {
     send: (frame) => socket.send(JSON.stringify(frame)),
     close(code) {
-      socket.onopen = socket.onmessage = socket.onclose = null;
+      platform.clearTimeout(missing);
+      socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close(code);
     },
   };
 }
 
 /** Not EventSource: that hides HTTP statuses and comment lines. @param {(event: object) => void} tell */
-export function openEventStream(platform, url, token, tell) {
+export function openEventStream(platform, url, token, tell, { credentials } = {}) {
   const cancel = new AbortController();
   const headers = { Accept: 'text/event-stream' };
   if (token && url.origin === globalThis.location?.origin) headers.Authorization = `Bearer ${token}`;
   else if (token) url.searchParams.set('token', token); // a header would cost a preflight
   let opened = false;
   async function read() {
-    const answer = await platform.fetch(url.href, { headers, signal: cancel.signal, cache: 'no-store' });
+    const answer = await platform.fetch(url.href, { headers, signal: cancel.signal, cache: 'no-store', ...(credentials && { credentials }) });
     const isStream = answer.headers.get('Content-Type')?.startsWith('text/event-stream');
     if (answer.status !== 200) return tell(await refused(answer));
     if (!isStream || !answer.body) return tell({ event: 'failed' });

@@ -37,7 +37,12 @@ export type BatonEvent =
   | { type: 'stalled'; reason: string }
   | { type: 'draining'; retryAfterMs: number }
   | { type: 'expiring'; inMs: number }
-  | { type: 'error'; code: string; message?: string };
+  | {
+      type: 'error';
+      /** The gateway's, or `unreachable`, `unauthorized`, `token`, `token_too_short`, `store`, `connect`, `internal`. */
+      code: string;
+      message?: string;
+    };
 
 export type State = 'connecting' | 'behind' | 'live' | 'stalled' | 'waiting' | 'unauthorized' | 'suspended' | 'ended';
 
@@ -60,17 +65,21 @@ export interface Response {
 /** The offset together with the text before it: neither is of use without the other. */
 export interface Snapshot {
   offset: string;
-  responses?: Record<string, Response>;
+  /** In the order of their first entries. */
+  responses?: (Response & { name: string })[];
 }
 
+/** A store that fails, or does not answer within 2 s, is told by `error` `store` and stops nothing. */
 export interface Store {
   load(): Snapshot | undefined | Promise<Snapshot | undefined>;
   /** At most once a second, and when the page is hidden or left. */
   save(snapshot: Snapshot): void | Promise<void>;
+  /** After a refusal, and by `forget()`. */
+  forget?(): void | Promise<void>;
 }
 
 export interface Options {
-  /** Where to go on: `0` (all, the default), `$` (only what comes), or a place that was kept with its text. */
+  /** Where to begin where nothing is kept: `0` (all, the default), `$` (only what comes), or a place that was kept with its text. */
   offset?: string;
   /** Instead of `offset`: the newest entries, 1 to 10,000. */
   last?: number;
@@ -82,12 +91,19 @@ export interface Options {
   until?: 'end';
   /** This device's name, 1 to 64 characters. */
   device?: string;
-  /** A JWT; or a function that gives one, asked again when it has expired. */
+  /**
+   * A JWT; or a function that gives one, asked again when it expires. It is asked one question at a time and may take as long as a person takes
+   * to sign in.
+   */
   token?: string | (() => string | Promise<string>);
+  /** Closes the session when it is aborted. */
+  signal?: AbortSignal;
+  /** As of `fetch`, for server-sent events. WebSockets carry the cookies of their origin anyway. */
+  credentials?: RequestCredentials;
   /**
    * What outlives a reload of the page. Without it everything is asked for again, from `offset` or `last`. `session` keeps
-   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing), by session and `device`: frames of one page that
-   * attach to one session need different devices. An app that keeps the text itself
+   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing), for these gateways, this session, the token's subject and these
+   * options. It is shown once a gateway has let the person in, and removed by a refusal and by `forget()`. An app that keeps the text itself
    * gives a store of its own, and may ignore `responses`.
    */
   store?: 'session' | Store;
@@ -120,7 +136,31 @@ export class BatonError extends Error {
   closeCode?: number;
 }
 
-export interface Session extends AsyncIterable<BatonEvent> {
+/** What `addEventListener` tells: `detail` is what the callback of the same name gets. */
+export interface SessionEvents {
+  text: CustomEvent<{ text: string; response: string; added: string | undefined }>;
+  state: CustomEvent<State>;
+  end: CustomEvent<End>;
+  entry: CustomEvent<Entry>;
+  reset: CustomEvent<Reset>;
+  attached: CustomEvent<BatonEvent & { type: 'attached' }>;
+  live: CustomEvent<BatonEvent & { type: 'live' }>;
+  behind: CustomEvent<BatonEvent & { type: 'behind' }>;
+  skipped: CustomEvent<BatonEvent & { type: 'skipped' }>;
+  stalled: CustomEvent<BatonEvent & { type: 'stalled' }>;
+  draining: CustomEvent<BatonEvent & { type: 'draining' }>;
+  expiring: CustomEvent<BatonEvent & { type: 'expiring' }>;
+  error: CustomEvent<BatonEvent & { type: 'error' }>;
+}
+
+export interface ResponseStep extends Response {
+  /** Since the last step; undefined where text was taken back. */
+  added: string | undefined;
+}
+
+/** Nothing is told after `close()` has returned. */
+export interface Session extends AsyncIterable<BatonEvent>, EventTarget {
+  addEventListener<T extends keyof SessionEvents>(type: T, listener: (event: SessionEvents[T]) => void, options?: boolean | AddEventListenerOptions): void;
   readonly session: string;
   /** The place after the last entry that was delivered. */
   readonly offset: string | undefined;
@@ -133,14 +173,21 @@ export interface Session extends AsyncIterable<BatonEvent> {
   /** Resolves when the session ends on this device; never rejects. */
   readonly ended: Promise<End>;
   text(response?: string): string;
-  /** Resolves once it is in the session, rejects with a BatonError. Sent again after a lost connection; `key` makes a repetition harmless. */
-  input(data: string, options?: { key?: string }): Promise<{ key: string; inboxId: string }>;
+  /** One response as it grows, for `for await`, to its end. It holds the newest state only: a slow loop skips steps and never text. */
+  response(name: string): AsyncIterableIterator<ResponseStep>;
+  /** Resolves once it is in the session, rejects with a BatonError. Sent again after a lost connection; `key` makes a repetition harmless; `signal` takes it back as far as it was not sent. May be awaited in a `for await` loop. */
+  input(data: string, options?: { key?: string; signal?: AbortSignal }): Promise<{ key: string; inboxId: string }>;
   /** Asks the response's producer to stop, wherever it runs. */
-  cancel(response: string, options?: { key?: string }): Promise<{ key: string; inboxId: string }>;
+  cancel(response: string, options?: { key?: string; signal?: AbortSignal }): Promise<{ key: string; inboxId: string }>;
   /** Goes to the next gateway now, at the same place. */
   move(): void;
   close(): void;
+  /** For sign-out: closes, and removes what was kept. */
+  forget(): void;
 }
 
 /** Attaches to a session and stays attached, across lost connections, gateways, sleep and networks. Throws a TypeError for a bad name or URL. */
 export function attach(urls: string | string[], session: string, options?: Options): Session;
+
+/** Which of two places comes first in the stream, as `sort` wants it; checks are left out. Throws a TypeError for what is no place. */
+export function compareOffsets(a: string, b: string): number;

@@ -6,7 +6,9 @@ import BatonSession
 extension SessionStore {
   package func read(_ request: PageRequest) async -> PageOutcome {
     await withCheckedContinuation { continuation in
-      eventLoop.execute { self.read(request, waits: false) { continuation.resume(returning: $0) } }
+      eventLoop.execute {
+        self.read(request, id: self.drawTicket(), waits: false) { continuation.resume(returning: $0) }
+      }
     }
   }
 

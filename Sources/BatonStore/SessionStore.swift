@@ -20,11 +20,25 @@ package final class SessionStore: @unchecked Sendable {
   private var history: HistoryReader?
   private var commands: CommandLink?
   private var leases: LeaseKeeper?
+  private var servers: [StoreConnection: String] = [:]
+  private var readiness: Readiness?
+  private var isStopped = false
 
-  /// - Parameter connector: makes the connector of one connection, which takes in no more than the limits.
+  private enum Readiness: Equatable {
+    case ready
+    case unready(since: NIODeadline)
+  }
+
+  /// History that this node holds in memory.
+  package let budget: HistoryBudget
+
+  /// - Parameters:
+  ///   - connector: makes the connector of one connection, which takes in no more than the limits.
+  ///   - random: 0 to 1, for pauses between attempts.
   package init(
     _ configuration: StoreConfiguration, on eventLoop: any EventLoop,
-    connector: (StoreConnection, RESPLimits) throws(RedisError) -> RedisConnector,
+    connector: (StoreConnection, RESPLimits) throws(RedisError) -> any RedisConnecting,
+    random: @escaping @Sendable () -> Double = { .random(in: 0...1) },
     observe: @escaping @Sendable (StoreEvent) -> Void
   ) throws(RedisError) {
     (self.configuration, self.eventLoop, self.observe) = (configuration, eventLoop, observe)
@@ -33,24 +47,23 @@ package final class SessionStore: @unchecked Sendable {
     limits.maxEntryBytes = configuration.maxStringBytes
     // XINFO's first and last entry, and what a read is for.
     limits.maxReplyBytes = 4 * configuration.maxStringBytes
+    var connectors: [StoreConnection: any RedisConnecting] = [:]
+    for connection in StoreConnection.allCases { connectors[connection] = try connector(connection, limits) }
+    func connecting(_ connection: StoreConnection) -> any RedisConnecting { connectors[connection] ?? Unconnectable() }
     let look = LookForm(on: eventLoop)
-    let noteReached = { [weak self] in if self?.isReady == true { observe(.reached) } }
-    let commands = CommandLink(configuration, connector: try connector(.commands, limits), on: eventLoop) {
-      [weak self] isUp in
-      if isUp { noteReached() } else { self?.leases?.connectionLost() }
-    }
+    let history = HistoryReader(
+      configuration, connector: connecting(.history), look: look, on: eventLoop, random: random, observe: observe)
+    self.history = history
+    budget = history.budget
+    let watch: (StoreEvent) -> Void = { [weak self] event in self?.noted(event) }
+    let commands = CommandLink(
+      configuration, connector: connecting(.commands), on: eventLoop, random: random, observe: watch
+    ) { [weak self] error in self?.leave(because: error) }
     self.commands = commands
-    history = HistoryReader(
-      configuration, connector: try connector(.history, limits), look: look, on: eventLoop, observe: observe,
-      changed: noteReached)
     tail = TailReader(
-      configuration, notices: try connector(.notices, limits), reads: try connector(.tail, limits), look: look,
-      on: eventLoop,
-      observe: { event in
-        observe(event)
-        if case .connected = event { noteReached() }
-      },
-      tell: { [weak self] in self?.tell($0, $1) }, flush: { [weak self] in self?.flush() })
+      configuration, connectors: connecting, look: look, on: eventLoop, random: random, observe: watch,
+      tell: { [weak self] in self?.tell($0, $1) }, flush: { [weak self] in self?.flush() },
+      provoke: { commands.provokeNotice() })
     leases = LeaseKeeper(
       keyPrefix: configuration.keyPrefix, commands: commands, on: eventLoop, observe: observe
     ) { [weak self] session in
@@ -63,16 +76,68 @@ package final class SessionStore: @unchecked Sendable {
     tail?.start()
     history?.start()
     commands?.start()
+    tick()
   }
 
   package func stop() {
+    isStopped = true
     tail?.stop()
     history?.stop()
     commands?.stop()
   }
 
-  /// Ready is who can let devices in: all connections are up.
-  private var isReady: Bool { tail?.isUp == true && history?.isUp == true && commands?.isUp == true }
+  // MARK: health
+
+  private func noted(_ event: StoreEvent) {
+    observe(event)
+    switch event {
+    case .up(let role, let connection): identify(role, connection)
+    case .disconnected(let role, _):
+      servers[role] = nil
+      if role == .commands { leases?.begunAnew() }
+    case .refused(_, _, let error) where error.wantsMaster: leave(because: error)
+    default: break
+    }
+  }
+
+  /// All connections are to go to one server: the others are made again where one has come to another.
+  private func identify(_ role: StoreConnection, _ connection: RedisConnection) {
+    connection.send([.info("server")], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
+      // Who is not told which server it is can't compare.
+      guard let self, let info = try? result.get().first?.decodedInfo(), let id = info["run_id"] else { return }
+      self.servers[role] = id
+      if self.servers.values.contains(where: { $0 != id }) {
+        self.servers = [role: id]
+        self.leave(because: .connectionLost, but: role)
+      }
+    }
+  }
+
+  private func leave(because error: RedisError, but role: StoreConnection? = nil) {
+    if role != .tail { tail?.leave(because: error) }
+    if role != .history { history?.leave(because: error) }
+    if role != .commands { commands?.leave(because: error) }
+  }
+
+  /// Ready is who can let devices in and write what they post.
+  private func tick() {
+    if isStopped { return }
+    let troubles = [
+      ("the tail", tail?.troubleSince, nil), ("history", history?.troubleSince, history?.trouble),
+      ("commands", commands?.troubleSince, commands?.trouble),
+    ].compactMap { what, since, error in since.map { (what, $0, error) } }
+    // A question that is on its way is no trouble yet.
+    if let (what, since, error) = troubles.min(by: { $0.1 < $1.1 }) {
+      if eventLoop.now - since >= .seconds(1), readiness != .unready(since: since) {
+        readiness = .unready(since: since)
+        observe(.unready(since: since, why: error.map { "\(what): \($0)" } ?? "\(what) is not answered"))
+      }
+    } else if readiness != .ready {
+      readiness = .ready
+      observe(.ready)
+    }
+    eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(100)) { [weak self] in self?.tick() }
+  }
 
   // MARK: following
 
@@ -84,8 +149,7 @@ package final class SessionStore: @unchecked Sendable {
     }
     var standing: [TailUpdate] = []
     if leases?.holdsLive(session) == true { standing.append(.held(true)) }
-    if let end = tail?.follow(session) { standing.append(.opened(base: end)) }
-    return standing
+    return standing + (tail?.follow(session) ?? [])
   }
 
   package func unfollow(_ session: SessionName) {
@@ -118,7 +182,7 @@ package final class SessionStore: @unchecked Sendable {
     switch update {
     case .appended(let segment):
       if let last = segment.entries.last { observe(.entriesRead(segment.entries.count, newest: last.id)) }
-      if segment.entries.contains(where: { $0.response != nil && !$0.endsResponse }) { leases?.noticed(session) }
+      leases?.noticed(session, segment.entries)
     case .reset(let reset, _): observe(.continuityBroken(session, reset))
     case .wrongType: observe(.wrongType(session))
     default: break
@@ -127,12 +191,17 @@ package final class SessionStore: @unchecked Sendable {
 
   // MARK: history
 
-  /// - Parameter waits: until Redis is back, instead of `unavailable`.
+  /// - Parameters:
+  ///   - id: a ticket of its own, for ``abandon(_:session:)``.
+  ///   - waits: until Redis is back, instead of `unavailable`.
   package func read(
-    _ request: PageRequest, waits: Bool, answer: @escaping @Sendable (PageOutcome) -> Void
+    _ request: PageRequest, id: UInt64, waits: Bool, answer: @escaping @Sendable (PageOutcome) -> Void
   ) {
-    history?.read(request, waits: waits, answer: answer)
+    history?.read(request, id: id, waits: waits, answer: answer)
   }
+
+  /// Who has asked for a page has gone: it is not answered, and what nobody else waits for is not read.
+  package func abandon(_ id: UInt64, session: SessionName) { history?.abandon(id, session: session) }
 
   // MARK: commands
 
@@ -158,5 +227,11 @@ package final class SessionStore: @unchecked Sendable {
           }
         })
     }
+  }
+}
+
+private struct Unconnectable: RedisConnecting {
+  func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
+    eventLoop.makeFailedFuture(RedisError.stopped)
   }
 }

@@ -12,21 +12,20 @@ package enum StoreConnection: String, Sendable, CaseIterable {
 package enum StoreEvent: Sendable {
   /// The number of sessions that are followed has changed.
   case following(sessions: Int)
-  /// The tail is up; `wakeup` is `tracking` or `poll`.
-  case connected(wakeup: Wakeup)
+  case up(StoreConnection, RedisConnection)
   /// A connection was lost, or could not be made.
-  case disconnected(StoreConnection, RedisError)
-  /// The way in which changes are learnt is another one from here on, and why where Redis said so.
-  case wakeupChanged(Wakeup, RedisError?)
-  /// All is up that attaching and following need.
-  case reached
-  /// The tail has lost its connection.
-  case lost(at: NIODeadline)
+  case disconnected(StoreConnection, RedisLink.Failure)
+  /// How changes are learnt from here on, and why where Redis said so.
+  case wakeupChanged(Tail.Source, RedisError?)
+  /// Devices can attach, and what they post can be written.
+  case ready
+  /// They can't since then.
+  case unready(since: NIODeadline, why: String)
   /// The tail read entries, the newest of them with this id.
   case entriesRead(Int, newest: EntryID)
   case misshapenFields(Int)
-  /// The sweep found what no notice had announced.
-  case sweepFound
+  /// A read found what no notice had announced so far.
+  case unannounced
   case answered(StoreConnection, after: TimeAmount)
   case refused(StoreConnection, SessionName?, RedisError)
   case continuityBroken(SessionName, Reset)

@@ -18,7 +18,9 @@ final class FakeBackend: GatewayBackend {
 
   func run() async throws { try await Task.sleep(for: .seconds(1 << 30)) }
 
-  func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
+  func attach(
+    _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+  ) -> EventLoopFuture<Admission> {
     requests.withLockedValue { $0.append(request) }
     switch request.attach.session.description {
     case "wrong-type": return eventLoop.makeFailedFuture(Problem.wrongType(request.attach.session))

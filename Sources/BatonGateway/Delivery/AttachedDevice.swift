@@ -17,10 +17,21 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private var held: [Cursor.Step] = []
   /// Commands of the device that Redis has not answered.
   private var pendingCommands = 0
+  /// The page that is being read, and how often the same one was asked for without getting on.
+  private var pageTicket: UInt64?
+  private var lastPage: PageRequest?
+  private var repeats = 0
+  /// History that was written and has not left, and the bytes that waited when it was last looked at.
+  private var charges: [MemoryCharge] = []
+  private var stuck = StuckWrite()
   private var isPumping = false
   private var isClosed = false
 
-  init(_ request: DeviceRequest, node: NodeDescription, hub: LoopHub, admission: EventLoopPromise<Admission>) {
+  /// - Parameter gone: the connection has ended, at any moment.
+  init(
+    _ request: DeviceRequest, node: NodeDescription, hub: LoopHub, admission: EventLoopPromise<Admission>,
+    gone: EventLoopFuture<Void>
+  ) {
     self.request = request
     self.node = node
     self.hub = hub
@@ -30,6 +41,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     room.join(self)
     if case .window(let window) = request.attach.rollup { hub.tick(self, everyMilliseconds: window) }
     pump()
+    gone.whenComplete { _ in self.closed() }
   }
 
   // MARK: admission
@@ -80,6 +92,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     defer { isPumping = false }
     // A flush can make the device writable again before it returns.
     while advance() { wire?.flush() }
+    if wire?.isWritable != false { charges.removeAll() }
     // Nothing came that would end the wait for something to send.
     if admission != nil, cursor.isLive { admit(.admitted(self)) }
   }
@@ -87,6 +100,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// As far as the device takes bytes; false where nothing was written.
   private func advance() -> Bool {
     var wrote = false
+    if wire?.isWritable == true { charges.removeAll() }
     while !isClosed, wire?.isWritable ?? (admission != nil), let step = cursor.next(room.log) {
       switch step {
       case .read(let page): read(page)
@@ -106,6 +120,14 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   func windowPassed() {
     cursor.isDue = true
     pump()
+  }
+
+  /// Looked at once a second while history waits for memory: whoever holds some and takes nothing lets go of it, so that a
+  /// device that does not read delays no other.
+  func giveWay() {
+    guard let wire, !charges.isEmpty, stuck.isOver(wire.bufferedBytes) else { return }
+    charges.removeAll()
+    wire.close(.tryAgainLater, reason: "takes nothing while others wait")
   }
 
   func received(_ message: DeviceMessage) -> Bool {
@@ -142,6 +164,14 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     guard !isClosed else { return }
     isClosed = true
     wire = nil
+    charges.removeAll()
+    held.removeAll()
+    if let ticket = pageTicket {
+      let session = request.attach.session
+      hub.store.eventLoop.execute { [store = hub.store] in store.abandon(ticket, session: session) }
+    }
+    admission?.fail(Problem.storeUnavailable)
+    admission = nil
     if case .window(let window) = request.attach.rollup { hub.forget(self, everyMilliseconds: window) }
     // Not while the room walks over its devices.
     hub.eventLoop.execute { self.room.leave(self) }
@@ -150,11 +180,25 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   // MARK: steps
 
   private func read(_ page: PageRequest) {
+    repeats = page == lastPage ? repeats + 1 : 0
+    lastPage = page
+    // Page and window disagree: whatever the cause, asking faster does not help.
+    guard repeats >= 3 else { return ask(page) }
+    hub.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(min(50 << Int64(min(repeats - 3, 6)), 2000))) {
+      if !self.isClosed { self.ask(page) }
+    }
+  }
+
+  private func ask(_ page: PageRequest) {
     let waits = cursor.isAttached
+    let ticket = hub.store.drawTicket()
+    pageTicket = ticket
     hub.store.eventLoop.execute { [store = hub.store] in
-      store.read(page, waits: waits) { outcome in
+      store.read(page, id: ticket, waits: waits) { outcome in
         self.hub.eventLoop.execute {
           guard !self.isClosed else { return }
+          self.pageTicket = nil
+          if case .refused(let reason) = outcome, self.admission != nil { return self.refuse(.refusedByStore(reason)) }
           self.cursor.pageArrived(outcome)
           self.pump()
         }
@@ -176,6 +220,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
       hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
       wire.write(bytes)
+      if let charge = delivery.segment.charge { charges.append(charge) }
     case .attached(let offset, let first, let last):
       hub.metrics.resumed(offset == .zero ? .waiting : .history)
       wire.send(
@@ -208,5 +253,19 @@ extension DeviceRequest.Wire {
     case .events: .events
     case .text: .text
     }
+  }
+}
+
+/// Notices that nothing leaves.
+struct StuckWrite {
+  private static let patience = 5
+  private var bytes = -1
+  private var looks = 0
+
+  /// Looked at once a second.
+  mutating func isOver(_ bytes: Int) -> Bool {
+    looks = bytes == self.bytes && bytes > 0 ? looks + 1 : 0
+    self.bytes = bytes
+    return looks >= StuckWrite.patience
   }
 }

@@ -8,7 +8,8 @@ enum FrameBytes {
   /// Shared with every device that wants the same.
   static func of(_ delivery: Delivery, _ wire: Segment.Encoding.Wire, only response: String?) -> ByteBuffer {
     if response == nil, delivery.isWhole {
-      return delivery.segment.encoded(Segment.Encoding(wire, joined: delivery.joined)) {
+      return delivery.segment.encoded(Segment.Encoding(wire, joined: delivery.joined), from: delivery.range.lowerBound)
+      {
         encode($0, wire, joined: delivery.joined)
       }
     }

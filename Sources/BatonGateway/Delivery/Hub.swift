@@ -43,12 +43,14 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
     store.subscriber = self
   }
 
-  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
+  package func attach(
+    _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+  ) -> EventLoopFuture<Admission> {
     guard let hub = loops[ObjectIdentifier(eventLoop)] else {
       return eventLoop.makeFailedFuture(Problem.storeUnavailable)
     }
     let promise = eventLoop.makePromise(of: Admission.self)
-    _ = AttachedDevice(request, node: node, hub: hub, admission: promise)
+    _ = AttachedDevice(request, node: node, hub: hub, admission: promise, gone: gone)
     return promise.futureResult
   }
 

@@ -27,7 +27,11 @@ final class LoopHub: @unchecked Sendable {
     eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { [weak self] task in
       guard let self else { return task.cancel() }
       let now = NIODeadline.now()
-      for room in self.rooms.values { room.rest(now) }
+      let isShort = store.budget.isShort
+      for room in self.rooms.values {
+        room.rest(now)
+        if isShort { for device in room.devices { device.giveWay() } }
+      }
       self.metrics.windowBytes.set(self.budget.bytes)
     }
   }

@@ -28,28 +28,30 @@ struct StoreReports: Sendable {
   func take(_ event: StoreEvent) {
     switch event {
     case .following(let sessions): metrics.sessions.set(sessions)
-    case .connected(let wakeup): logger.info("following Redis", metadata: ["wakeup": "\(wakeup.rawValue)"])
-    case .disconnected(let connection, let error):
+    case .up(let connection, _): logger.debug("connected to Redis", metadata: ["connection": "\(connection.rawValue)"])
+    case .disconnected(let connection, let failure):
       metrics.redisReconnects.increment()
       troubles.occurred(
         "connection", .warning, "no connection to Redis",
-        metadata: ["connection": "\(connection.rawValue)", "error": "\(error)"])
-    case .wakeupChanged(.poll, let error?):
-      logger.warning("CLIENT TRACKING is refused: polling", metadata: ["error": "\(error)"])
-    case .wakeupChanged(.poll, nil):
-      logger.warning("Redis announces no changes here: polling from now on", metadata: ["wakeup": "poll"])
-    case .wakeupChanged:
-      logger.error("Redis announces no changes here; --wakeup auto or poll would poll instead")
-    case .reached:
+        metadata: ["connection": "\(connection.rawValue)", "error": "\(failure.error)"])
+    case .wakeupChanged(let source, let error):
+      metrics.wakeup(source)
+      var metadata: Logger.Metadata = ["wakeup": "\(source.rawValue)"]
+      if let error { metadata["error"] = "\(error)" }
+      logger.info("following Redis", metadata: metadata)
+    case .ready:
       state.storeReached()
       troubles.ended("connection", "Redis is reached again")
-    case .lost(let time): state.storeLost(at: time)
+    case .unready(let since, let why):
+      troubles.occurred(
+        "connection", .warning, "Redis does not serve all that is needed", metadata: ["error": "\(why)"])
+      state.storeLost(at: since)
     case .entriesRead(let count, let newest):
       metrics.entriesRead.increment(by: count)
       let lag = StoreReports.wallClockMs() - Int64(clamping: newest.milliseconds)
       if lag >= 0, lag < 3_600_000 { metrics.lag.recordMilliseconds(lag) }
     case .misshapenFields(let count): metrics.misshapenFields.increment(by: count)
-    case .sweepFound: metrics.tailSweepFinds.increment()
+    case .unannounced: metrics.tailSweepFinds.increment()
     case .answered(_, let time): metrics.redisLatency.recordNanoseconds(time.nanoseconds)
     case .refused(let connection, let session, let error):
       metrics.redisErrors.increment()
@@ -82,14 +84,22 @@ struct StoreReports: Sendable {
 
 extension Problem {
   init(_ error: RedisError, _ session: SessionName) {
-    switch error.code {
-    case "WRONGTYPE": self = .wrongType(session)
-    case "OOM", "EXECABORT":
+    switch error.meaning {
+    case _ where error.code == "WRONGTYPE": self = .wrongType(session)
+    // Another server is looked for.
+    case .refusesWrites where error.code == "READONLY": self = .storeUnavailable
+    case .refusesWrites:
       self = Problem(
         .serviceUnavailable, "store-full", "Redis accepts no writes now (\(error.description)); nothing was appended."
       ).with(header: "Retry-After", "5")
-    default: self = .storeUnavailable
+    case .refusesThis, .refused, .shutsUntilMended: self = .refusedByStore(error.description)
+    case .unanswered, .shutsForNow, .shutsNewcomers, .refusesForNow: self = .storeUnavailable
     }
+  }
+
+  /// Trying again does not help: the operator has to mend it.
+  static func refusedByStore(_ reason: String) -> Problem {
+    Problem(.internalServerError, "store-refused", "\(reason). This does not pass by itself: ask who runs the gateway.")
   }
 
   /// An answer of the script that it never gives.

@@ -24,7 +24,7 @@ package final class StreamBackend: GatewayBackend {
     let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
     store = try BatonStore.SessionStore(
       settings, on: parts.eventLoopGroup.next(),
-      connector: { connection, limits throws(RedisError) in
+      connector: { connection, limits throws(RedisError) -> any RedisConnecting in
         var options = RedisConnector.Options()
         options.limits = limits
         options.clientName = "baton-\(configuration.node)-\(connection.rawValue)"
@@ -46,8 +46,10 @@ package final class StreamBackend: GatewayBackend {
     store.eventLoop.execute { store.stop() }
   }
 
-  package func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission> {
-    hub.attach(request, on: eventLoop)
+  package func attach(
+    _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+  ) -> EventLoopFuture<Admission> {
+    hub.attach(request, on: eventLoop, until: gone)
   }
 
   // MARK: history
@@ -65,6 +67,7 @@ package final class StreamBackend: GatewayBackend {
     switch outcome {
     case .wrongType: throw Problem.wrongType(request.session)
     case .unavailable: throw Problem.storeUnavailable
+    case .refused(let reason): throw Problem.refusedByStore(reason)
     case .page(let page):
       guard let info = page.info else { throw Problem.storeUnavailable }
       guard info.exists else { return nil }
@@ -73,17 +76,49 @@ package final class StreamBackend: GatewayBackend {
       {
         throw Problem.gone(Reset(reason, requested: offset, first: info.first, last: info.last?.offset))
       }
-      var bytes = 0
       let others = page.entries.drop { offset != .zero && $0.id == offset.id }
+      let (read, more, charges) = await rest(of: request, Array(others), page)
+      var bytes = 0
       var entries = Array(
-        others.prefix(request.limit).enumerated().prefix { index, entry in
-          bytes += entry.payload == .tooBig ? 0 : entry.bytes
+        read.prefix(request.limit).enumerated().prefix { index, entry in
+          bytes += HistoryPage.bytes(entry)
           return index == 0 || bytes <= HistoryRequest.maxPageBytes
         }.map(\.element))
       if case .before = request.place { entries.reverse() }
       return HistoryPage(
-        entries: entries, first: info.first, last: info.last?.offset, more: page.more || entries.count < others.count)
+        entries: entries, first: info.first, last: info.last?.offset, more: more || entries.count < read.count,
+        charges: charges)
     }
+  }
+
+  /// Reads on until there are as many entries, or bytes, as the page takes; less where they can't be read now.
+  private func rest(
+    of request: HistoryRequest, _ known: [Entry], _ first: Page
+  ) async -> (entries: [Entry], more: Bool, charges: [MemoryCharge]) {
+    var (entries, more) = (known, first.more)
+    var charges = [first.segment.charge].compactMap { $0 }
+    var bytes = entries.reduce(0) { $0 + HistoryPage.bytes($1) }
+    while more, entries.count <= request.limit, bytes <= HistoryRequest.maxPageBytes, let last = entries.last {
+      let span: PageRequest.Span =
+        switch request.place {
+        case .after: .after(last.id)
+        case .before: .before(last.id)
+        }
+      let next = PageRequest(
+        session: request.session, span: span, limit: request.limit + 1 - entries.count, look: false)
+      // The page ends where what follows it can't be told to follow it.
+      guard case .page(let page) = await store.read(next), page.entries.first?.offset.matches(last.offset) == true
+      else {
+        break
+      }
+      let fresh = page.entries.dropFirst()
+      if fresh.isEmpty, page.more { break }
+      entries += fresh
+      bytes += fresh.reduce(0) { $0 + HistoryPage.bytes($1) }
+      more = page.more
+      if let charge = page.segment.charge { charges.append(charge) }
+    }
+    return (entries, more, charges)
   }
 
   // MARK: writing

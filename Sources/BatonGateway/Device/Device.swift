@@ -20,7 +20,11 @@ package protocol DeviceDriver: AnyObject, Sendable {
 /// What stands behind the HTTP front: lets a device in, or not.
 package protocol DeviceAttaching: Sendable {
   /// On the connection's event loop. Fails with a `Problem` (409, 503, …) to refuse.
-  func attach(_ request: DeviceRequest, on eventLoop: any EventLoop) -> EventLoopFuture<Admission>
+  ///
+  /// - Parameter gone: succeeds with the end of the connection: attaching is given up at any moment.
+  func attach(
+    _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+  ) -> EventLoopFuture<Admission>
 }
 
 package enum Admission: Sendable {
@@ -33,6 +37,8 @@ package enum Admission: Sendable {
 package protocol DeviceWire: AnyObject {
   /// Whether the device takes bytes; `pump` is called when it does again.
   var isWritable: Bool { get }
+  /// What was written and has not left.
+  var bufferedBytes: Int { get }
   /// Who is behind it now: devices may send a newer token. Nil where nobody is asked for one.
   var identity: Identity? { get }
   /// One control frame, at once.

@@ -83,8 +83,7 @@ struct StallWatch {
   private var stalled: TimeAmount = .zero
 
   mutating func isOver(_ channel: any Channel, interval: TimeAmount, limit: TimeAmount) -> Bool {
-    let now = (try? channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 0
-    return isOver(pending: now, isWritable: channel.isWritable, interval: interval, limit: limit)
+    isOver(pending: channel.bufferedBytes, isWritable: channel.isWritable, interval: interval, limit: limit)
   }
 
   mutating func isOver(pending now: Int, isWritable: Bool, interval: TimeAmount, limit: TimeAmount) -> Bool {
@@ -96,4 +95,9 @@ struct StallWatch {
     stalled = stalled + interval
     return stalled >= limit
   }
+}
+
+extension Channel {
+  /// What was written and has not left.
+  var bufferedBytes: Int { (try? syncOptions?.getOption(.bufferedWritableBytes)) ?? 0 }
 }

@@ -131,6 +131,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   // MARK: DeviceWire
 
   var isWritable: Bool { context?.channel.isWritable ?? false }
+  var bufferedBytes: Int { context?.channel.bufferedBytes ?? 0 }
   var identity: Identity? { life.identity }
 
   func send(_ frame: ControlFrame) {

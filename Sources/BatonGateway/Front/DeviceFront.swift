@@ -38,7 +38,7 @@ package final class DeviceFront: Sendable {
 
   /// Nil where nothing is left to be sent.
   func admit(
-    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop
+    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
     let asked: Asked
     do {
@@ -48,7 +48,7 @@ package final class DeviceFront: Sendable {
     }
     guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
     let responseHead = asked.responseHead
-    guard let authenticator else { return admit(asked.request, responseHead, on: eventLoop) }
+    guard let authenticator else { return admit(asked.request, responseHead, on: eventLoop, until: gone) }
     return eventLoop.makeFutureWithTask {
       let identity = try await authenticator.identify(asked.token)
       let session = asked.request.attach.session
@@ -59,7 +59,7 @@ package final class DeviceFront: Sendable {
     }.flatMapError { error in
       self.registry.leave()
       return eventLoop.makeFailedFuture(error)
-    }.flatMap { request in self.admit(request, responseHead, on: eventLoop) }
+    }.flatMap { request in self.admit(request, responseHead, on: eventLoop, until: gone) }
   }
 
   private struct Asked {
@@ -70,9 +70,9 @@ package final class DeviceFront: Sendable {
   }
 
   private func admit(
-    _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop
+    _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
-    attaching.attach(request, on: eventLoop).flatMapThrowing { admission in
+    attaching.attach(request, on: eventLoop, until: gone).flatMapThrowing { admission in
       switch admission {
       case .finished:
         self.registry.leave()

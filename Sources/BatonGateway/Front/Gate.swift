@@ -186,18 +186,19 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     guard outstanding == 0, case .attaching(let head, let wire, isComplete: true) = state else { return }
     state = .deciding
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    front.admit(head, wire, on: context.eventLoop).assumeIsolated().map(\.value).whenComplete { result in
-      let (gate, context) = bound.value
-      guard context.channel.isActive else {
-        if case .success(let admitted?) = result { admitted.abandon() }
-        return
+    front.admit(head, wire, on: context.eventLoop, until: context.channel.closeFuture).assumeIsolated().map(\.value)
+      .whenComplete { result in
+        let (gate, context) = bound.value
+        guard context.channel.isActive else {
+          if case .success(let admitted?) = result { admitted.abandon() }
+          return
+        }
+        switch result {
+        case .success(let admitted?): gate.handOver(context, admitted)
+        case .success(nil): gate.finish(context, head)
+        case .failure(let error): gate.refuse(context, gate.front.problem(for: error), gate.front.sharing(head))
+        }
       }
-      switch result {
-      case .success(let admitted?): gate.handOver(context, admitted)
-      case .success(nil): gate.finish(context, head)
-      case .failure(let error): gate.refuse(context, gate.front.problem(for: error), gate.front.sharing(head))
-      }
-    }
   }
 
   private func handOver(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {

@@ -1,3 +1,4 @@
+import BatonSession
 import HTTPTypes
 import HummingbirdCore
 import NIOCore
@@ -17,8 +18,19 @@ extension Response {
     }
   }
 
-  package static func json(_ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request) -> Response {
-    var response = Response(status: status, body: ResponseBody(byteBuffer: json))
+  /// - Parameter held: what is kept until the body is written.
+  package static func json(
+    _ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request, holding held: [MemoryCharge] = []
+  ) -> Response {
+    var body = ResponseBody(byteBuffer: json)
+    if !held.isEmpty {
+      body = ResponseBody(contentLength: json.readableBytes) { writer in
+        defer { withExtendedLifetime(held) {} }
+        try await writer.write(json)
+        try await writer.finish(nil)
+      }
+    }
+    var response = Response(status: status, body: body)
     response.headers[.contentType] = MediaType.json.rawValue
     response.headers[.contentLength] = String(json.readableBytes)
     response.headers[.cacheControl] = "no-store"

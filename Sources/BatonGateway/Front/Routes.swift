@@ -99,7 +99,7 @@ package struct Routes: Sendable {
           "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
         )
       }
-      return .json(page.json(session: session), to: request)
+      return .json(page.json(session: session), to: request, holding: page.charges)
     case .post:
       return try await post(name, request, query)
     case .delete:

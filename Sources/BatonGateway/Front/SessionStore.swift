@@ -60,12 +60,17 @@ package struct HistoryPage: Sendable {
   package var first: Offset?
   package var last: Offset?
   package var more: Bool
+  /// Kept until the page is written.
+  package var charges: [MemoryCharge]
 
-  package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool) {
+  static func bytes(_ entry: Entry) -> Int { entry.payload == .tooBig ? 0 : entry.bytes }
+
+  package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool, charges: [MemoryCharge] = []) {
     self.entries = entries
     self.first = first
     self.last = last
     self.more = more
+    self.charges = charges
   }
 
   package func json(session: SessionName) -> ByteBuffer {
@@ -79,6 +84,7 @@ package struct HistoryPage: Sendable {
       json.name("more")
       json.value(more)
     }
+    charges.first?.add(json.buffer.readableBytes)
     return json.buffer
   }
 }

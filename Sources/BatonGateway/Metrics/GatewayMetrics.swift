@@ -26,6 +26,7 @@ package final class GatewayMetrics: Sendable {
   package let redisReconnects: Counter
   package let redisErrors: Counter
   package let tailSweepFinds: Counter
+  private let wakeups: [Tail.Source: Meter]
   private let resumes: [ResumeOutcome: Counter]
   private let resets: [ResetReason: Counter]
   private let loops = NIOLockedValueBox<[LoopCounters]>([])
@@ -46,6 +47,10 @@ package final class GatewayMetrics: Sendable {
     redisReconnects = counter("redis_reconnects_total")
     redisErrors = counter("redis_errors_total")
     tailSweepFinds = counter("sweep_finds_total")
+    wakeups = Dictionary(
+      uniqueKeysWithValues: Tail.Source.allCases.map {
+        ($0, Meter(label: "wakeup", dimensions: [("mode", $0.rawValue)], factory: registry))
+      })
     resumes = Dictionary(
       uniqueKeysWithValues: ResumeOutcome.allCases.map { ($0, counter("resumes_total", [("outcome", $0.rawValue)])) })
     resets = Dictionary(
@@ -60,6 +65,11 @@ package final class GatewayMetrics: Sendable {
   }
 
   func deviceLeft() { devices.decrement() }
+
+  /// How changes are learnt from here on.
+  package func wakeup(_ source: Tail.Source) {
+    for (mode, meter) in wakeups { meter.set(mode == source ? 1 : 0) }
+  }
 
   package func resumed(_ outcome: ResumeOutcome) { resumes[outcome]?.increment() }
   package func reset(_ reason: ResetReason) { resets[reason]?.increment() }
@@ -108,6 +118,7 @@ package final class GatewayMetrics: Sendable {
     "baton_redis_reconnects_total": "Connections to Redis that were replaced.",
     "baton_redis_errors_total": "Commands that Redis refused.",
     "baton_sweep_finds_total": "Sweeps that found entries nobody had announced.",
+    "baton_wakeup": "1 for the way in use to learn of changes: by notices, by notices not proven yet, or by polling.",
     "baton_resumes_total": "Attaches by where they went on from.",
     "baton_resets_total": "Devices told that continuity is broken.",
     "baton_http_refusals_total": "Requests refused, by status.",

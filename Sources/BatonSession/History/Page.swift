@@ -35,13 +35,16 @@ package struct PageRequest: Sendable, Hashable {
 package struct Page: Sendable {
   /// Nil where no look was asked for.
   package var info: StreamInfo?
-  package var entries: [Entry]
+  /// The entries, in the order in which they were read.
+  package let segment: Segment
   /// False where the read came to the end of the stream.
   package var more: Bool
 
-  package init(info: StreamInfo?, entries: [Entry], more: Bool) {
+  package var entries: [Entry] { segment.entries }
+
+  package init(info: StreamInfo?, entries: [Entry], more: Bool, charge: MemoryCharge? = nil) {
     self.info = info
-    self.entries = entries
+    self.segment = Segment(entries, charge: charge)
     self.more = more
   }
 }
@@ -52,4 +55,6 @@ package enum PageOutcome: Sendable {
   case wrongType
   /// The store did not answer; ask again when it is back.
   case unavailable
+  /// The store refuses to read it, in these words.
+  case refused(String)
 }

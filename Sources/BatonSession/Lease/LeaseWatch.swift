@@ -19,7 +19,7 @@ package struct LeaseWatch: Sendable {
   /// How long a token stands still before its producer counts as lost: three renewals.
   package static let patience = TimeAmount.seconds(15)
   /// How often to look while ``hasLeases``.
-  package static let interval = TimeAmount.seconds(3)
+  package static let interval = TimeAmount.seconds(1)
   /// Looks further apart than this don't connect.
   package static let reach = TimeAmount.seconds(6)
 
@@ -59,7 +59,7 @@ package struct LeaseWatch: Sendable {
     return seen.filter { now - $0.value >= Self.patience }.map(\.key)
   }
 
-  /// The connection is another now, or to another master: nothing that was seen counts.
+  /// The connection is another now, or to another master, or writes were refused: nothing that was seen counts.
   package mutating func connectionLost() {
     since.removeAll()
     lookedAt = nil

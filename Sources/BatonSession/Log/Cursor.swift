@@ -212,7 +212,7 @@ package struct Cursor: Sendable {
     case .wrongType:
       phase = .finished
       return .wrongType
-    case .unavailable:
+    case .unavailable, .refused:
       guard isAttached else {
         phase = .finished
         return .unavailable
@@ -284,8 +284,7 @@ package struct Cursor: Sendable {
     if entries.isEmpty {
       if !page.more { more = false }
     } else {
-      stock = Delivery(
-        Segment(Array(entries)), 0..<entries.count, joined: request.rollup != .off)
+      stock = Delivery(page.segment, entries.indices, joined: request.rollup != .off)
     }
   }
 

@@ -24,18 +24,23 @@ package final class Segment: Sendable {
   package let entries: [Entry]
   /// What the entries cost in memory, about.
   package let bytes: Int
-  private let encodings = NIOLockedValueBox<[(Encoding, ByteBuffer)]>([])
+  /// For a page of history: held by whoever still has its bytes to write.
+  package let charge: MemoryCharge?
+  private let encodings = NIOLockedValueBox<[(Encoding, from: Int, ByteBuffer)]>([])
 
-  package init(_ entries: [Entry]) {
+  package init(_ entries: [Entry], charge: MemoryCharge? = nil) {
     self.entries = entries
+    self.charge = charge
     bytes = entries.reduce(0) { $0 + $1.keptBytes }
   }
 
-  package func encoded(_ encoding: Encoding, _ make: ([Entry]) -> ByteBuffer) -> ByteBuffer {
+  /// The bytes of the entries from `from` on.
+  package func encoded(_ encoding: Encoding, from: Int = 0, _ make: (ArraySlice<Entry>) -> ByteBuffer) -> ByteBuffer {
     encodings.withLockedValue { known in
-      if let found = known.first(where: { $0.0 == encoding }) { return found.1 }
-      let bytes = make(entries)
-      known.append((encoding, bytes))
+      if let found = known.first(where: { $0.0 == encoding && $0.from == from }) { return found.2 }
+      let bytes = make(entries[from...])
+      charge?.add(bytes.readableBytes)
+      known.append((encoding, from, bytes))
       return bytes
     }
   }
@@ -55,5 +60,6 @@ package struct Delivery: Sendable {
   }
 
   package var entries: ArraySlice<Entry> { segment.entries[range] }
-  package var isWhole: Bool { range == segment.entries.indices }
+  /// All of the segment, but for a first entry that was known before: worth to be encoded once for all who get the same.
+  package var isWhole: Bool { range.lowerBound <= 1 && range.upperBound == segment.entries.count }
 }

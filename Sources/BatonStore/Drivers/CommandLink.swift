@@ -10,35 +10,76 @@ final class CommandLink {
 
   private let eventLoop: any EventLoop
   private let configuration: StoreConfiguration
+  private let observe: (StoreEvent) -> Void
+  /// The server says that it is no master.
+  private let misplaced: (RedisError) -> Void
   private var link: RedisLink?
+  /// Since when nothing could be written, and why: the connection is gone, the step is refused for good, or the server is
+  /// no master. A server that is full or has lost its replicas refuses writes and is no trouble: it serves who reads.
+  private(set) var troubleSince: NIODeadline?
+  private(set) var trouble = RedisError.connectionLost
+  /// Since when writes were seen to succeed, without one in between that did not.
+  private(set) var writesSince: NIODeadline?
 
   init(
-    _ configuration: StoreConfiguration, connector: RedisConnector, on eventLoop: any EventLoop,
-    changed: @escaping (_ isUp: Bool) -> Void
+    _ configuration: StoreConfiguration, connector: any RedisConnecting, on eventLoop: any EventLoop,
+    random: @escaping () -> Double, observe: @escaping (StoreEvent) -> Void, misplaced: @escaping (RedisError) -> Void
   ) {
     (self.eventLoop, self.configuration) = (eventLoop, configuration)
-    link = RedisLink(connector, on: eventLoop, setUp: ping) { event in
-      if case .up = event { changed(true) } else { changed(false) }
-    }
+    (self.observe, self.misplaced) = (observe, misplaced)
+    troubleSince = eventLoop.now
+    link = RedisLink(
+      connector, on: eventLoop, random: random,
+      setUp: { [weak self] connection, done in
+        ping(connection) { result in
+          guard let self, case .success = result else { return done(result) }
+          self.tryStep(connection, done)
+        }
+      },
+      report: { [weak self] event in
+        guard let self else { return }
+        switch event {
+        case .up(let connection): observe(.up(.commands, connection))
+        case .down(let failure):
+          observe(.disconnected(.commands, failure))
+          self.failed(failure.error)
+        }
+      })
   }
 
   func start() { link?.start() }
   func stop() { link?.stop() }
-  var isUp: Bool { link?.connection != nil }
+
+  func leave(because error: RedisError) {
+    if let connection = link?.connection { link?.leave(connection, because: error) }
+  }
 
   /// Answered with the reply's strings.
   func run(_ call: AppendCall, _ session: SessionName, completion: @escaping (Result<[String], RedisError>) -> Void) {
-    guard let connection = link?.connection else { return completion(.failure(.connectionLost)) }
+    guard let connection = link?.connection else { return later(completion, .failure(trouble)) }
+    run(call, SessionKeys(session, prefix: configuration.keyPrefix).all, on: connection) { [weak self] result in
+      switch result {
+      case .success: self?.wrote(nil)
+      case .failure(let error):
+        self?.wrote(error)
+        self?.observe(.refused(.commands, session, error))
+      }
+      completion(result)
+    }
+  }
+
+  private func run(
+    _ call: AppendCall, _ keys: [String], on connection: RedisConnection,
+    completion: @escaping (Result<[String], RedisError>) -> Void
+  ) {
     let arguments = call.arguments(configuration.retention).map { argument -> RedisCommand.Argument in
       switch argument {
       case .string(let text): .string(text)
       case .bytes(let bytes): .bytes(bytes)
       }
     }
-    connection.run(
-      CommandLink.script, keys: SessionKeys(session, prefix: configuration.keyPrefix).all, arguments,
-      deadline: eventLoop.now + CommandLink.patience
-    ) { result in
+    connection.run(CommandLink.script, keys: keys, arguments, deadline: eventLoop.now + CommandLink.patience) {
+      result in
       completion(
         result.flatMap { reply in
           guard let parts = reply.elements else { return .failure(.unexpectedReply("EVALSHA")) }
@@ -49,7 +90,87 @@ final class CommandLink {
 
   /// Answered with a reply for each command, refusals among them.
   func send(_ commands: [RedisCommand], completion: @escaping (Result<[RESPReply], RedisError>) -> Void) {
-    guard let connection = link?.connection else { return completion(.failure(.connectionLost)) }
+    guard let connection = link?.connection else { return later(completion, .failure(trouble)) }
     connection.send(commands, deadline: eventLoop.now + CommandLink.patience, completion: completion)
+  }
+
+  private func later<Value>(
+    _ completion: @escaping (Result<Value, RedisError>) -> Void, _ result: Result<Value, RedisError>
+  ) { eventLoop.assumeIsolated().execute { completion(result) } }
+
+  // MARK: evidence
+
+  /// A write that changes nothing, for what only a write can tell: whether writes succeed.
+  func tryWrite(completion: @escaping () -> Void = {}) {
+    guard let connection = link?.connection else { return }
+    connection.send([.writeOfNothing(prefix: configuration.keyPrefix)], deadline: eventLoop.now + CommandLink.patience)
+    {
+      [weak self] result in
+      if let self { self.wrote((try? result.get()).map { $0.first?.error } ?? .timedOut) }
+      completion()
+    }
+  }
+
+  /// Changes the key that tails read to see that reads succeed, and leaves nothing. Where it is refused, notices are
+  /// proven by the first change of a session.
+  func provokeNotice() {
+    let key = RedisCommand.Argument.string(configuration.keyPrefix + "{}")
+    send([RedisCommand("XADD", key, "*", "-", "-"), RedisCommand("DEL", key)]) { _ in }
+  }
+
+  private func wrote(_ error: RedisError?) {
+    guard let error else {
+      writesSince = writesSince ?? eventLoop.now
+      troubleSince = nil
+      return
+    }
+    // Of one key: it says nothing of others.
+    if error.code == "WRONGTYPE" { return }
+    writesSince = nil
+    if error.wantsMaster {
+      failed(error)
+      misplaced(error)
+    }
+  }
+
+  private func failed(_ error: RedisError) {
+    troubleSince = troubleSince ?? eventLoop.now
+    (trouble, writesSince) = (error, nil)
+  }
+
+  /// Whether the step is allowed, and this is a master. What is refused is told to who needs it.
+  private func tryStep(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
+    let probe = ResponseWrite(response: "-", epoch: 0, generation: nil, token: "-", first: 1, items: [])
+    let keys = ["", ":producers", ":inbox", ":keys"].map { configuration.keyPrefix + "{}" + $0 }
+    run(.append(probe), keys, on: connection) { [weak self] result in
+      guard let self else { return }
+      if case .failure(let error) = result {
+        if error.shuts { return done(.failure(error)) }
+        if error.meaning == .refusesThis || error.meaning == .refused {
+          self.observe(.refused(.commands, nil, error))
+          self.failed(error)
+          return done(.success(()))
+        }
+      }
+      connection.send(
+        [.writeOfNothing(prefix: self.configuration.keyPrefix)], deadline: self.eventLoop.now + CommandLink.patience
+      ) { [weak self] result in
+        guard let self, case .success(let replies) = result else { return done(result.map { _ in }) }
+        if let error = replies.first?.error {
+          if error.wantsMaster || error.meaning == .refusesThis { self.failed(error) } else { self.troubleSince = nil }
+          self.observe(.refused(.commands, nil, error))
+        } else {
+          self.wrote(nil)
+        }
+        done(.success(()))
+      }
+    }
+  }
+}
+
+extension RedisCommand {
+  /// Refused as any other XADD would be, and nothing else: there is no such stream.
+  static func writeOfNothing(prefix: String) -> RedisCommand {
+    RedisCommand("XADD", .string(prefix + "{}"), "NOMKSTREAM", "*", "-", "-")
   }
 }

@@ -3,18 +3,29 @@ import BatonRedis
 import BatonSession
 import NIOCore
 
-/// Ends responses whose producer died (PROTOCOL 9), for all sessions that have devices here. Everything happens on the
-/// store's event loop.
+/// Ends responses whose producer died (PROTOCOL 9), for all sessions that are followed: drives a ``LeaseWatch`` for each.
 final class LeaseKeeper {
+  /// Fields of the producers' hash that one command looks at: a hash of any size makes nobody wait for longer.
+  static let step = 512
+
+  private struct Watched {
+    var watch = LeaseWatch()
+    /// Responses that may have a lease.
+    var responses: Set<String> = []
+    /// Where the walk through the hash has come to; nil once all of it was seen.
+    var cursor: String? = "0"
+    /// Nobody is told `live` before the walk is over.
+    var isHeld = true
+    var isLooking = false
+  }
+
   private let eventLoop: any EventLoop
   private let keyPrefix: String
   private let commands: CommandLink
   private let observe: (StoreEvent) -> Void
-  /// No response of the session waits for its producer any more.
+  /// Whether somebody may be told `live`.
   private let release: (SessionName) -> Void
-  private var watches: [SessionName: LeaseWatch] = [:]
-  private var held: Set<SessionName> = []
-  private var looking: Set<SessionName> = []
+  private var sessions: [SessionName: Watched] = [:]
   private var isTicking = false
 
   init(
@@ -25,71 +36,138 @@ final class LeaseKeeper {
     (self.observe, self.release) = (observe, release)
   }
 
-  /// A session has its first device here: nobody is told `live` before a look is over, and what it finds dead is ended.
+  /// A session is followed from now on: nobody is told `live` before a look is over, and what it finds dead is ended.
   func begin(_ session: SessionName) {
-    held.insert(session)
-    watches[session] = LeaseWatch()
-    look(session)
+    sessions[session] = Watched()
+    walk(session)
     tick()
   }
 
-  /// Entries of a response came: it may have a lease.
-  func noticed(_ session: SessionName) {
-    guard watches[session] == nil else { return }
-    watches[session] = LeaseWatch()
-    tick()
+  /// Entries came: their responses may have leases.
+  func noticed(_ session: SessionName, _ entries: [Entry]) {
+    var last: String?
+    for entry in entries where entry.response != nil && entry.response != last && !entry.endsResponse {
+      last = entry.response
+      if let last { sessions[session]?.responses.insert(last) }
+    }
   }
 
-  func end(_ session: SessionName) {
-    watches[session] = nil
-    held.remove(session)
-  }
+  func end(_ session: SessionName) { sessions[session] = nil }
 
-  func holdsLive(_ session: SessionName) -> Bool { held.contains(session) }
+  func holdsLive(_ session: SessionName) -> Bool { sessions[session]?.isHeld == true }
 
-  func connectionLost() { for session in watches.keys { watches[session]?.connectionLost() } }
+  /// Nothing that was seen counts: the connection is another now, or writes were refused.
+  func begunAnew() { for session in sessions.keys { sessions[session]?.watch.connectionLost() } }
 
   private func tick() {
-    guard !isTicking else { return }
+    guard !isTicking, !sessions.isEmpty else { return }
     isTicking = true
     eventLoop.assumeIsolated().scheduleTask(in: LeaseWatch.interval) { [weak self] in
       guard let self else { return }
       self.isTicking = false
-      for session in self.watches.keys { self.look(session) }
-      if !self.watches.isEmpty { self.tick() }
+      if self.sessions.contains(where: { !$0.value.responses.isEmpty }) {
+        // Whether writes succeed has to be known before a look is judged.
+        self.commands.tryWrite { [weak self] in self?.lookAtAll() }
+      } else {
+        self.lookAtAll()
+      }
+      self.tick()
     }
   }
 
-  private func look(_ session: SessionName) {
-    guard looking.insert(session).inserted else { return }
-    let key = SessionKeys(session, prefix: keyPrefix).producers
-    commands.send([.time, RedisCommand("HGETALL", .string(key))]) { [weak self] result in
-      guard let self else { return }
-      self.looking.remove(session)
-      guard var watch = self.watches[session] else { return }
-      if case .success(let replies) = result, replies.count == 2, let time = try? replies[0].decodedTime() {
-        // A key of another type has no leases.
-        let pairs = replies[1].elements.map(Array.init) ?? []
-        var records: [(response: String, record: ResponseRecord)] = []
-        for index in stride(from: 0, to: pairs.count - pairs.count % 2, by: 2) {
-          if let name = pairs[index].text, let record = pairs[index + 1].text.flatMap({ ResponseRecord($0) }) {
-            records.append((name, record))
-          }
-        }
-        for lease in watch.looked(at: records, serverTime: UInt64(clamping: time / 1000), now: self.eventLoop.now) {
-          self.expire(lease, session)
-        }
-        if watch.hasLeases { self.watches[session] = watch } else { self.watches[session] = nil }
-        if !watch.holdsLive, self.held.remove(session) != nil { self.release(session) }
-      }
+  private func lookAtAll() {
+    for (session, watched) in sessions where !watched.isLooking {
+      if watched.cursor != nil { walk(session) } else if !watched.responses.isEmpty { look(session) }
     }
+  }
+
+  private func key(_ session: SessionName) -> RedisCommand.Argument {
+    .string(SessionKeys(session, prefix: keyPrefix).producers)
+  }
+
+  /// One step through the hash; the next follows its answer.
+  private func walk(_ session: SessionName) {
+    guard let cursor = sessions[session]?.cursor, sessions[session]?.isLooking == false else { return }
+    sessions[session]?.isLooking = true
+    let command = RedisCommand("HSCAN", key(session), .string(cursor), "COUNT", .integer(Int64(LeaseKeeper.step)))
+    commands.send([command]) { [weak self] result in
+      guard let self, self.sessions[session] != nil else { return }
+      self.sessions[session]?.isLooking = false
+      // Not answered, it is asked again with the next tick.
+      guard case .success(let replies) = result, let reply = replies.first else { return }
+      if let error = reply.error {
+        // A key of another type has no leases; where looking is not allowed, nobody waits for it.
+        if !error.shuts { self.seen(session, next: nil, fields: []) }
+        return
+      }
+      guard var parts = reply.elements, let next = parts.next()?.text, let fields = parts.next()?.elements else {
+        return
+      }
+      self.seen(session, next: next == "0" ? nil : next, fields: fields.map { $0.text ?? "" })
+    }
+  }
+
+  private func seen(_ session: SessionName, next: String?, fields: [String]) {
+    sessions[session]?.cursor = next
+    for index in stride(from: 0, to: fields.count - fields.count % 2, by: 2) {
+      if ResponseRecord(fields[index + 1])?.isLeased == true { sessions[session]?.responses.insert(fields[index]) }
+    }
+    if next != nil { return walk(session) }
+    if sessions[session]?.responses.isEmpty == true { free(session) } else { look(session) }
+  }
+
+  private func look(_ session: SessionName) {
+    guard let responses = sessions[session]?.responses, sessions[session]?.isLooking == false else { return }
+    sessions[session]?.isLooking = true
+    let names = Array(responses)
+    var asked: [RedisCommand] = [.time]
+    for start in stride(from: 0, to: names.count, by: LeaseKeeper.step) {
+      let step = names[start..<min(start + LeaseKeeper.step, names.count)]
+      asked.append(RedisCommand("HMGET", [key(session)] + step.map { .string($0) }))
+    }
+    commands.send(asked) { [weak self] result in
+      guard let self, self.sessions[session] != nil else { return }
+      self.sessions[session]?.isLooking = false
+      guard case .success(let replies) = result, let time = try? replies.first?.decodedTime() else { return }
+      let values = replies.dropFirst().flatMap { $0.elements.map(Array.init) ?? [] }
+      guard values.count == names.count else { return self.free(session) }
+      var records: [(response: String, record: ResponseRecord)] = []
+      for (name, value) in zip(names, values) {
+        if let record = value.text.flatMap({ ResponseRecord($0) }), record.isLeased {
+          records.append((name, record))
+        } else {
+          self.sessions[session]?.responses.remove(name)
+        }
+      }
+      self.judge(session, records, serverTime: UInt64(clamping: time / 1000))
+    }
+  }
+
+  private func judge(
+    _ session: SessionName, _ records: [(response: String, record: ResponseRecord)], serverTime: UInt64
+  ) {
+    guard var watch = sessions[session]?.watch else { return }
+    // A producer that can't write is not a dead one.
+    if commands.writesSince == nil { watch.connectionLost() }
+    let dead = watch.looked(at: records, serverTime: serverTime, now: eventLoop.now)
+    sessions[session]?.watch = watch
+    for lease in dead { expire(lease, session) }
+    if !watch.holdsLive { free(session) }
+  }
+
+  private func free(_ session: SessionName) {
+    guard sessions[session]?.isHeld == true else { return }
+    sessions[session]?.isHeld = false
+    release(session)
   }
 
   private func expire(_ lease: LeaseWatch.Lease, _ session: SessionName) {
     commands.run(.expire(response: lease.response, epoch: lease.epoch, token: lease.token), session) {
-      [observe] result in
-      guard case .success(let parts) = result, case .expired(let id) = ExpireReply(parts) else { return }
-      observe(.producerLost(session, response: lease.response, id))
+      [weak self] result in
+      guard let self, case .success(let parts) = result, let reply = ExpireReply(parts) else { return }
+      if case .expired(let id) = reply { self.observe(.producerLost(session, response: lease.response, id)) }
+      // It may be the last thing that somebody waits for.
+      self.look(session)
     }
   }
 }

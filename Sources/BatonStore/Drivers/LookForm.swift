@@ -8,11 +8,15 @@ final class LookForm {
 
   init(on eventLoop: any EventLoop) { self.eventLoop = eventLoop }
 
-  /// A look that was refused because the server is full is taken in another way from now on: true where this is so.
-  func refused(_ form: Look, _ error: RedisError) -> Bool {
-    guard form == .transaction, error.code == "OOM" || error.code == "EXECABORT" else { return false }
-    now = .script
-    eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in self?.now = .transaction }
+  /// - Returns: Whether the look is to be taken again, in another form: this one was refused, whatever the words.
+  func refused(_ form: Look, _ replies: ArraySlice<RESPReply>, _ error: RedisError) -> Bool {
+    guard form == now else { return true }
+    guard !error.shuts, form.isRefused(replies), let next = form.next else { return false }
+    now = next
+    // A server that is full, or whose rights were wrong, is not so for ever.
+    eventLoop.assumeIsolated().scheduleTask(in: error.meaning == .refusesWrites ? .seconds(10) : .minutes(5)) {
+      [weak self] in self?.now = .transaction
+    }
     return true
   }
 }

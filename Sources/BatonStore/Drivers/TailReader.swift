@@ -13,40 +13,55 @@ final class TailReader {
   /// Takes what there is to tell, in order; `flush` follows.
   private let tell: (SessionName, TailUpdate) -> Void
   private let flush: () -> Void
+  /// Changes the key that the probe reads, where this is allowed: a notice is to come of it.
+  private let provoke: () -> Void
 
   private var tail: Tail
   private var decoder: StreamDecoder
   private var notices: RedisLink?
   private var reads: RedisLink?
+  /// The `CLIENT ID` of the connection that hears notices; nil where none does.
   private var noticesID: Int64?
-  private var source: Tail.Source
-  private var unansweredSince: Int64?
-  private var lastPing: Int64 = 0
+  /// Reads of this connection ask for notices, and that one hears them.
+  private var isArmed = false
+  /// What was said when notices were last refused, until they are armed.
+  private var refusal: RedisError?
+  private var nextAttempt: NIODeadline
+  private var attempts = 0
+  private var lastProbe: NIODeadline
   private var isStopped = false
 
+  /// How often what hears no notices tries again.
+  private static let attemptPause = TimeAmount.seconds(30)
+
   init(
-    _ configuration: StoreConfiguration, notices: RedisConnector, reads: RedisConnector, look: LookForm,
-    on eventLoop: any EventLoop, observe: @escaping (StoreEvent) -> Void,
-    tell: @escaping (SessionName, TailUpdate) -> Void, flush: @escaping () -> Void
+    _ configuration: StoreConfiguration, connectors: (StoreConnection) -> any RedisConnecting, look: LookForm,
+    on eventLoop: any EventLoop, random: @escaping () -> Double, observe: @escaping (StoreEvent) -> Void,
+    tell: @escaping (SessionName, TailUpdate) -> Void, flush: @escaping () -> Void, provoke: @escaping () -> Void
   ) {
     (self.eventLoop, self.configuration, self.look) = (eventLoop, configuration, look)
-    (self.observe, self.tell, self.flush) = (observe, tell, flush)
+    (self.observe, self.tell, self.flush, self.provoke) = (observe, tell, flush, provoke)
+    (nextAttempt, lastProbe) = (eventLoop.now, eventLoop.now)
     var tuning = Tail.Configuration()
     tuning.sweepMs = configuration.sweep.nanoseconds / 1_000_000
     tuning.pollMs = configuration.pollInterval.nanoseconds / 1_000_000
-    source = configuration.wakeup == .poll ? .poll : .tracking
-    tail = Tail(tuning, source: source)
+    tuning.mayPoll = configuration.wakeup != .tracking
+    tail = Tail(tuning, source: .poll)
     decoder = StreamDecoder(maxEntryBytes: configuration.maxEntryBytes)
-    self.notices = RedisLink(
-      notices, on: eventLoop, keepAlive: nil, setUp: { [weak self] in self?.setUpNotices($0, $1) },
-      report: { [weak self] in self?.noticesChanged($0) })
-    self.reads = RedisLink(
-      reads, on: eventLoop, keepAlive: nil, setUp: { [weak self] in self?.setUpReads($0, $1) },
+    reads = RedisLink(
+      connectors(.tail), on: eventLoop, keepAlive: nil, random: random,
+      setUp: { [weak self] in self?.setUpReads($0, $1) },
       report: { [weak self] in self?.readsChanged($0) })
+    if configuration.wakeup != .poll {
+      notices = RedisLink(
+        connectors(.notices), on: eventLoop, random: random, setUp: { [weak self] in self?.setUpNotices($0, $1) },
+        report: { [weak self] in self?.noticesChanged($0) })
+    }
   }
 
   func start() {
-    if source == .tracking { notices?.start() } else { reads?.start() }
+    notices?.start()
+    reads?.start()
     tick()
   }
 
@@ -56,12 +71,20 @@ final class TailReader {
     reads?.stop()
   }
 
-  var isUp: Bool { reads?.connection != nil }
+  /// Since when no read has succeeded.
+  var troubleSince: NIODeadline? { tail.troubleSince.map { .uptimeNanoseconds(UInt64(max($0, 0)) * 1_000_000) } }
 
-  func follow(_ session: SessionName) -> Place? {
-    let end = tail.end(of: session)
+  /// The server is no master any more.
+  func leave(because error: RedisError) {
+    for link in [notices, reads] { if let connection = link?.connection { link?.leave(connection, because: error) } }
+  }
+
+  func follow(_ session: SessionName) -> [TailUpdate] {
+    var standing: [TailUpdate] = []
+    if let end = tail.end(of: session) { standing.append(.opened(base: end)) }
+    if tail.isStalled(session) { standing.append(.stalled) }
     perform(tail.follow(session))
-    return end
+    return standing
   }
 
   func unfollow(_ session: SessionName) { tail.unfollow(session) }
@@ -78,19 +101,12 @@ final class TailReader {
       case .read(let round): send(round)
       case .tell(let session, let update): tell(session, update)
       case .probeNotices(let token):
+        observe(.unannounced)
         notices?.connection?.send([.ping], deadline: eventLoop.now + .seconds(10)) { [weak self] result in
           guard let self, case .success = result else { return }
-          self.observe(.sweepFound)
           self.perform(self.tail.noticesAnswered(token))
         }
-      case .sourceChanged:
-        if configuration.wakeup == .auto {
-          source = .poll
-          observe(.wakeupChanged(.poll, nil))
-        } else {
-          observe(.wakeupChanged(.tracking, nil))
-          reads?.connection?.close()
-        }
+      case .sourceChanged(let source): observe(.wakeupChanged(source, source == .poll ? refusal : nil))
       }
     }
     flush()
@@ -103,81 +119,145 @@ final class TailReader {
     let form = look.now
     for read in round { commands += read.commands(key: key(read.session), form) }
     let sent = eventLoop.now
-    unansweredSince = unansweredSince ?? now
+    tail.asked(at: now)
     connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
-      guard let self else { return }
-      guard case .success(let replies) = result else { return }
-      self.unansweredSince = nil
+      guard let self, case .success(let replies) = result else { return }
       self.observe(.answered(.tail, after: self.eventLoop.now - sent))
-      self.take(round, form, replies, connection)
+      self.take(round, form, replies)
     }
   }
 
-  private func take(_ round: [TailRead], _ form: Look, _ replies: [RESPReply], _ connection: RedisConnection) {
+  private func take(_ round: [TailRead], _ form: Look, _ replies: [RESPReply]) {
     var next = 0
     let misshapen = decoder.misshapen
     for read in round {
       let slice = replies[min(next, replies.count)..<min(next + read.commandCount(form), replies.count)]
       next += read.commandCount(form)
+      let outcome: TailOutcome
       do throws(RedisError) {
-        let outcome = try read.outcome(slice, key: key(read.session), form, &decoder)
-        perform(tail.completed(read.session, outcome))
+        outcome = try read.outcome(slice, key: key(read.session), form, &decoder)
       } catch {
         observe(.refused(.tail, read.session, error))
-        if look.refused(form, error) {
-          perform(tail.completed(read.session, .again))
-          continue
-        }
-        if error.kind == .retry {
-          connection.close()
-          return
-        }
-        perform(tail.completed(read.session, .failed))
+        outcome = read.look && look.refused(form, slice, error) ? .again : error.shuts ? .shut : .failed
       }
+      perform(tail.completed(read.session, outcome, at: now))
     }
     if decoder.misshapen > misshapen { observe(.misshapenFields(decoder.misshapen - misshapen)) }
-    perform(tail.answered())
   }
 
   private func key(_ session: SessionName) -> String { session.key(prefix: configuration.keyPrefix) }
 
-  // MARK: connections
+  // MARK: the connection for reads
 
+  private func setUpReads(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
+    ping(connection) { [weak self] result in
+      guard let self, case .success = result, let id = self.noticesID else { return done(result) }
+      self.arm(connection, redirect: id) { _ in done(.success(())) }
+    }
+  }
+
+  /// Whatever the answer, the connection is good for reading.
+  private func arm(_ connection: RedisConnection, redirect id: Int64, done: @escaping (_ isArmed: Bool) -> Void) {
+    connection.send([.trackingOn(redirect: id)], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
+      guard let self, case .success(let replies) = result, self.noticesID == id else { return done(false) }
+      self.refusal = replies.first?.error
+      self.isArmed = self.refusal == nil
+      if self.refusal != nil { self.tryNoticesLater() }
+      done(self.isArmed)
+    }
+  }
+
+  private func readsChanged(_ event: RedisLink.Event) {
+    switch event {
+    case .up(let connection):
+      observe(.up(.tail, connection))
+      if isArmed {
+        perform(tail.connected(source: .tracking, at: now))
+      } else if configuration.wakeup != .tracking {
+        perform(tail.connected(source: .poll, at: now))
+      }
+    case .down(let failure):
+      observe(.disconnected(.tail, failure))
+      isArmed = false
+      tail.disconnected(at: now)
+    }
+  }
+
+  // MARK: the connection for notices
+
+  /// It is up whether or not notices are to be had over it: what is refused is asked for again later, and rarely.
   private func setUpNotices(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
     connection.onPush = { [weak self] message in
       guard let self, let invalidation = RedisInvalidation(message) else { return }
       self.noticed(invalidation)
     }
+    subscribe(connection) { done($0) }
+  }
+
+  private func subscribe(_ connection: RedisConnection, done: @escaping (Result<Void, RedisError>) -> Void) {
     connection.send([.clientID, .subscribeInvalidate], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
       guard let self else { return }
-      done(
-        result.flatMap { replies in
-          Result { () throws(RedisError) in
-            guard replies.count == 2 else { throw .unexpectedReply("SUBSCRIBE") }
-            self.noticesID = try replies[0].decodedInteger("CLIENT ID")
-            try replies[1].accepted()
-          }
-        })
+      switch result {
+      case .failure(let error): done(.failure(error))
+      case .success(let replies):
+        if let error = replies.lazy.compactMap(\.error).first {
+          self.refusal = error
+          self.tryNoticesLater()
+          if self.tail.source != .poll || self.attempts == 1 { self.observe(.wakeupChanged(.poll, error)) }
+        } else {
+          self.noticesID = try? replies.first?.decodedInteger("CLIENT ID")
+        }
+        done(.success(()))
+      }
     }
   }
 
   private func noticesChanged(_ event: RedisLink.Event) {
     switch event {
-    case .up:
-      if let connection = reads?.connection { connection.close() } else { reads?.start() }
+    case .up: armReads()
     case .down(let failure):
-      let error = failure.error
+      observe(.disconnected(.notices, failure))
       noticesID = nil
-      observe(.disconnected(.notices, error))
-      if error.kind == .configuration, configuration.wakeup == .auto, reads?.connection == nil { reads?.start() }
-      reads?.connection?.close()
+      guard isArmed else { return }
+      isArmed = false
+      if configuration.wakeup == .tracking {
+        tail.disconnected(at: now)
+      } else {
+        perform(tail.armed(false, at: now))
+      }
     }
+  }
+
+  private func armReads() {
+    guard let id = noticesID, let connection = reads?.connection else { return }
+    arm(connection, redirect: id) { [weak self, weak connection] isArmed in
+      guard let self, isArmed, connection === self.reads?.connection else { return }
+      if self.configuration.wakeup == .tracking {
+        self.perform(self.tail.connected(source: .tracking, at: self.now))
+      } else {
+        self.perform(self.tail.armed(true, at: self.now))
+      }
+    }
+  }
+
+  private func tryNoticesLater() {
+    attempts += 1
+    nextAttempt = eventLoop.now + TailReader.attemptPause * Int(min(attempts, 20))
+  }
+
+  /// What was refused may be allowed by now.
+  private func tryNoticesAgain() {
+    guard refusal != nil, eventLoop.now >= nextAttempt, let connection = notices?.connection else { return }
+    nextAttempt = eventLoop.now + TailReader.attemptPause
+    if noticesID != nil { return armReads() }
+    subscribe(connection) { [weak self] _ in self?.armReads() }
   }
 
   private func noticed(_ invalidation: RedisInvalidation) {
     switch invalidation {
     case .everything: tail.noticedAll()
     case .keys(let keys):
+      tail.noticesCame()
       for key in keys {
         if let session = SessionName(key: key, prefix: configuration.keyPrefix) { tail.noticed(session) }
       }
@@ -185,63 +265,28 @@ final class TailReader {
     perform(tail.reads())
   }
 
-  private func setUpReads(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
-    connection.send(.ping, deadline: eventLoop.now + .seconds(5)) { [weak self] result in
-      guard let self else { return }
-      if case .failure(let error) = result { return done(.failure(error)) }
-      guard self.configuration.wakeup != .poll, let id = self.noticesID else {
-        self.source = .poll
-        return done(self.configuration.wakeup == .tracking ? .failure(.connectionLost) : .success(()))
-      }
-      connection.send(.trackingOn(redirect: id), deadline: self.eventLoop.now + .seconds(5)) { result in
-        switch result {
-        case .success:
-          self.source = .tracking
-          done(.success(()))
-        case .failure(let error):
-          guard self.configuration.wakeup == .auto, error.reason == .server, error.kind != .retry else {
-            return done(.failure(error))
-          }
-          self.observe(.wakeupChanged(.poll, error))
-          self.source = .poll
-          done(.success(()))
-        }
-      }
-    }
-  }
-
-  private func readsChanged(_ event: RedisLink.Event) {
-    switch event {
-    case .up:
-      unansweredSince = nil
-      observe(.connected(wakeup: source == .tracking ? .tracking : .poll))
-      perform(tail.connected(source: source))
-    case .down(let failure):
-      let error = failure.error
-      observe(.disconnected(.tail, error))
-      observe(.lost(at: eventLoop.now))
-      unansweredSince = nil
-      tail.disconnected(at: now)
-    }
-  }
+  // MARK: time
 
   private func tick() {
     if isStopped { return }
-    let now = now
-    if let since = unansweredSince { perform(tail.hanging(since: since, now: now)) }
     perform(tail.tick(now: now))
-    if now - lastPing >= 1000, let connection = reads?.connection {
-      lastPing = now
-      unansweredSince = unansweredSince ?? now
-      connection.send([.ping], deadline: eventLoop.now + .seconds(10)) { [weak self] result in
-        guard let self, case .success = result else { return }
-        self.unansweredSince = nil
-        self.perform(self.tail.answered())
-      }
-      notices?.connection?.send([.ping], deadline: eventLoop.now + .seconds(10)) { _ in }
+    if eventLoop.now - lastProbe >= .seconds(1) {
+      lastProbe = eventLoop.now
+      probe()
+      tryNoticesAgain()
     }
-    eventLoop.assumeIsolated().scheduleTask(in: tail.source == .poll ? .milliseconds(20) : .milliseconds(250)) {
-      [weak self] in self?.tick()
+    eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(20)) { [weak self] in self?.tick() }
+  }
+
+  /// A read, also where nobody is attached: nothing else tells that reads succeed.
+  private func probe() {
+    guard let connection = reads?.connection else { return }
+    tail.asked(at: now)
+    connection.send(.probe(prefix: configuration.keyPrefix), deadline: eventLoop.now + .seconds(10)) {
+      [weak self] result in
+      guard let self, case .success = result else { return }
+      self.perform(self.tail.succeeded(at: self.now))
+      if self.tail.source == .unproven { self.provoke() }
     }
   }
 }

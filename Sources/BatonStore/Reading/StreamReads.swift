@@ -7,30 +7,70 @@ package enum Look: Sendable {
   case transaction
   /// A server that is full refuses even to queue reads (`OOM` to MULTI), but runs them in a script.
   case script
+  /// Without either (a proxy that knows no MULTI): the state before and after, which must be the same.
+  case twice
 
   private static let source = "return {redis.pcall('XINFO','STREAM',KEYS[1]),redis.pcall(unpack(ARGV))}"
 
-  package var commandCount: Int { self == .transaction ? 4 : 1 }
+  /// What is left where this form is refused.
+  var next: Look? {
+    switch self {
+    case .transaction: .script
+    case .script: .twice
+    case .twice: nil
+    }
+  }
+
+  package var commandCount: Int {
+    switch self {
+    case .transaction: 4
+    case .script: 1
+    case .twice: 3
+    }
+  }
 
   package func commands(key: String, _ name: String, _ arguments: [RedisCommand.Argument]) -> [RedisCommand] {
     switch self {
     case .transaction: [.multi, .xinfoStream(key), RedisCommand(name, arguments), .exec]
-    case .script:
-      [RedisCommand("EVAL", [.string(Look.source), 1, .string(key), .string(name)] + arguments)]
+    case .script: [RedisCommand("EVAL", [.string(Look.source), 1, .string(key), .string(name)] + arguments)]
+    case .twice: [.xinfoStream(key), RedisCommand(name, arguments), .xinfoStream(key)]
     }
   }
 
-  /// XINFO's reply and the read's.
-  package func results(_ replies: ArraySlice<RESPReply>) throws(RedisError) -> (info: RESPReply, read: RESPReply) {
-    var results: [RESPReply] = []
+  /// Whether it is the form that was refused, and not the key or the commands in it.
+  func isRefused(_ replies: ArraySlice<RESPReply>) -> Bool {
     switch self {
-    case .transaction: results = try decodeExec(Array(replies))
+    case .transaction:
+      replies.first?.error != nil || replies.last?.error != nil && replies.dropLast().allSatisfy { $0.error == nil }
+        || replies.contains { $0.error?.meaning == .refusesWrites }
+    case .script: replies.first?.error != nil
+    case .twice: false
+    }
+  }
+
+  /// XINFO's reply and the read's; nil where the stream has changed in between.
+  package func results(
+    _ replies: ArraySlice<RESPReply>
+  ) throws(RedisError) -> (info: RESPReply, read: RESPReply)? {
+    var results = Array(replies)
+    switch self {
+    case .transaction: results = try decodeExec(results)
     case .script:
       guard let elements = try replies.first?.accepted().elements else { throw .unexpectedReply("EVAL") }
       results = Array(elements)
+    case .twice:
+      if results.count == 3, results[0].description != results[2].description { return nil }
+      results = Array(results.prefix(2))
     }
     guard results.count == 2 else { throw .unexpectedReply("EXEC") }
     return (results[0], results[1])
+  }
+}
+
+extension RedisCommand {
+  /// A read of nothing: it succeeds where reads do, also by the rights of this user.
+  static func probe(prefix: String) -> RedisCommand {
+    RedisCommand("XREAD", "COUNT", 1, "STREAMS", .string(prefix + "{}"), "0-0")
   }
 }
 
@@ -49,7 +89,12 @@ extension TailRead {
   package func outcome(
     _ replies: ArraySlice<RESPReply>, key: String, _ form: Look, _ decoder: inout StreamDecoder
   ) throws(RedisError) -> TailOutcome {
-    guard let (info, xread) = try decoder.taken(replies, look ? form : nil, "XREAD") else { return .wrongType }
+    let (info, xread): (StreamInfo?, RESPReply)
+    switch try decoder.taken(replies, look ? form : nil, "XREAD") {
+    case .wrongType: return .wrongType
+    case .moved: return .again
+    case .taken(let taken): (info, xread) = taken
+    }
     guard let raw = try xread.decodedStreams([key]).first?.read else { return .entries([], info: info, more: false) }
     let (entries, isCut) = decoder.entries(raw)
     return .entries(entries, info: info, more: isCut || entries.count >= count)
@@ -70,26 +115,58 @@ extension PageRequest {
     return look ? form.commands(key: key, name, arguments) : [RedisCommand(name, arguments)]
   }
 
-  package func outcome(
-    _ replies: [RESPReply], _ form: Look, _ decoder: inout StreamDecoder
-  ) throws(RedisError) -> PageOutcome {
-    guard let (info, range) = try decoder.taken(replies[...], look ? form : nil, "XRANGE") else { return .wrongType }
-    let (entries, isCut) = decoder.entries(try range.decodedEntries())
-    return .page(Page(info: info, entries: entries, more: isCut || entries.count >= count))
+  package func reply(
+    _ replies: [RESPReply], _ form: Look, _ budget: HistoryBudget, _ decoder: inout StreamDecoder
+  ) throws(RedisError) -> PageReply {
+    switch try decoder.taken(replies[...], look ? form : nil, "XRANGE") {
+    case .wrongType: return .outcome(.wrongType, entries: 0, bytes: 0)
+    case .moved: return .moved
+    case .taken(let (info, range)):
+      let (entries, isCut) = decoder.entries(try range.decodedEntries())
+      if isCut, !entries.contains(where: { isBeyond($0.id) }) { return .cut }
+      let page = Page(
+        info: info, entries: entries, more: isCut || entries.count >= count,
+        charge: budget.charge(entries.reduce(0) { $0 + $1.keptBytes }))
+      return .outcome(.page(page), entries: entries.count, bytes: entries.reduce(0) { $0 + $1.bytes + 64 })
+    }
+  }
+
+  /// Whether the entry is one that was asked for, and not the one before.
+  private func isBeyond(_ id: EntryID) -> Bool {
+    switch span {
+    case .after(let known): limit == 0 || id > known
+    case .before(let known): limit == 0 || known.map { id < $0 } ?? true
+    }
   }
 }
 
+/// What came of one page read.
+package enum PageReply {
+  case outcome(PageOutcome, entries: Int, bytes: Int)
+  /// The reply was cut before anything that was asked for.
+  case cut
+  /// The stream has changed during the look: read again.
+  case moved
+}
+
 extension StreamDecoder {
-  /// The stream's state, where it was asked for, and the read's reply; nil where the key holds another type.
+  fileprivate enum Taken {
+    /// The stream's state, where it was asked for, and the read's reply.
+    case taken((info: StreamInfo?, read: RESPReply))
+    /// The stream has changed during the look.
+    case moved
+    case wrongType
+  }
+
   fileprivate mutating func taken(
     _ replies: ArraySlice<RESPReply>, _ form: Look?, _ command: String
-  ) throws(RedisError) -> (info: StreamInfo?, read: RESPReply)? {
+  ) throws(RedisError) -> Taken {
     guard let form else {
       guard let reply = replies.first else { throw .unexpectedReply(command) }
-      return reply.error?.code == "WRONGTYPE" ? nil : (nil, reply)
+      return reply.error?.code == "WRONGTYPE" ? .wrongType : .taken((nil, try reply.accepted()))
     }
-    let (info, read) = try form.results(replies)
-    guard let known = try self.info(info), read.error?.code != "WRONGTYPE" else { return nil }
-    return (known, read)
+    guard let (info, read) = try form.results(replies) else { return .moved }
+    guard let known = try self.info(info), read.error?.code != "WRONGTYPE" else { return .wrongType }
+    return .taken((known, try read.accepted()))
   }
 }

@@ -9,6 +9,8 @@ struct TailStand {
   var tail: Tail
   /// Sent and not answered, oldest first.
   private(set) var sent: [TailRead] = []
+  /// How changes were to be learnt, in order.
+  private(set) var sources: [Tail.Source] = []
 
   init(_ change: (inout Tail.Configuration) -> Void = { _ in }) {
     var configuration = Tail.Configuration()
@@ -25,6 +27,8 @@ struct TailStand {
     }
     _ = stand.did { $0.connected(source: .tracking) }
     while !stand.sent.isEmpty { _ = stand.answered() }
+    // Notices do come here.
+    _ = stand.noticed("another")
     return stand
   }
 
@@ -67,7 +71,9 @@ struct TailStand {
           .joined(separator: ", ")
       ]
     case .probeNotices(let token): return ["probe \(token)"]
-    case .sourceChanged(let source): return ["source \(source)"]
+    case .sourceChanged(let source):
+      sources.append(source)
+      return []
     case .tell(let session, let update): return ["\(session) \(show(update))"]
     }
   }

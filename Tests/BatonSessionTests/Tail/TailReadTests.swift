@@ -258,7 +258,8 @@ import Testing
     stand.add(4)
     _ = stand.noticed()
     #expect(stand.answered(.failed) == [])
-    #expect(stand.noticed().count == 1)
+    #expect(stand.noticed() == [] && stand.did { $0.tick(now: 99) } == [])
+    #expect(stand.did { $0.tick(now: 100) }.count == 1)
     #expect(stand.answered() == ["s + 4"])
   }
 }

@@ -173,6 +173,12 @@ def test_a_cut_answer_ends_with_error(server, session, cut):
     assert text(entries) == "Hello" and ending(entries) == ("error", {"reason": "model_cut"})
 
 
+def test_everything_that_came_before_a_cut_is_kept(server, session):
+    deltas = [f"{n} " for n in range(300)]
+    assert ask(server, session, Model(*(chunk(delta) for delta in deltas), cut=True)).returncode == 69
+    assert text(stream(server, session)) == "".join(deltas)
+
+
 def test_a_refusal_ends_with_error(server, session):
     done = ask(server, session, Model(b'{"error":{"message":"no such model"}}', status=404))
     assert done.returncode == 69 and b"no such model" in done.stderr

@@ -18,6 +18,7 @@ struct ModelSource {
     var configuration = HTTPClient.Configuration(
       timeout: .init(connect: .seconds(10), read: Self.patience))
     configuration.connectionPool.retryConnectionEstablishment = false
+    configuration.mergeBodies()
     let client = HTTPClient(configuration: configuration)
     do {
       try await publish(to: target, from: client)
@@ -33,24 +34,35 @@ struct ModelSource {
     var answer = ChatAnswer()
     var failure: PublishFailure?
     do {
-      let response = try await client.execute(request(), deadline: .distantFuture)
-      guard response.status == .ok else {
-        let body = try? await response.body.collect(upTo: 16 << 10)
-        answer.refused(status: Int(response.status.code))
-        let words = body.map { String(buffer: $0).prefix(500) } ?? ""
-        throw PublishFailure(
-          status: ExitStatus(httpStatus: Int(response.status.code)),
-          description: "the model at \(endpoint) answered \(response.status): \(words)")
-      }
+      let response = ModelResponse()
+      response.execute(try request(), on: client)
       var events = ServerSentEvents()
-      reading: for try await bytes in response.body {
-        for data in try events.received(bytes) {
-          for delta in answer.received(data) {
-            try await target.append(ByteBuffer(string: delta))
-            progress.appended()
+      var refusal: (status: HTTPResponseStatus, body: ByteBuffer)?
+      reading: for try await part in response.parts {
+        switch part {
+        case .head(.ok): break
+        case .head(let status): refusal = (status, ByteBuffer())
+        case .bytes(let bytes) where refusal != nil:
+          refusal?.body.writeImmutableBuffer(bytes)
+          response.taken(bytes.readableBytes)
+          if refusal?.body.readableBytes ?? 0 > 16 << 10 { break reading }
+        case .bytes(let bytes):
+          for data in try events.received(bytes) {
+            for delta in answer.received(data) {
+              try await target.append(ByteBuffer(string: delta))
+              progress.appended()
+            }
+            if answer.isDone { break reading }
           }
-          if answer.isDone { break reading }
+          response.taken(bytes.readableBytes)
         }
+      }
+      try Task.checkCancellation()
+      if let (status, body) = refusal {
+        answer.refused(status: Int(status.code))
+        throw PublishFailure(
+          status: ExitStatus(httpStatus: Int(status.code)),
+          description: "the model at \(endpoint) answered \(status): \(String(buffer: body).prefix(500))")
       }
     } catch let error as PublishFailure {
       if answer.outcome == nil { throw error }
@@ -68,9 +80,8 @@ struct ModelSource {
     if state != .end { throw PublishFailure.unavailable("the model at \(endpoint) did not finish its answer: \(data)") }
   }
 
-  private func request() throws -> HTTPClientRequest {
-    var request = HTTPClientRequest(url: Self.completions(endpoint))
-    request.method = .POST
+  private func request() throws -> HTTPClient.Request {
+    var request = try HTTPClient.Request(url: Self.completions(endpoint), method: .POST)
     request.headers.add(name: "content-type", value: "application/json")
     request.headers.add(name: "accept", value: "text/event-stream")
     if let key = ProcessInfo.processInfo.environment["OPENAI_API_KEY"], !key.isEmpty {
@@ -80,7 +91,7 @@ struct ModelSource {
       "model": model, "stream": true, "stream_options": ["include_usage": true],
       "messages": [["role": "user", "content": prompt]],
     ]
-    request.body = .bytes(ByteBuffer(data: try JSONSerialization.data(withJSONObject: body)))
+    request.body = .byteBuffer(ByteBuffer(data: try JSONSerialization.data(withJSONObject: body)))
     return request
   }
 

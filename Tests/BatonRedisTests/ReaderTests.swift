@@ -60,6 +60,9 @@ import Testing
     for size in [1, 2, 3, 7, 64, bytes.count] {
       let all = try replies(bytes, limits: limits, pieces: { _ in size })
       #expect(all.count == 2 && all[1].text == "OK" && !all[0].isCut)
+      // Nothing else is kept of it.
+      #expect(
+        all[0].description.contains("[\"1-2\", <104 bytes>], [\"1-3\", [") && all[0].storage.bytes.readableBytes < 200)
       let read = try shape.entries(all[0])
       #expect(!read.isCut && read.entries.map(\.id.sequence) == [1, 2, 3, 4, 5, 6, 7, 8])
       #expect(read.entries.map(\.isElided) == [false, true, false, true, true, false, false, true])

@@ -37,16 +37,30 @@ static bool isInEntry(const BatonRESPReader *reader, const redisReadTask *task) 
   return reader->entry && task->parent && indexOf(task->parent) == reader->entry;
 }
 
+/// Whether what is no string stands in an entry that is not kept. One that has been kept so far is no entry then.
+static bool isInElided(BatonRESPReader *reader, const redisReadTask *task) {
+  if (!isInEntry(reader, task)) return false;
+  if (reader->nodes[reader->entry].kind == BatonRESPElided) return true;
+  reader->entry = 0;
+  return false;
+}
+
 /// From here on nothing of this reply is kept: neither this, nor the entry or pair that would lack it.
 static void *cut(BatonRESPReader *reader, const redisReadTask *task, bool isString) {
   const redisReadTask *parent = task->parent;
   BatonRESPNode *nodes = reader->nodes;
   if (isInEntry(reader, task)) {
-    task = parent->parent;
-    parent = task->parent;
+    size_t entry = indexOf(parent->parent);
+    parent = parent->parent->parent;
     isString = false;
-    reader->nodeCount = indexOf(task);
-    if (parent) nodes[indexOf(parent)].length--;
+    reader->nodeCount = entry;
+    if (parent) {
+      nodes[indexOf(parent)].length--;
+    } else {
+      // A reply has at least its own node.
+      nodes[0].length = 0;
+      nodes[0].offset = (uint32_t)(reader->nodeCount = 1);
+    }
   }
   while (parent && parent->parent && parent->elements == 2) {
     size_t index = indexOf(parent);
@@ -115,7 +129,7 @@ static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *stri
     reader->bytes = bytes;
     reader->byteCapacity = capacity;
   }
-  memcpy(reader->bytes + reader->byteCount, string, length);
+  if (length) memcpy(reader->bytes + reader->byteCount, string, length);
   node->offset = (uint32_t)reader->byteCount;
   node->length = (uint32_t)length;
   reader->byteCount = total;
@@ -155,8 +169,9 @@ static void *createString(const redisReadTask *task, char *string, size_t length
     length = (size_t)strtoull(string + sizeof note - 1, NULL, 10);
   }
   bool isElided = kind == BatonRESPElided;
-  if (isInEntry(reader, task) && (kind == BatonRESPString || isElided)
-    && !keepsEntry(reader, task, length, isElided)) return ended(reader, task, DROPPED);
+  bool isKept = kind != BatonRESPString && !isElided ? !isInElided(reader, task)
+    : !isInEntry(reader, task) || keepsEntry(reader, task, length, isElided);
+  if (!isKept) return ended(reader, task, DROPPED);
   bool fits = isElided || reader->byteCount + length <= reader->limits.maxReplyBytes;
   if (task->parent && (!fits || isFull(reader))) return cut(reader, task, true);
   size_t index = append(reader, task, fits ? kind : BatonRESPElided);
@@ -185,11 +200,7 @@ static void *createArray(const redisReadTask *task, ArrayCount elements) {
   BatonRESPReader *reader = readerOf(task);
   const redisReadTask *parent = task->parent;
   if (isSkipped(reader, task)) return elements ? DROPPED : ended(reader, task, DROPPED);
-  if (isInEntry(reader, task)) {
-    // Array of arrays: no entry. One that was elided stays so.
-    if (reader->nodes[reader->entry].kind == BatonRESPElided) return elements ? DROPPED : ended(reader, task, DROPPED);
-    reader->entry = 0;
-  }
+  if (isInElided(reader, task)) return elements ? DROPPED : ended(reader, task, DROPPED);
   if (isFull(reader)) return cut(reader, task, false);
   size_t index = append(reader, task, BatonRESPArray);
   if (index == SIZE_MAX) return NULL;
@@ -209,10 +220,7 @@ static void *createArray(const redisReadTask *task, ArrayCount elements) {
 static void *createNumber(const redisReadTask *task, BatonRESPKind kind, long long value) {
   BatonRESPReader *reader = readerOf(task);
   if (isSkipped(reader, task)) return ended(reader, task, DROPPED);
-  if (isInEntry(reader, task)) {
-    if (reader->nodes[reader->entry].kind == BatonRESPElided) return ended(reader, task, DROPPED);
-    reader->entry = 0;
-  }
+  if (isInElided(reader, task)) return ended(reader, task, DROPPED);
   if (isFull(reader)) return cut(reader, task, true);
   size_t index = append(reader, task, kind);
   if (index == SIZE_MAX) return NULL;

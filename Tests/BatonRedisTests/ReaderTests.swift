@@ -179,7 +179,7 @@ struct Dice: RandomNumberGenerator {
   /// A random reply's bytes, and what it should read as.
   private func make(_ dice: inout Dice, depth: Int = 0) -> (bytes: String, description: String) {
     let word = String((0..<dice.below(12)).map { _ in "ab-1$*:+\u{e9}".randomElement(using: &dice) ?? "a" })
-    switch dice.below(depth < 5 ? 9 : 6) {
+    switch dice.below(depth < 5 ? 10 : 6) {
     case 0: return ("+\(word)\r\n", word)
     case 1: return ("-ERR \(word)\r\n", "-ERR \(word)")
     case 2:
@@ -189,12 +189,30 @@ struct Dice: RandomNumberGenerator {
     case 4, 5:
       let text = word + (dice.below(3) == 0 ? "\r\n" : "") + word
       return ("$\(text.utf8.count)\r\n\(text)\r\n", "\"\(text)\"")
+    case 6 where depth < 4:
+      // An entry, in which now and then something else than a string stands.
+      let values = (0..<dice.below(8)).map { _ in
+        dice.below(9) == 0 ? make(&dice, depth: depth + 2) : ("$1\r\nx\r\n", "\"x\"")
+      }
+      let id = "\(dice.below(9))-\(dice.below(9))"
+      return (
+        "*2\r\n$3\r\n\(id)\r\n*\(values.count)\r\n" + values.map(\.0).joined(),
+        "[\"\(id)\", [\(values.map(\.1).joined(separator: ", "))]]"
+      )
     default:
-      let parts = (0..<dice.below(5)).map { _ in make(&dice, depth: depth + 1) }
+      let parts = (0..<dice.below(depth < 2 ? 12 : 5)).map { _ in make(&dice, depth: depth + 1) }
       return (
         "*\(parts.count)\r\n" + parts.map(\.bytes).joined(), "[\(parts.map(\.description).joined(separator: ", "))]"
       )
     }
+  }
+
+  /// Arrays have as many elements as they say, and end where they say.
+  private func isSound(_ reply: RESPReply) -> Bool {
+    guard let elements = reply.elements else { return true }
+    let all = Array(elements)
+    let end = all.last.map { $0.elements == nil ? $0.index + 1 : Int($0.node.offset) } ?? reply.index + 1
+    return all.count == elements.count && end == Int(reply.node.offset) && all.allSatisfy(isSound)
   }
 
   @Test(arguments: 0..<8 as Range<UInt64>) func readsInAnyPieces(seed: UInt64) throws {
@@ -230,6 +248,7 @@ struct Dice: RandomNumberGenerator {
         let read: Void? = try? reader.read(ByteBuffer(bytes: piece)) { reply in
           _ = (reply.description, try? reply.decodedEntries(), try? reply.decodedStreams(["a"]))
           _ = (try? RedisStreamInfo(reply), try? RedisRole(reply), RedisInvalidation(reply), try? reply.decodedInfo())
+          #expect(isSound(reply), "seed \(seed)")
           #expect(reply.storage.bytes.readableBytes <= 100 && reply.storage.nodes.count <= 50)
         }
         if read == nil { break }

@@ -8,7 +8,7 @@ struct Late: Error {}
 
 /// Waits for something that happens elsewhere.
 func eventually<T>(
-  within limit: Duration = .seconds(30), _ condition: () async throws -> T?
+  within limit: Duration = .seconds(120), _ condition: () async throws -> T?
 ) async throws -> T {
   let end = ContinuousClock.now + limit
   while ContinuousClock.now < end {

@@ -10,6 +10,8 @@ final class Room: @unchecked Sendable {
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
   private var lastAppend = NIODeadline.now()
+  /// Bytes of entries since all devices were given what there was.
+  private var waitingBytes = 0
 
   init(_ session: SessionName, in hub: LoopHub) {
     self.session = session
@@ -33,6 +35,12 @@ final class Room: @unchecked Sendable {
     for device in devices { device.pump() }
     if case .appended = update { lastAppend = .now() }
     let limit = hub.limits.windowBytes
+    // Who waits for a rollup window to pass is not to fall out of this one meanwhile.
+    if case .appended(let segment) = update { waitingBytes += segment.bytes }
+    if waitingBytes > limit / 2 || hub.isOverBudget {
+      waitingBytes = 0
+      for device in devices { device.windowPassed() }
+    }
     account { $0.shrink(toBytes: hub.isOverBudget ? min($0.bytes / 2, limit) : limit) }
   }
 

@@ -56,7 +56,7 @@ struct StoreReports: Sendable {
     case .refused(let connection, let session, let error):
       metrics.redisErrors.increment()
       troubles.occurred(
-        "refused \(error.code ?? "")", .warning, "a read failed",
+        "refused \(error.code ?? "")", .warning, "Redis refuses",
         metadata: [
           "connection": "\(connection.rawValue)", "session": "\(session?.description ?? "")", "error": "\(error)",
         ])

@@ -414,7 +414,7 @@ package struct Tail: Sendable {
   private var idle: Int64 { pause(readsPerSecond: configuration.idleReads) }
 
   private func patience(_ repeats: Int, from first: Int64, upTo longest: Int64) -> Int64 {
-    min(max(first, 1) << Int64(min(repeats, 20)), longest)
+    min(max(first, 1) << Int64(max(0, min(repeats, 20))), longest)
   }
 
   private mutating func plan(_ session: SessionName, at due: Int64) {
@@ -434,6 +434,9 @@ package struct Tail: Sendable {
     if one.failures > 0 {
       let longest = one.losses > 0 ? configuration.maxLossRetryMs : configuration.maxRetryMs
       plan(session, at: clock + patience(one.failures - 1, from: configuration.retryMs, upTo: longest))
+    } else if one.isNoticed, !one.isDirty {
+      // Announced in vain so often that it waits for its turn, and once more during the read.
+      plan(session, at: clock + patience(one.vainNotices - 3, from: configuration.pollMs, upTo: idle))
     } else if source == .tracking || !configuration.mayPoll {
       // Spread, so that what began together does not come round together.
       spread = spread &* 6_364_136_223_846_793_005 &+ 1

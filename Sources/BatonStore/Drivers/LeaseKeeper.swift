@@ -97,21 +97,32 @@ final class LeaseKeeper {
       guard case .success(let replies) = result, let reply = replies.first else { return }
       if let error = reply.error {
         // A key of another type has no leases; where looking is not allowed, nobody waits for it.
-        if !error.shuts { self.seen(session, next: nil, fields: []) }
+        if !error.shuts { self.seen(session, next: nil, leased: []) }
         return
       }
       guard var parts = reply.elements, let next = parts.next()?.text, let fields = parts.next()?.elements else {
         return
       }
-      self.seen(session, next: next == "0" ? nil : next, fields: fields.map { $0.text ?? "" })
+      self.seen(session, next: next == "0" ? nil : next, leased: LeaseKeeper.leased(fields))
     }
   }
 
-  private func seen(_ session: SessionName, next: String?, fields: [String]) {
-    sessions[session]?.cursor = next
-    for index in stride(from: 0, to: fields.count - fields.count % 2, by: 2) {
-      if ResponseRecord(fields[index + 1])?.isLeased == true { sessions[session]?.responses.insert(fields[index]) }
+  /// Names of those responses, of names and records in turn, that have a lease. Most have ended: they are not decoded.
+  private static func leased(_ fields: RESPReply.Elements) -> [String] {
+    var fields = fields
+    var found: [String] = []
+    while let name = fields.next(), let value = fields.next() {
+      guard let bytes = value.bytes?.readableBytesView, bytes.contains(UInt8(ascii: ".")),
+        ResponseRecord(String(decoding: bytes, as: UTF8.self))?.isLeased == true, let name = name.text
+      else { continue }
+      found.append(name)
     }
+    return found
+  }
+
+  private func seen(_ session: SessionName, next: String?, leased: [String]) {
+    sessions[session]?.cursor = next
+    sessions[session]?.responses.formUnion(leased)
     if next != nil { return walk(session) }
     if sessions[session]?.responses.isEmpty == true { free(session) } else { look(session) }
   }

@@ -175,6 +175,25 @@ import Testing
     #expect(lines.contains("s + 4"))
   }
 
+  @Test func aVainNoticeDuringTheReadIsNotForgotten() {
+    var stand = TailStand.following("s", holding: 3)
+    for _ in 1...3 {
+      _ = stand.noticed()
+      _ = stand.answered()
+    }
+    stand.tail.noticed("s")
+    while stand.sent.isEmpty { _ = stand.did { $0.tick(now: 20) } }
+    stand.add(4)
+    _ = stand.noticed()
+    _ = stand.answered(.entries([], info: nil, more: false))
+    var lines: [String] = []
+    for now in stride(from: Int64(40), through: 2000, by: 20) {
+      _ = stand.did { $0.tick(now: now) }
+      if !stand.sent.isEmpty { lines += stand.answered() }
+    }
+    #expect(lines.contains("s + 4"))
+  }
+
   @Test func keepsNothingOfSessionsThatHaveGone() {
     var stand = TailStand()
     _ = stand.did { $0.connected(source: .tracking) }

@@ -36,9 +36,9 @@ final class FakeBackend: GatewayBackend {
     return HistoryPage(entries: [], first: nil, last: nil, more: false)
   }
 
-  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID {
+  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> (id: EntryID, again: Bool) {
     appended.withLockedValue { $0.append(entry) }
-    return EntryID(7, 1)
+    return (EntryID(7, 1), scope.hasSuffix(" again"))
   }
 
   func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply { throw Problem.storeUnavailable }

@@ -70,6 +70,12 @@ import Testing
       #expect(Target(other).resource == .other, "\(other)")
     }
     #expect(Target("/v1/sessions/").resource == .session(""))
+    #expect(Target("http://host:1/v1/sessions/a?x=1").resource == .session("a"))
+    #expect(Target("http://host:1/v1/sessions/a?x=1").query == "x=1")
+    #expect(Target("/v1/%73essions/a").resource == .session("a"))
+    #expect(Target("/v1/sessions/%ff").resource == .malformed)
+    #expect(Target("/v1/sessions/%").resource == .malformed)
+    #expect(Target("/v1/sessions/a/responses/%ff").resource == .malformed)
   }
 
   @Test("origins, exact in scheme, host and port")
@@ -91,12 +97,63 @@ import Testing
     let listed = OriginRule(allowed: ["https://app.example"])
     #expect(listed.allows(["https://app.example"]))
     #expect(!listed.allows(["http://localhost"]))
+    #expect(!listed.allows(["null"]))
   }
 
+  @Test("origins of any scheme, null by name, and one label by a star")
+  func listedOrigins() {
+    let listed = OriginRule(allowed: [
+      "https://*.example.com", "http://*.test:8080", "capacitor://localhost", "tauri://localhost", "null",
+      "chrome-extension://abcdef", "https://[2001:db8::1]:443",
+    ])
+    for allowed in [
+      "https://a.example.com", "https://A.example.com:443", "http://x.test:8080", "capacitor://localhost",
+      "tauri://localhost", "null", "chrome-extension://abcdef", "https://[2001:DB8::1]",
+    ] {
+      #expect(listed.allows([allowed]), "\(allowed)")
+    }
+    for refused in [
+      "https://example.com", "https://a.b.example.com", "https://.example.com", "http://a.example.com",
+      "https://a.example.com:444", "https://evil-example.com", "http://x.test", "capacitor://other",
+      "https://x/.example.com", "https://x@.example.com", "https://*.example.com", "",
+    ] {
+      #expect(!listed.allows([refused]), "\(refused)")
+    }
+    for wrong in [
+      "*", "https://*", "https://*.", "https://a.*.com", "https://*a.com", "https://*.*.com", "example.com", "//x",
+      "https://",
+      "https://a b", "https://a/b", "https://a:x", "https://u@a", "1x://a", "file://", "*://a.com", "https://[::1",
+    ] {
+      #expect(OriginRule.Pattern(wrong) == nil, "\(wrong)")
+    }
+  }
+
+  @Test("a response keeps its filter where the browser goes on")
+  func filterGoesOn() throws {
+    for request in [
+      try parse("response=r1", wire: .events, lastEventID: "7-2"),
+      try parse("response=r1&lastEventId=7-2", wire: .events, lastEventID: ""),
+    ] {
+      #expect(request.attach.start == .after(Offset(id: EntryID(7, 2))))
+      #expect(request.attach.onlyResponse == "r1")
+      #expect(request.attach.untilEnd)
+    }
+    #expect(try parse("response=r1&lastEventId=7-2").attach.start == .response("r1"))
+    #expect(throws: Problem.self) { try parse("response=a%20b", wire: .events, lastEventID: "7-2") }
+  }
+
+  @Test("a page of history refuses what is for attaching")
+  func history() throws {
+    let session = try SessionName(checking: "s")
+    #expect(try HistoryRequest(session: session, query: Query("after=1-0&limit=5")).limit == 5)
+    for query in ["offset=0", "last=5", "until=end", "response=r", "rollup=off"] {
+      #expect(throws: Problem.self, "\(query)") { try HistoryRequest(session: session, query: Query(query[...])) }
+    }
+  }
   @Test("entries to append")
   func newEntry() throws {
     func names(_ json: String) throws -> [String] {
-      try NewEntry(json: ByteBuffer(string: json)).fields.map {
+      try NewEntry(json: ByteBuffer(string: json), limit: 1000).fields.map {
         "\(String(buffer: $0.name))=\(String(buffer: $0.value))"
       }
     }
@@ -106,10 +163,13 @@ import Testing
     #expect(try names(#"{"data64":"aGk="}"#) == ["data=hi"])
     #expect(try names(#"{"fields":{"x":{"base64":"aGk="},"base64:aGk=":"y"}}"#) == ["hi=y", "x=hi"])
     #expect(try names(#"{"data":""}"#) == ["data="])
+    #expect(try names(#"{"data":"half \ud83d"}"#) == ["data=half \u{FFFD}"])
+    #expect(try names("{\"data\":\"\(String(repeating: "x", count: 996))\"}").count == 1)
     for wrong in [
       "", "[]", "{}", #"{"data":1}"#, #"{"data":null}"#, #"{"data":"a","data64":"aGk="}"#, #"{"data64":"a"}"#,
       #"{"n":1,"data":"a"}"#, #"{"event":"a b"}"#, #"{"response":""}"#, #"{"fields":{"_x":"1"}}"#,
-      #"{"fields":{"data":"1"}}"#, #"{"fields":{"x":1}}"#, #"{"fields":[]}"#, #"{"other":"1"}"#,
+      #"{"fields":{"data":"1"}}"#, #"{"fields":{"x":1}}"#, "{\"data\":\"\(String(repeating: "x", count: 997))\"}",
+      #"{"fields":[]}"#, #"{"other":"1"}"#,
     ] {
       #expect(throws: Problem.self, "\(wrong)") { try names(wrong) }
     }

@@ -64,7 +64,7 @@ package final class Authenticator: Sendable {
       guard parts.count == 2, parts[0].lowercased() == "bearer" else {
         throw .unauthenticated("The Authorization header must be: Bearer TOKEN.")
       }
-      return String(parts[1])
+      return parts[1].trimmingCharacters(in: .whitespaces)
     }
     if let bearer = offered.first(where: { $0.hasPrefix("bearer.") }) { return String(bearer.dropFirst(7)) }
     return try query.one("token")

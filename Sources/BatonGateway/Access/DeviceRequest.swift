@@ -33,6 +33,8 @@ package struct DeviceRequest: Sendable {
     return .events
   }
 
+  /// - Parameter lastEventID: where the device stands, as the header `Last-Event-ID` says; empty for nowhere. It wins
+  ///   over the query, but of `response`, whose other entries stay left out.
   /// - Throws: `Problem` 400 with what to mend.
   package init(
     session: SessionName, query: Query, wire: Wire, lastEventID: String?, identity: Identity?,
@@ -44,18 +46,17 @@ package struct DeviceRequest: Sendable {
     if [offset, last, response].count(where: { $0 != nil }) > 1 {
       throw .badRequest("conflicting-parameters", "Give one of offset, last and response.")
     }
+    if let response, !Shape.name(response.utf8, upTo: 128) { throw .badResponse }
     let start: AttachRequest.Start
-    if let lastEventID {
-      start = .after(try Offset(checking: lastEventID, name: "Last-Event-ID"))
+    let asked = wire == .webSocket ? nil : try query.one("lastEventId")
+    if let place = [lastEventID, asked].compactMap({ $0 }).first(where: { !$0.isEmpty }) {
+      start = .after(try Offset(checking: place, name: "Last-Event-ID"))
     } else if let last {
       guard let count = UInt64(decimalDigits: last.utf8), (1...10_000).contains(count) else {
         throw .badRequest("bad-last", "last is a number of entries from 1 to 10000.")
       }
       start = .newest(Int(count))
     } else if let response {
-      guard Shape.name(response.utf8, upTo: 128) else {
-        throw .badRequest("bad-response", "A response's name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
-      }
       start = .response(response)
     } else if let offset, offset == "$" || offset == "live" {
       start = .end
@@ -97,7 +98,7 @@ package struct DeviceRequest: Sendable {
     self.init(
       attach: AttachRequest(
         session: session, start: start, rollup: rollup, untilEnd: untilEnd || response != nil,
-        device: device ?? randomDevice()),
+        device: device ?? randomDevice(), onlyResponse: response),
       wire: wire, identity: identity)
   }
 }
@@ -120,6 +121,11 @@ package enum MediaType: String {
   case json = "application/json"
   case ndjson = "application/x-ndjson"
 
+  /// What others call it.
+  fileprivate var names: [String] {
+    self == .ndjson ? [rawValue, "application/ndjson", "application/jsonl", "application/x-jsonlines"] : [rawValue]
+  }
+
   /// Whether an Accept header names this type itself; `*/*` does not (RFC 9110 section 12.5.1), nor does `q=0`.
   static func accepts(_ type: MediaType, _ accept: [Substring]) -> Bool {
     accept.contains { range in
@@ -131,7 +137,7 @@ package enum MediaType: String {
 
   /// Whether a Content-Type header is this type, whatever its parameters.
   static func isContent(_ type: MediaType, _ value: String?) -> Bool {
-    value?.split(separator: ";", maxSplits: 1).first?.trimmed.lowercased() == type.rawValue
+    value?.split(separator: ";", maxSplits: 1).first.map { type.names.contains($0.trimmed.lowercased()) } ?? false
   }
 }
 

@@ -79,6 +79,25 @@ extension Problem {
   package static let noSuchPath = Problem(
     .notFound, "no-such-path", "Nothing is here. Sessions are at /v1/sessions/NAME, the demo page is at /demo.")
 
+  package static let badEncoding = Problem.badRequest(
+    "bad-encoding", "The request target holds a broken percent-encoding, or not UTF-8.")
+
+  package static let badResponse = Problem.badRequest(
+    "bad-response", "A response's name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+
+  /// RFC 9112 section 3.2.
+  package static let badHost = Problem.badRequest("bad-host", "An HTTP/1.1 request has one header Host.")
+
+  package static let unknownExpectation = Problem(
+    .expectationFailed, "unknown-expectation", "The only expectation that can be met is 100-continue.")
+
+  /// The client's half of a handshake is here, the hop-by-hop half is not (RFC 9110 section 7.6.1).
+  package static let lostUpgrade = Problem(
+    .upgradeRequired, "upgrade-lost",
+    "The request has Sec-WebSocket-Key but no header Upgrade: a proxy on the way has removed it. It must pass Upgrade and "
+      + "Connection on, over HTTP/1.1; for nginx see Deploy/nginx. Event streams pass without."
+  ).with(header: "Upgrade", "websocket").with(header: "Connection", "close, Upgrade")
+
   package static func methodNotAllowed(_ allow: String) -> Problem {
     Problem(.methodNotAllowed, "method-not-allowed", "Use one of \(allow) here.").with(header: "Allow", allow)
   }

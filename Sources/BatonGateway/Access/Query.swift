@@ -22,9 +22,7 @@ package struct Query: Sendable {
   }
 
   package static func decode(_ text: Substring) throws(Problem) -> String {
-    guard let decoded = percentDecoded(text) else {
-      throw .badRequest("bad-encoding", "The request target holds a broken percent-encoding, or not UTF-8.")
-    }
+    guard let decoded = percentDecoded(text) else { throw .badEncoding }
     return decoded
   }
 

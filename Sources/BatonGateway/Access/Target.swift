@@ -1,34 +1,46 @@
 import BatonProtocol
 import BatonSession
+import Foundation
 
 /// A request target, cut into what it names (PROTOCOL 3).
 package struct Target: Sendable {
   package enum Resource: Sendable, Equatable {
     case session(String)
     case response(String, session: String)
+    /// A name in it is no percent-encoded UTF-8.
+    case malformed
     case other
   }
 
   package var resource: Resource
   package var query: Substring?
 
-  /// - Parameter uri: the request target in origin form (RFC 9112 section 3.2.1); its path segments are decoded.
+  /// - Parameter uri: the request target in origin or absolute form (RFC 9112 section 3.2); its path segments are
+  ///   decoded.
   package init(_ uri: String) {
-    let parts = uri.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
+    let parts = Target.originForm(uri).split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     query = parts.count > 1 ? parts[1] : nil
     resource = .other
     let segments = (parts.first ?? "").split(separator: "/", omittingEmptySubsequences: false)
-    guard segments.count >= 4, segments[0].isEmpty, segments[1] == "v1", segments[2] == "sessions",
-      let session = Query.percentDecoded(segments[3])
+    guard segments.count >= 4, segments[0].isEmpty, Query.percentDecoded(segments[1]) == "v1",
+      Query.percentDecoded(segments[2]) == "sessions"
     else { return }
-    switch segments.count {
-    case 4:
-      resource = .session(session)
-    case 6 where segments[4] == "responses":
-      guard let response = Query.percentDecoded(segments[5]) else { return }
-      resource = .response(response, session: session)
-    default: break
+    guard segments.count == 4 || segments.count == 6 && Query.percentDecoded(segments[4]) == "responses" else { return }
+    guard let session = Query.percentDecoded(segments[3]) else {
+      resource = .malformed
+      return
     }
+    guard segments.count == 6 else {
+      resource = .session(session)
+      return
+    }
+    resource = Query.percentDecoded(segments[5]).map { .response($0, session: session) } ?? .malformed
+  }
+
+  /// Path and query of a target; `http://host/path` is for proxies, and every server must take it.
+  package static func originForm(_ uri: String) -> Substring {
+    guard !uri.hasPrefix("/"), let scheme = uri.range(of: "://") else { return uri[...] }
+    return uri[scheme.upperBound...].firstIndex { $0 == "/" || $0 == "?" }.map { uri[$0...] } ?? "/"
   }
 }
 

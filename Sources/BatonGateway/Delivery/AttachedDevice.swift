@@ -60,6 +60,11 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   /// Before the device is let in: server-sent events are answered 204 where nothing is left to be sent.
   private func hold(_ step: Cursor.Step) {
+    if case .deliver(let delivery) = step, let only = request.attach.onlyResponse,
+      !delivery.entries.contains(where: { $0.response == only })
+    {
+      return
+    }
     switch step {
     case .wrongType: return refuse(.wrongType(request.attach.session))
     case .unavailable: return refuse(.storeUnavailable)

@@ -123,17 +123,12 @@ package final class StreamBackend: GatewayBackend {
 
   // MARK: writing
 
-  package func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID {
-    let bytes = entry.fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes }
-    guard bytes <= configuration.maxEntryBytes else {
-      throw Problem(
-        .payloadTooLarge, "entry-too-large",
-        "Names and values of an entry may have \(configuration.maxEntryBytes) bytes together (--max-entry-bytes); this has \(bytes)."
-      )
-    }
+  package func append(
+    _ entry: NewEntry, to session: SessionName, scope: String
+  ) async throws -> (id: EntryID, again: Bool) {
     let parts = try await run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
     switch PutReply(parts) {
-    case .put(let id?, _, _): return id
+    case .put(let id?, _, let again): return (id, again)
     case .keyConflict:
       throw Problem(
         .conflict, "key-conflict", "This Idempotency-Key came with another body before; use a new key for a new entry.")

@@ -44,8 +44,10 @@ package final class DeviceRegistry: Sendable {
     }
   }
 
-  /// Drains every device, spread evenly over `time`; each is told to wait a random time before it comes back, so that
-  /// the other nodes are not asked by all at once.
+  /// What a drained device is to wait before it comes back. The drain is spread already.
+  static let retryAfterMs = 100
+
+  /// Drains every device, spread evenly over `time`, so that the other nodes are not asked by all at once.
   package func drain(over time: TimeAmount) {
     for loop in loops.withLockedValue({ Array($0.values) }) {
       loop.eventLoop.execute {
@@ -54,7 +56,7 @@ package final class DeviceRegistry: Sendable {
         for (index, driver) in drivers.enumerated() {
           let key = ObjectIdentifier(driver)
           loop.eventLoop.assumeIsolated().scheduleTask(in: .nanoseconds(step * Int64(index))) {
-            loop.drivers.value[key]?.drain(retryAfterMs: .random(in: 200...3000))
+            loop.drivers.value[key]?.drain(retryAfterMs: DeviceRegistry.retryAfterMs)
           }
         }
       }

@@ -147,6 +147,18 @@ package enum EventStream {
     return bytes
   }
 
+  /// What an attach is told that may be let in later; nil where a refusal stays.
+  package static func block(passing problem: Problem, as wire: DeviceRequest.Wire) -> ByteBuffer? {
+    guard problem.status == .serviceUnavailable else { return nil }
+    let retry = retryMs()
+    let frame: ControlFrame = problem.name == "store-unavailable" ? .stalled : .draining(retryAfterMs: retry)
+    let event = wire == .text ? "event: baton.\(problem.name == "store-unavailable" ? "stalled" : "draining")\n" : ""
+    var bytes = ByteBuffer(string: "retry: \(retry)\n\(event)data: ")
+    bytes.writeImmutableBuffer(frame.encoded())
+    bytes.writeString("\n\n")
+    return bytes
+  }
+
   /// How long a browser waits before it comes back by itself. Firefox gives up for good after one refused attempt from
   /// another origin, so this is longer than a restart takes; who wants to be back sooner makes a new EventSource.
   private static func retryMs() -> Int { .random(in: 5000...8000) }

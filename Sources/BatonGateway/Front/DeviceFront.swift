@@ -13,12 +13,13 @@ package final class DeviceFront: Sendable {
   private let settings: DeviceSettings
   private let state: NodeState
   private let metrics: GatewayMetrics
+  private let refusals: Refusals
   private let authenticator: Authenticator?
   private let logger: Logger
 
   package init(
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, settings: DeviceSettings,
-    state: NodeState, metrics: GatewayMetrics, authenticator: Authenticator?, logger: Logger
+    state: NodeState, metrics: GatewayMetrics, refusals: Refusals, authenticator: Authenticator?, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -26,15 +27,35 @@ package final class DeviceFront: Sendable {
     self.settings = settings
     self.state = state
     self.metrics = metrics
+    self.refusals = refusals
     self.authenticator = authenticator
     self.logger = logger
   }
 
-  /// Nil for requests that Hummingbird answers: all that don't ask for a WebSocket or an event stream of a session.
-  func wire(of head: HTTPRequestHead) -> DeviceRequest.Wire? {
-    guard let wire = DeviceRequest.wire(of: head), case .session = Target(head.uri).resource else { return nil }
-    return wire
+  enum Door {
+    /// Hummingbird answers: all that don't ask for a WebSocket or an event stream of a session.
+    case control
+    case device(DeviceRequest.Wire)
+    case refused(Problem)
   }
+
+  func door(for head: HTTPRequestHead) -> Door {
+    // RFC 9112 section 3.2 and RFC 9110 section 10.1.1.
+    if head.knowsChunks, head.headers["Host"].count != 1 { return .refused(.badHost) }
+    if head.headers["Expect"].contains(where: { $0.lowercased() != "100-continue" }) {
+      return .refused(.unknownExpectation)
+    }
+    switch Target(head.uri).resource {
+    case .session, .malformed: break
+    case .response, .other: return .control
+    }
+    if let wire = DeviceRequest.wire(of: head) { return .device(wire) }
+    return head.headers["Sec-WebSocket-Key"].isEmpty ? .control : .refused(.lostUpgrade)
+  }
+
+  var isDraining: Bool { state.drainingFor != nil }
+
+  func connectionIsBusy(_ isBusy: Bool) { state.connectionIsBusy(isBusy) }
 
   /// Nil where nothing is left to be sent.
   func admit(
@@ -47,8 +68,7 @@ package final class DeviceFront: Sendable {
       return eventLoop.makeFailedFuture(error)
     }
     guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
-    let responseHead = asked.responseHead
-    guard let authenticator else { return admit(asked.request, responseHead, on: eventLoop, until: gone) }
+    guard let authenticator else { return admit(asked, asked.request, on: eventLoop, until: gone) }
     return eventLoop.makeFutureWithTask {
       let identity = try await authenticator.identify(asked.token)
       let session = asked.request.attach.session
@@ -59,18 +79,19 @@ package final class DeviceFront: Sendable {
     }.flatMapError { error in
       self.registry.leave()
       return eventLoop.makeFailedFuture(error)
-    }.flatMap { request in self.admit(request, responseHead, on: eventLoop, until: gone) }
+    }.flatMap { request in self.admit(asked, request, on: eventLoop, until: gone) }
   }
 
   private struct Asked {
     var request: DeviceRequest
     /// Of the response that accepts it.
     var responseHead: String
+    var isChunked: Bool
     var token: String?
   }
 
   private func admit(
-    _ request: DeviceRequest, _ responseHead: String, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+    _ asked: Asked, _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
     attaching.attach(request, on: eventLoop, until: gone).flatMapThrowing { admission in
       switch admission {
@@ -78,7 +99,9 @@ package final class DeviceFront: Sendable {
         self.registry.leave()
         return NIOLoopBound(nil, eventLoop: eventLoop)
       case .admitted(let driver):
-        return NIOLoopBound(Admitted(self, request, driver, eventLoop, responseHead), eventLoop: eventLoop)
+        return NIOLoopBound(
+          Admitted(self, request, driver, eventLoop, asked.responseHead, isChunked: asked.isChunked),
+          eventLoop: eventLoop)
       }
     }.flatMapErrorThrowing { error in
       self.registry.leave()
@@ -90,7 +113,7 @@ package final class DeviceFront: Sendable {
     if let retry = state.drainingFor { throw .draining(retryAfter: retry) }
     try origins.check(head.headers["Origin"])
     let target = Target(head.uri)
-    guard case .session(let text) = target.resource else { throw .noSuchPath }
+    guard case .session(let text) = target.resource else { throw .badEncoding }
     var headers: HTTPHeaders
     var offered: [String] = []
     switch wire {
@@ -105,11 +128,7 @@ package final class DeviceFront: Sendable {
       guard head.headers["Transfer-Encoding"].isEmpty, head.headers["Content-Length"].allSatisfy({ $0 == "0" }) else {
         throw .badRequest("unexpected-body", "A GET of a session has no body.")
       }
-      headers = [
-        "Content-Type": "text/event-stream", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no",
-        "Connection": "close",
-      ]
-      if head.knowsChunks { headers.add(name: "Transfer-Encoding", value: "chunked") }
+      headers = DeviceFront.eventStreamHeaders(head)
     }
     let session = try SessionName(checking: text)
     let query = try Query(target.query)
@@ -117,21 +136,36 @@ package final class DeviceFront: Sendable {
       authenticator == nil
       ? nil
       : try Authenticator.token(authorization: head.headers["Authorization"].first, offered: offered, query: query)
-    if wire != .webSocket { headers.add(contentsOf: sharing(head)) }
+    if wire != .webSocket {
+      headers.add(contentsOf: sharing(head))
+      headers.add(name: "Date", value: HTTPDate.now())
+    }
     let request = try DeviceRequest(
       session: session, query: query, wire: wire,
-      lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first.flatMap { $0.isEmpty ? nil : $0 },
+      lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first,
       identity: nil, randomDevice: DeviceFront.randomName())
     var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
     for (name, value) in headers { response += "\(name): \(value)\r\n" }
-    return Asked(request: request, responseHead: response + "\r\n", token: token)
+    return Asked(request: request, responseHead: response + "\r\n", isChunked: head.knowsChunks, token: token)
+  }
+
+  static func eventStreamHeaders(_ head: HTTPRequestHead) -> HTTPHeaders {
+    var headers: HTTPHeaders = [
+      "Content-Type": "text/event-stream", "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no",
+      "Connection": "close",
+    ]
+    if head.knowsChunks { headers.add(name: "Transfer-Encoding", value: "chunked") }
+    return headers
   }
 
   /// Lets a page of an allowed origin read the answer, and a refusal too: it says what to mend.
   func sharing(_ head: HTTPRequestHead) -> HTTPHeaders {
     let origins = head.headers["Origin"]
     guard let origin = origins.first, self.origins.allows(origins) else { return [:] }
-    return ["Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "Retry-After", "Vary": "Origin"]
+    return [
+      "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": OriginRule.exposedHeaders,
+      "Vary": "Origin",
+    ]
   }
 
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }
@@ -142,7 +176,9 @@ package final class DeviceFront: Sendable {
     return Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
   }
 
-  func refused(_ problem: Problem) { metrics.refused(status: problem.status.code) }
+  func refused(_ problem: Problem, _ head: HTTPRequestHead) {
+    refusals.note(problem, uri: head.uri, origin: head.headers["Origin"].first)
+  }
 
   /// A device that was let in, on its event loop.
   final class Admitted {
@@ -151,14 +187,16 @@ package final class DeviceFront: Sendable {
     private let driver: any DeviceDriver
     private let eventLoop: any EventLoop
     let responseHead: String
+    private let isChunked: Bool
     private var begin: () -> Void = {}
     private var read: (NIOAny) -> Void = { _ in }
 
     init(
       _ front: DeviceFront, _ request: DeviceRequest, _ driver: any DeviceDriver, _ eventLoop: any EventLoop,
-      _ responseHead: String
+      _ responseHead: String, isChunked: Bool
     ) {
       self.front = front
+      self.isChunked = isChunked
       self.request = request
       self.driver = driver
       self.eventLoop = eventLoop
@@ -186,7 +224,7 @@ package final class DeviceFront: Sendable {
         read = { decoder.channelRead(context: context, data: $0) }
         begin = { device.start() }
       case .events, .text:
-        let device = EventStreamDevice(life, isChunked: responseHead.contains("Transfer-Encoding: chunked"))
+        let device = EventStreamDevice(life, isChunked: isChunked)
         try pipeline.addHandler(device, position: .before(gate))
         begin = { device.start() }
       }
@@ -215,6 +253,7 @@ extension AdaptiveRecvByteBufferAllocator {
 }
 
 extension HTTPRequestHead {
+  /// HTTP/1.1 (RFC 9112 section 7.1).
   var knowsChunks: Bool { version.major == 1 && version.minor >= 1 }
 }
 

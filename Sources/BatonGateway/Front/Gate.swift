@@ -1,5 +1,4 @@
 import BatonProtocol
-import BatonSession
 import BatonWebSocket
 import NIOCore
 import NIOHTTP1
@@ -9,9 +8,9 @@ import NIOHTTPTypesHTTP1
 /// Stands right behind NIO's HTTP/1 codec and tells attach requests from all others, on every request of a connection:
 /// proxies use their connections again, so a device may come on one that has carried control requests before.
 ///
-/// Control requests go on to Hummingbird, whose handlers are added with the first of them: a connection that becomes a
-/// device at once never has them. For a device the HTTP handlers are taken away, and where Hummingbird's are there
-/// already, the gate ends their stream and keeps what they do from the connection.
+/// It does what `GateState` says. Control requests go on to Hummingbird, whose handlers are added with the first of them:
+/// a connection that becomes a device at once never has them. For a device the HTTP handlers are taken away, and where
+/// Hummingbird's are there already, the gate ends their stream and keeps what they do from the connection.
 final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   typealias InboundIn = HTTPServerRequestPart
   typealias InboundOut = HTTPServerRequestPart
@@ -20,90 +19,106 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
 
   typealias HTTP = NIOAsyncChannel<HTTPRequestPart, HTTPResponsePart>
 
-  private enum State {
-    /// Parts go on to Hummingbird, if it is there yet.
-    case passing
-    /// The head of an attach request is here; its end, or the end of earlier responses, is not.
-    case attaching(HTTPRequestHead, DeviceRequest.Wire, isComplete: Bool)
-    /// The front door has been asked.
-    case deciding
-    /// Behind the device's handlers: inbound bytes come only while the decoder is taken away.
-    case device
-    case refused
-  }
-
   private let front: DeviceFront
   private let decoder: ByteToMessageHandler<HTTPRequestDecoder>
   private let encoder: HTTPResponseEncoder
   private let addHTTP: (any Channel) throws -> HTTP
   /// Succeeds with Hummingbird's channel at the first control request, with nil where none comes.
   private let decided: EventLoopPromise<HTTP?>
-  private let headerTimeout: TimeAmount
+  private let limits: HTTPLimits
 
-  private var state = State.passing
+  private var state = GateState(now: .now())
+  /// The request that attaches or is refused.
+  private var held: (head: HTTPRequestHead, wire: DeviceRequest.Wire?, problem: Problem?)?
   private var hasHTTP = false
-  private var outstanding = 0
-  private var closesAfterResponse = false
+  private var wasBusy = false
   private var leftovers: [NIOAny] = []
-  private var timeout: Scheduled<Void>?
+  private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
     front: DeviceFront, decoder: ByteToMessageHandler<HTTPRequestDecoder>, encoder: HTTPResponseEncoder,
-    headerTimeout: TimeAmount, decided: EventLoopPromise<HTTP?>, addHTTP: @escaping (any Channel) throws -> HTTP
+    limits: HTTPLimits, decided: EventLoopPromise<HTTP?>, addHTTP: @escaping (any Channel) throws -> HTTP
   ) {
     self.front = front
     self.decoder = decoder
     self.encoder = encoder
-    self.headerTimeout = headerTimeout
+    self.limits = limits
     self.decided = decided
     self.addHTTP = addHTTP
   }
 
-  func handlerAdded(context: ChannelHandlerContext) {
-    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    timeout = context.eventLoop.scheduleTask(in: headerTimeout) {
-      let (gate, context) = bound.value
-      if case .passing = gate.state, !gate.hasHTTP { context.close(promise: nil) }
-    }
-  }
-
-  func handlerRemoved(context: ChannelHandlerContext) {
-    timeout?.cancel()
-    decided.succeed(nil)
-  }
+  func handlerAdded(context: ChannelHandlerContext) { settle(context) }
+  func handlerRemoved(context: ChannelHandlerContext) { end() }
 
   func channelInactive(context: ChannelHandlerContext) {
-    timeout?.cancel()
-    decided.succeed(nil)
+    end()
     context.fireChannelInactive()
+  }
+
+  private func end() {
+    timer?.task.cancel()
+    timer = nil
+    if wasBusy { front.connectionIsBusy(false) }
+    wasBusy = false
+    decided.succeed(nil)
+  }
+
+  /// After every event: the deadline, and whether the connection holds up the end of a drain.
+  private func settle(_ context: ChannelHandlerContext) {
+    if state.isBusy != wasBusy, context.channel.isActive {
+      wasBusy = state.isBusy
+      front.connectionIsBusy(wasBusy)
+    }
+    guard let deadline = state.deadline(limits), timer.map({ deadline < $0.at }) ?? true else { return }
+    timer?.task.cancel()
+    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+    timer = (
+      deadline,
+      context.eventLoop.scheduleTask(deadline: deadline) {
+        let (gate, context) = bound.value
+        gate.timer = nil
+        if let deadline = gate.state.deadline(gate.limits), deadline <= .now() {
+          context.close(promise: nil)
+        } else {
+          gate.settle(context)
+        }
+      }
+    )
   }
 
   // MARK: Requests
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    switch state {
-    case .passing:
-      let part = unwrapInboundIn(data)
-      if case .head(let head) = part {
-        timeout?.cancel()
-        if let wire = front.wire(of: head) {
-          state = .attaching(head, wire, isComplete: false)
-          return
-        }
-        outstanding += 1
-        // The decoder parses nothing after an upgrade that is none of ours (RFC 9110 section 7.8 lets us ignore it).
-        closesAfterResponse = closesAfterResponse || head.isUpgrade
-      }
-      guard hasHTTP || install(context) else { return }
-      context.fireChannelRead(data)
-    case .attaching(let head, let wire, _):
-      if case .end = unwrapInboundIn(data) {
-        state = .attaching(head, wire, isComplete: true)
-        attachIfPossible(context)
-      }
-    case .device: leftovers.append(data)
-    case .deciding, .refused: break
+    // Behind the device's handlers bytes come only while the decoder is taken away.
+    guard !state.isDevice else { return leftovers.append(data) }
+    let part = unwrapInboundIn(data)
+    let action: GateState.Action
+    switch part {
+    case .head(let head): action = arrived(head)
+    case .body: action = state.bodyArrived()
+    case .end: action = state.endArrived()
     }
+    if action == .pass {
+      if hasHTTP || install(context) { context.fireChannelRead(data) }
+    } else {
+      perform(action, context)
+    }
+    settle(context)
+  }
+
+  private func arrived(_ head: HTTPRequestHead) -> GateState.Action {
+    let kind: GateState.Kind
+    switch front.door(for: head) {
+    case .control: kind = .control
+    case .device(let wire):
+      kind = .device
+      if held == nil { held = (head, wire, nil) }
+    case .refused(let problem):
+      kind = .refused
+      if held == nil { held = (head, nil, problem) }
+    }
+    return state.headArrived(
+      kind, isLast: head.isLast, expectsContinue: !head.headers["Expect"].isEmpty && head.knowsChunks, now: .now())
   }
 
   private func install(_ context: ChannelHandlerContext) -> Bool {
@@ -118,61 +133,86 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     }
   }
 
+  func channelReadComplete(context: ChannelHandlerContext) {
+    // Hummingbird's handlers ask for nothing more.
+    if state.isLingering { context.read() }
+    context.fireChannelReadComplete()
+  }
+
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    if error is HTTPParserError, case .passing = state, outstanding == 0 {
-      refuse(context, HTTPParserError.headerOverflow == error as? HTTPParserError ? .headerTooLarge : .malformed)
-    } else if hasHTTP, case .passing = state {
-      context.fireErrorCaught(error)
-    } else {
-      context.close(promise: nil)
+    // The decoder reports every byte that comes after one that it could not read.
+    guard !state.isLingering else { return }
+    guard error is HTTPParserError else { return context.close(promise: nil) }
+    if held == nil {
+      held = (
+        HTTPRequestHead(version: .http1_1, method: .GET, uri: ""), nil,
+        error as? HTTPParserError == .headerOverflow ? .headerTooLarge : .malformed
+      )
     }
+    let action = state.parserFailed()
+    if action == .pass { context.fireErrorCaught(error) } else { perform(action, context) }
+    settle(context)
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    // Hummingbird closes an idle connection by itself; without it the gate does.
-    if event is ChannelShouldQuiesceEvent, !hasHTTP, case .passing = state {
-      context.close(promise: nil)
-    } else if event as? ChannelEvent == .inputClosed, !hasHTTP, case .passing = state {
-      context.close(promise: nil)
-    } else {
-      context.fireUserInboundEventTriggered(event)
+    let action: GateState.Action
+    switch event {
+    case is ChannelShouldQuiesceEvent: action = state.quiesced()
+    case ChannelEvent.inputClosed: action = state.inputClosed()
+    default: action = .pass
+    }
+    if action == .pass { context.fireUserInboundEventTriggered(event) } else { perform(action, context) }
+  }
+
+  private func perform(_ action: GateState.Action, _ context: ChannelHandlerContext) {
+    switch action {
+    case .nothing, .pass: break
+    case .decide: decide(context)
+    case .refuse, .refuseMalformed:
+      if let held { refuse(context, held.problem ?? .malformed, held.head) }
+    case .linger: linger(context)
+    case .close: context.close(promise: nil)
     }
   }
 
-  // MARK: Responses
+  // MARK: Answers
 
-  func read(context: ChannelHandlerContext) {
-    switch state {
-    case .attaching(_, _, isComplete: true), .deciding: break
-    default: context.read()
-    }
-  }
+  func read(context: ChannelHandlerContext) { if state.takesBytes { context.read() } }
 
   func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
-    switch state {
-    case .device, .refused:
+    guard !state.isDevice, !state.isLingering else {
       promise?.fail(ChannelError.ioOnClosedChannel)
       return
-    default: break
     }
-    guard case .end = unwrapOutboundIn(data) else {
+    switch unwrapOutboundIn(data) {
+    case .head(var head):
+      head.headers.replaceOrAdd(name: "Date", value: HTTPDate.now())
+      if state.answerStarted(isDraining: front.isDraining) {
+        head.headers.replaceOrAdd(name: "Connection", value: "close")
+      }
+      context.write(wrapOutboundOut(.head(head)), promise: promise)
+    case .body: context.write(data, promise: promise)
+    case .end:
       context.write(data, promise: promise)
-      return
+      perform(state.answerEnded(now: .now()), context)
+      settle(context)
     }
-    outstanding -= 1
-    guard closesAfterResponse, outstanding == 0 else {
-      context.write(data, promise: promise)
-      attachIfPossible(context)
-      return
+  }
+
+  /// The body is wanted: sent by whoever answers, before it reads.
+  struct BodyWanted: Sendable {}
+
+  func triggerUserOutboundEvent(context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?) {
+    guard event is BodyWanted else { return context.triggerUserOutboundEvent(event, promise: promise) }
+    if state.bodyWanted() {
+      context.writeAndFlush(
+        wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
     }
-    let bound = NIOLoopBound(context, eventLoop: context.eventLoop)
-    let promise = promise ?? context.eventLoop.makePromise()
-    promise.futureResult.whenComplete { _ in bound.value.close(promise: nil) }
-    context.writeAndFlush(data, promise: promise)
+    promise?.succeed()
   }
 
   func close(context: ChannelHandlerContext, mode: CloseMode, promise: EventLoopPromise<Void>?) {
-    if case .device = state {
+    if state.isDevice || state.isLingering {
       // Hummingbird ends what is not its connection any more.
       promise?.succeed()
     } else {
@@ -180,29 +220,54 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     }
   }
 
+  /// The last answer of the connection.
+  private func answer(_ context: ChannelHandlerContext, _ head: HTTPResponseHead, _ body: ByteBuffer?) {
+    var head = head
+    head.headers.replaceOrAdd(name: "Date", value: HTTPDate.now())
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    if let body { context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: nil) }
+    context.write(wrapOutboundOut(.end(nil)), promise: nil)
+    linger(context)
+  }
+
+  private func linger(_ context: ChannelHandlerContext) {
+    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+    let written = context.eventLoop.makePromise(of: Void.self)
+    written.futureResult.whenComplete { _ in
+      let (gate, context) = bound.value
+      context.close(mode: .output, promise: nil)
+      if gate.hasHTTP { context.fireUserInboundEventTriggered(ChannelEvent.inputClosed) }
+      context.read()
+    }
+    // An empty body part is written when all before it is.
+    context.writeAndFlush(wrapOutboundOut(.body(.byteBuffer(ByteBuffer()))), promise: written)
+  }
+
   // MARK: Devices
 
-  private func attachIfPossible(_ context: ChannelHandlerContext) {
-    guard outstanding == 0, case .attaching(let head, let wire, isComplete: true) = state else { return }
-    state = .deciding
+  private func decide(_ context: ChannelHandlerContext) {
+    guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    front.admit(head, wire, on: context.eventLoop, until: context.channel.closeFuture).assumeIsolated().map(\.value)
-      .whenComplete { result in
-        let (gate, context) = bound.value
-        guard context.channel.isActive else {
-          if case .success(let admitted?) = result { admitted.abandon() }
-          return
-        }
-        switch result {
-        case .success(let admitted?): gate.handOver(context, admitted)
-        case .success(nil): gate.finish(context, head)
-        case .failure(let error): gate.refuse(context, gate.front.problem(for: error), gate.front.sharing(head))
-        }
+    let gone = context.channel.closeFuture
+    front.admit(held.head, wire, on: context.eventLoop, until: gone).assumeIsolated().map(\.value).whenComplete { result in
+      let (gate, context) = bound.value
+      guard context.channel.isActive else {
+        if case .success(let admitted?) = result { admitted.abandon() }
+        return
       }
+      var isAdmitted = false
+      if case .success(.some) = result { isAdmitted = true }
+      gate.state.decided(isAdmitted: isAdmitted, now: .now())
+      switch result {
+      case .success(let admitted?): gate.handOver(context, admitted)
+      case .success(nil): gate.finish(context, held.head)
+      case .failure(let error): gate.refuse(context, gate.front.problem(for: error), held.head, wire)
+      }
+      gate.settle(context)
+    }
   }
 
   private func handOver(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {
-    state = .device
     let channel = context.channel
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
     let pipeline = context.pipeline.syncOperations
@@ -237,47 +302,54 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   private func finish(_ context: ChannelHandlerContext, _ head: HTTPRequestHead) {
-    state = .refused
     var headers = front.sharing(head)
     headers.add(name: "Connection", value: "close")
-    write(context, HTTPResponseHead(version: .http1_1, status: .noContent, headers: headers), nil)
+    answer(context, HTTPResponseHead(version: .http1_1, status: .noContent, headers: headers), nil)
   }
 
-  private func refuse(_ context: ChannelHandlerContext, _ problem: Problem, _ sharing: HTTPHeaders = [:]) {
-    state = .refused
-    front.refused(problem)
+  private func refuse(
+    _ context: ChannelHandlerContext, _ problem: Problem, _ request: HTTPRequestHead, _ wire: DeviceRequest.Wire? = nil
+  ) {
+    front.refused(problem, request)
+    if let wire, wire != .webSocket, let block = EventStream.block(passing: problem, as: wire) {
+      return wait(context, request, block)
+    }
     let body = problem.body
     var headers: HTTPHeaders = [
       "Content-Type": Problem.contentType, "Content-Length": String(body.readableBytes), "Connection": "close",
       "Cache-Control": "no-store",
     ]
-    headers.add(contentsOf: sharing)
+    headers.add(contentsOf: front.sharing(request))
     for header in problem.headers { headers.replaceOrAdd(name: header.name, value: header.value) }
-    write(context, HTTPResponseHead(version: .http1_1, status: problem.status, headers: headers), body)
+    answer(context, HTTPResponseHead(version: .http1_1, status: problem.status, headers: headers), body)
   }
 
-  /// The last response of the connection.
-  private func write(_ context: ChannelHandlerContext, _ head: HTTPResponseHead, _ body: ByteBuffer?) {
-    let bound = NIOLoopBound(context, eventLoop: context.eventLoop)
-    context.write(wrapOutboundOut(.head(head)), promise: nil)
-    if let body { context.write(wrapOutboundOut(.body(.byteBuffer(body))), promise: nil) }
-    let written = context.eventLoop.makePromise(of: Void.self)
-    written.futureResult.whenComplete { _ in bound.value.close(promise: nil) }
-    context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: written)
+  /// An event stream that says to come back later: a status would end an EventSource for good (HTML section 9.2.3). It
+  /// has not come to its end, so it has no last chunk.
+  private func wait(_ context: ChannelHandlerContext, _ request: HTTPRequestHead, _ block: ByteBuffer) {
+    var headers = DeviceFront.eventStreamHeaders(request)
+    headers.add(contentsOf: front.sharing(request))
+    headers.add(name: "Date", value: HTTPDate.now())
+    context.write(
+      wrapOutboundOut(.head(HTTPResponseHead(version: request.version, status: .ok, headers: headers))), promise: nil)
+    context.write(wrapOutboundOut(.body(.byteBuffer(block))), promise: nil)
+    linger(context)
   }
 }
 
 extension Problem {
   static let headerTooLarge = Problem(
-    HTTPResponseStatus.requestHeaderFieldsTooLarge, "header-too-large",
+    .requestHeaderFieldsTooLarge, "header-too-large",
     "The request line or the headers are too large; 16 KiB in all is allowed.")
   static let malformed = Problem.badRequest("malformed-request", "This is not a well-formed HTTP/1.1 request.")
 }
 
 extension HTTPRequestHead {
-  /// Whether the decoder takes this request for the last one: it asks for another protocol.
-  fileprivate var isUpgrade: Bool {
-    !headers["Upgrade"].isEmpty
-      && headers[canonicalForm: "connection"].contains { $0.lowercased() == "upgrade" } || method == .CONNECT
+  /// Whether no other request can follow: the client closes, or the decoder stops because another protocol is asked for
+  /// that is none of ours (RFC 9110 section 7.8 lets us ignore it).
+  fileprivate var isLast: Bool {
+    let connection = headers[canonicalForm: "connection"].map { $0.lowercased() }
+    return !knowsChunks || connection.contains("close") || method == .CONNECT
+      || !headers["Upgrade"].isEmpty && connection.contains("upgrade")
   }
 }

@@ -47,14 +47,8 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
         HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes, limitConfiguration: decoderLimits))
       let decided = channel.eventLoop.makePromise(of: Gate.HTTP?.self)
       let isSecure = tls != nil
-      let idleTimeout = limits.idleTimeout
-      let gate = Gate(
-        front: front, decoder: decoder, encoder: encoder, headerTimeout: limits.headerTimeout, decided: decided
-      ) { channel in
-        let pipeline = channel.pipeline.syncOperations
-        try pipeline.addHandler(HTTP1ToHTTPServerCodec(secure: isSecure))
-        try pipeline.addHandler(
-          HTTPConnectionStateHandler(idleTimeout: .nanoseconds(idleTimeout.nanoseconds), logger: logger))
+      let gate = Gate(front: front, decoder: decoder, encoder: encoder, limits: limits, decided: decided) { channel in
+        try channel.pipeline.syncOperations.addHandler(HTTP1ToHTTPServerCodec(secure: isSecure))
         return try NIOAsyncChannel(
           wrappingChannelSynchronously: channel, configuration: .init(isOutboundHalfClosureEnabled: true))
       }
@@ -75,10 +69,14 @@ package struct HTTPLimits: Sendable {
   package var maxHeaderBytes = 16 * 1024
   /// Until the first request's head is there.
   package var headerTimeout: TimeAmount = .seconds(10)
-  /// Between requests, and while one is slow to arrive.
+  /// Between requests, and between the pieces of a JSON body.
   package var idleTimeout: TimeAmount = .seconds(60)
-  /// Of a request to append.
+  /// Between the pieces of an NDJSON upload: models think for minutes.
+  package var uploadTimeout: TimeAmount = .minutes(30)
+  /// Of a request to append, and of each line of an upload.
   package var maxBodyBytes = 1 << 20
+  /// Names and values of one entry together.
+  package var maxEntryBytes = 256 << 10
 
   package init() {}
 }

@@ -8,12 +8,22 @@ package struct NewEntry: Sendable, Equatable {
   /// Names and values in the order in which they are stored.
   package private(set) var fields: [Entry.Field] = []
 
-  /// - Throws: `Problem` 400 with the member to mend.
-  package init(json: ByteBuffer) throws(Problem) {
+  /// - Parameter limit: bytes of names and values together.
+  /// - Throws: `Problem` 400 with the member to mend, 413.
+  package init(json: ByteBuffer, limit: Int) throws(Problem) {
     guard let object = JSONValue(json)?.members else {
       throw .badRequest("not-json", "The body must be one JSON object, such as {\"data\":\"Hel\",\"response\":\"r1\"}.")
     }
     try self.init(object: object)
+    try NewEntry.check(size: Entry.Field.size(fields), limit: limit)
+  }
+
+  /// - Throws: `Problem` 413.
+  static func check(size: Int, limit: Int) throws(Problem) {
+    guard size > limit else { return }
+    throw Problem(
+      .payloadTooLarge, "entry-too-large",
+      "Names and values of an entry may have \(limit) bytes together (--max-entry-bytes); this has \(size).")
   }
 
   /// - Throws: `Problem` 400 with the member to mend.
@@ -33,7 +43,7 @@ package struct NewEntry: Sendable, Equatable {
     }
     if let response = object["response"] {
       guard let text = response.text, Shape.name(text.utf8, upTo: 128) else {
-        throw .badRequest("bad-response", "response is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+        throw .badResponse
       }
       add("response", text)
     }
@@ -92,5 +102,11 @@ package struct NewEntry: Sendable, Equatable {
       }
       fields.append(Entry.Field(name: encodedName, value: bytes))
     }
+  }
+}
+
+extension Entry.Field {
+  static func size(_ fields: [Entry.Field]) -> Int {
+    fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes }
   }
 }

@@ -12,8 +12,9 @@ package struct ResponseUpload {
     var n: UInt64?
     var item: ResponseItem
 
-    /// - Throws: `Problem` 400 that names the line.
-    init(_ bytes: ByteBuffer, number: Int) throws(Problem) {
+    /// - Parameter limit: bytes of the entry's names and values together.
+    /// - Throws: `Problem` 400 or 413 that names the line.
+    init(_ bytes: ByteBuffer, number: Int, limit: Int) throws(Problem) {
       guard var object = JSONValue(bytes)?.members else {
         throw .badRequest("not-json", "Line \(number) is not a JSON object.")
       }
@@ -41,7 +42,16 @@ package struct ResponseUpload {
       } else {
         item = .event(event == Entry.token ? bare : others)
       }
+      func check(_ numbering: String) throws(Problem) {
+        do throws(Problem) {
+          try NewEntry.check(
+            size: item.size + "response".utf8.count + response.utf8.count + numbering.utf8.count, limit: limit)
+        } catch {
+          throw Problem(error.status, error.name, "Line \(number): \(error.detail)")
+        }
+      }
       guard item.count == 1 else {
+        try check("")
         guard n == nil else {
           throw .badRequest("bad-n", "Line \(number) is a \(event) and has no n; deltas and events of a response have.")
         }
@@ -51,42 +61,100 @@ package struct ResponseUpload {
         throw .badRequest("bad-n", "Line \(number) needs n: its number within the response, from 1 without gaps.")
       }
       self.n = value
+      try check("n\(value)")
     }
   }
 
+  /// A response of which lines came, and whose end did not.
+  private struct Open {
+    var generation: UInt64?
+    var last: UInt64
+  }
+
+  /// Responses of one upload that are open at the same time.
+  static let maxOpen = 1000
+
   private let epoch: UInt64
-  private var response: String?
-  private var generation: UInt64?
-  private var last: UInt64 = 0
-  private var isOpen = false
+  private var open: [String: Open] = [:]
+  private var newest: (response: String, n: UInt64)?
+  private var count: UInt64
   package private(set) var ids: [EntryID] = []
 
-  /// - Parameter epoch: which writer this is, of those that follow each other; 1 to 2⁵³−1.
-  package init(epoch: UInt64) {
+  /// - Parameters:
+  ///   - epoch: which writer this is, of those that follow each other; 1 to 2⁵³−1.
+  ///   - count: where the count of its lease begins; another one than that of an upload before it.
+  package init(epoch: UInt64, count: UInt64 = .random(in: 1...1 << 50)) {
     self.epoch = epoch
+    self.count = count
   }
 
   /// The step that appends a line.
-  mutating func call(_ line: Line) -> AppendCall {
-    if line.response != response {
-      (response, generation, last, isOpen) = (line.response, nil, 0, false)
+  ///
+  /// - Throws: `Problem` 400.
+  mutating func call(_ line: Line) throws(Problem) -> AppendCall {
+    guard open.count < ResponseUpload.maxOpen || open[line.response] != nil else {
+      throw .badRequest(
+        "too-many-responses",
+        "An upload may hold \(ResponseUpload.maxOpen) responses at a time; end some, or use several.")
     }
-    // The token is the same for every caller, so that a repeated POST goes on; rivals are told apart by their epoch.
-    let write = ResponseWrite(
-      response: line.response, epoch: epoch, generation: generation, token: "http", first: line.n ?? last + 1,
-      items: [line.item])
-    return isOpen ? .append(write) : .open(write)
+    let known = open[line.response]
+    let write = write(line.response, known, first: line.n ?? (known?.last ?? 0) + 1, items: [line.item], lease: true)
+    return known == nil ? .open(write) : .append(write)
+  }
+
+  /// The writer's name is the same for every caller, so that a repeated POST goes on; rivals are told apart by their
+  /// epoch. With a count behind it the response has a lease.
+  private mutating func write(
+    _ response: String, _ known: Open?, first: UInt64, items: [ResponseItem], lease: Bool
+  ) -> ResponseWrite {
+    count += 1
+    return ResponseWrite(
+      response: response, epoch: epoch, generation: known?.generation, token: lease ? "http.\(count)" : "http",
+      first: first, items: items)
   }
 
   /// - Throws: `Problem` 409 with what the stream has.
   mutating func took(_ line: Line, _ reply: WriteReply) throws(Problem) {
+    let written = try written(line.response, reply)
+    let last = line.n ?? open[line.response]?.last ?? 0
+    if case .end = line.item {
+      open[line.response] = nil
+    } else {
+      open[line.response] = Open(generation: written.generation, last: last)
+    }
+    newest = (line.response, written.n)
+    if let id = written.id, ids.last != id, line.n.map({ $0 == written.n }) ?? true { ids.append(id) }
+  }
+
+  /// The steps that keep the leases while the uploader lives.
+  mutating func renewals() -> [(response: String, call: AppendCall)] { calls(lease: true) }
+
+  /// The steps that give the leases up: the body came to its end, and the responses may be gone on with later.
+  mutating func releases() -> [(response: String, call: AppendCall)] { calls(lease: false) }
+
+  private mutating func calls(lease: Bool) -> [(response: String, call: AppendCall)] {
+    open.sorted { $0.key < $1.key }.map { response, known in
+      (response, .append(write(response, known, first: known.last + 1, items: [], lease: lease)))
+    }
+  }
+
+  func isOpen(_ response: String) -> Bool { open[response] != nil }
+
+  /// - Throws: `Problem` 409: the response is no longer this upload's.
+  func renewed(_ response: String, _ reply: WriteReply) throws(Problem) { _ = try written(response, reply) }
+
+  /// The upload ends before its body: says what the stream has.
+  func stopped(_ problem: Problem) -> Problem {
+    guard let newest else { return problem }
+    return problem.with(member: "response", newest.response).with(number: "n", newest.n)
+  }
+
+  private func written(_ response: String, _ reply: WriteReply) throws(Problem) -> WriteReply.Written {
     func refusal(_ name: String, _ detail: String) -> Problem {
-      Problem(.conflict, name, detail).with(member: "response", line.response)
+      Problem(.conflict, name, detail).with(member: "response", response)
     }
     switch reply {
-    case .written(let written):
-      (generation, isOpen, last) = (written.generation, true, line.n ?? last)
-      if let id = written.id, ids.last != id, line.n.map({ $0 == written.n }) ?? true { ids.append(id) }
+    case .written(let written): return written
     case .rewind(let n):
       throw refusal("gap", "The stream has deltas up to n \(n); go on with n \(n + 1).").with(number: "n", n)
     case .lost:
@@ -104,7 +172,20 @@ package struct ResponseUpload {
   }
 }
 
-/// Splits a body into lines, whatever pieces it comes in. A last line without its newline is not one.
+extension ResponseItem {
+  /// Bytes of names and values, without `response` and `n`.
+  fileprivate var size: Int {
+    switch self {
+    case .deltas(let deltas): "data".utf8.count + deltas.reduce(0) { $0 + $1.readableBytes }
+    case .start(let fields): "eventstart".utf8.count + Entry.Field.size(fields)
+    case .event(let fields): Entry.Field.size(fields)
+    case .end(let state, let fields): "event".utf8.count + state.rawValue.utf8.count + Entry.Field.size(fields)
+    case .gap: 0
+    }
+  }
+}
+
+/// Splits a body into lines, whatever pieces it comes in.
 struct LineSplitter {
   /// Bytes of one line at the most.
   let limit: Int
@@ -130,6 +211,12 @@ struct LineSplitter {
     }
     rest.discardReadBytes()
     return lines
+  }
+
+  /// The body's end came: what is left is a line, too.
+  mutating func finish() -> ByteBuffer? {
+    defer { rest.clear() }
+    return rest.readableBytesView.contains { $0 > 32 } ? rest : nil
   }
 }
 

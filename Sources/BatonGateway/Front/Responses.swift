@@ -52,6 +52,9 @@ extension Response {
   /// To a page whose origin was accepted.
   package mutating func allow(_ origin: String?) {
     headers[.vary] = "Origin"
-    if let origin { headers[.accessControlAllowOrigin] = origin }
+    if let origin {
+      headers[.accessControlAllowOrigin] = origin
+      headers[.accessControlExposeHeaders] = OriginRule.exposedHeaders
+    }
   }
 }

@@ -4,6 +4,7 @@ import BatonStore
 import HTTPTypes
 import HummingbirdCore
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
 
@@ -14,6 +15,7 @@ package struct Routes: Sendable {
   package let authenticator: Authenticator?
   package let state: NodeState
   package let metrics: GatewayMetrics
+  package let refusals: Refusals
   package let limits: HTTPLimits
   package let logger: Logger
   private let troubles: TroubleLog
@@ -21,13 +23,14 @@ package struct Routes: Sendable {
 
   package init(
     store: any SessionStore, origins: OriginRule, authenticator: Authenticator?, state: NodeState,
-    metrics: GatewayMetrics, limits: HTTPLimits, logger: Logger
+    metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits, logger: Logger
   ) {
     self.store = store
     self.origins = origins
     self.authenticator = authenticator
     self.state = state
     self.metrics = metrics
+    self.refusals = refusals
     self.limits = limits
     self.logger = logger
     troubles = TroubleLog(logger)
@@ -36,15 +39,34 @@ package struct Routes: Sendable {
   @Sendable package func respond(
     to request: Request, _ writer: consuming ResponseWriter, _ channel: any Channel
   ) async throws {
-    var response = await answer(request)
-    if request.method == .head { response.body = ResponseBody() }
-    try await writer.write(response: response.head, body: response.body)
+    let response = await answer(Call(request, channel))
+    // HEAD has the length of what it leaves out (RFC 9110 section 8.6).
+    let body = request.method == .head ? ResponseBody() : response.body
+    try await writer.write(response: response.head, body: body)
   }
 
-  private func answer(_ request: Request) async -> Response {
+  /// A request, and whether its body was asked for.
+  private struct Call {
+    let request: Request
+    private let channel: any Channel
+
+    init(_ request: Request, _ channel: any Channel) {
+      self.request = request
+      self.channel = channel
+    }
+
+    /// The body; a client that waits for 100 Continue sends it now.
+    var body: RequestBody {
+      channel.triggerUserOutboundEvent(Gate.BodyWanted(), promise: nil)
+      return request.body
+    }
+  }
+
+  private func answer(_ call: Call) async -> Response {
+    let request = call.request
     let problem: Problem
     do {
-      return try await route(request)
+      return try await route(call)
     } catch let refusal as Problem {
       problem = refusal
     } catch let error where error is HTTPParserError || error is ChannelError || error is IOError {
@@ -57,36 +79,38 @@ package struct Routes: Sendable {
       logger.error("a request failed", metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
       problem = Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
     }
-    metrics.refused(status: problem.status.code)
+    refusals.note(problem, uri: request.head.path ?? "/", origin: request.headers[.origin])
     var response = Response(problem)
     if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
     return response
   }
 
-  private func route(_ request: Request) async throws -> Response {
+  private func route(_ call: Call) async throws -> Response {
+    let request = call.request
     let target = Target(request.head.path ?? "/")
     switch target.resource {
-    case .session(let name): return try await session(name, request, target)
+    case .session(let name): return try await session(name, call, target)
     case .response(let response, let session):
-      try method(request, .get)
       try origins.check(request.headers[values: .origin])
+      if request.method == .options { return preflight(request, allow: "GET, HEAD, OPTIONS") }
+      try method(request, .get)
       let query = try Query(target.query)
       let session = try await self.session(session, .read, request, query)
-      guard Shape.name(response.utf8, upTo: 128) else {
-        throw Problem.badRequest("bad-response", "A response's name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
-      }
+      guard Shape.name(response.utf8, upTo: 128) else { throw Problem.badResponse }
       guard let record = try await store.response(response, in: session) else {
         throw Problem(
           .notFound, "no-such-response", "Nothing is known of this response; it may never have been opened.")
       }
       return .json(record.json(response), to: request)
+    case .malformed: throw Problem.badEncoding
     case .other: return try page(request)
     }
   }
 
   // MARK: Sessions
 
-  private func session(_ name: String, _ request: Request, _ target: Target) async throws -> Response {
+  private func session(_ name: String, _ call: Call, _ target: Target) async throws -> Response {
+    let request = call.request
     try origins.check(request.headers[values: .origin])
     let query = try Query(target.query)
     switch request.method {
@@ -101,67 +125,64 @@ package struct Routes: Sendable {
       }
       return .json(page.json(session: session), to: request, holding: page.charges)
     case .post:
-      return try await post(name, request, query)
+      return try await post(name, call, query)
     case .delete:
       let session = try await session(name, .delete, request, query)
       try await store.delete(session)
       var response = Response(status: .noContent)
       response.allow(request.headers[.origin])
       return response
-    case .options: return preflight(request)
+    case .options: return preflight(request, allow: "GET, HEAD, POST, DELETE, OPTIONS")
     default: throw Problem.methodNotAllowed("GET, HEAD, POST, DELETE, OPTIONS")
     }
   }
 
-  private func post(_ name: String, _ request: Request, _ query: Query) async throws -> Response {
+  private func post(_ name: String, _ call: Call, _ query: Query) async throws -> Response {
+    let request = call.request
     let (session, identity) = try await admitted(name, .publish, request, query)
     let type = request.headers[.contentType]
     let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
+    if let coding = request.headers[.contentEncoding], coding.lowercased() != "identity" {
+      throw Problem(
+        .unsupportedMediaType, "unsupported-content-encoding", "Send the body without Content-Encoding."
+      ).with(header: "Accept-Encoding", "identity")
+    }
     let ids: [EntryID]
+    var isReplayed = false
     if MediaType.isContent(.ndjson, type) {
       guard key == nil else {
         throw Problem.badRequest(
           "unsupported-header", "With NDJSON each line's n makes a retry safe; leave Idempotency-Key out.")
       }
-      ids = try await upload(request, query, to: session)
+      guard let epoch = Shape.number(try query.one("epoch")?.utf8 ?? "".utf8) else {
+        throw Problem.badRequest(
+          "bad-epoch",
+          "NDJSON needs ?epoch=E: which writer of the response this is, 1 for the first, one more for each takeover.")
+      }
+      let upload = UploadTask(epoch: epoch, to: session, store: store, limits: limits, state: state)
+      ids = try await upload.run(call.body)
     } else if MediaType.isContent(.json, type) {
       if let key, key.isEmpty || key.utf8.count > 255 {
         throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
       }
-      let entry = try NewEntry(json: try await body(request))
+      let entry = try NewEntry(json: try await body(call), limit: limits.maxEntryBytes)
       let scope = key.map { "post \(identity?.subject ?? "") \($0)" } ?? ""
-      ids = [try await store.append(entry, to: session, scope: scope)]
+      let put = try await store.append(entry, to: session, scope: scope)
+      (ids, isReplayed) = ([put.id], put.again)
     } else {
       throw Problem(
         .unsupportedMediaType, "unsupported-media-type",
-        "Post one JSON object with Content-Type: application/json, or a response line by line as application/x-ndjson.")
+        "Post one JSON object with Content-Type: application/json, or a response line by line as application/x-ndjson."
+      ).with(header: "Accept-Post", "application/json, application/x-ndjson")
     }
     var json = JSONWriter(into: ByteBuffer())
     json.object { json in
       json.name("ids")
       json.array { json in for id in ids { json.value(id.description) } }
     }
-    return .json(json.buffer, status: .created, to: request)
-  }
-
-  /// Appends each line as it arrives.
-  private func upload(_ request: Request, _ query: Query, to session: SessionName) async throws -> [EntryID] {
-    guard let epoch = Shape.number(try query.one("epoch")?.utf8 ?? "".utf8) else {
-      throw Problem.badRequest(
-        "bad-epoch",
-        "NDJSON needs ?epoch=E: which writer of the response this is, 1 for the first, one more for each takeover.")
-    }
-    var upload = ResponseUpload(epoch: epoch)
-    var splitter = LineSplitter(limit: limits.maxBodyBytes)
-    var number = 0
-    for try await chunk in request.body {
-      for bytes in try splitter.take(chunk) {
-        number += 1
-        let line = try ResponseUpload.Line(bytes, number: number)
-        try upload.took(line, try await store.append(upload.call(line), to: session))
-      }
-    }
-    return upload.ids
+    var response = Response.json(json.buffer, status: .created, to: request)
+    if isReplayed, let name = HTTPField.Name("Idempotent-Replayed") { response.headers[name] = "true" }
+    return response
   }
 
   private func session(
@@ -184,36 +205,69 @@ package struct Routes: Sendable {
     return (session, known)
   }
 
-  private func body(_ request: Request) async throws -> ByteBuffer {
+  private func body(_ call: Call) async throws -> ByteBuffer {
     let tooLarge = Problem(
-      HTTPResponseStatus.payloadTooLarge, "body-too-large",
+      .payloadTooLarge, "body-too-large",
       "The body may have \(limits.maxBodyBytes) bytes; large content belongs beside the stream, with a link in the entry."
     )
-    if let length = request.headers[.contentLength].flatMap({ Int($0) }), length > limits.maxBodyBytes {
+    if let length = call.request.headers[.contentLength].flatMap({ Int($0) }), length > limits.maxBodyBytes {
       throw tooLarge
     }
-    do {
-      return try await request.body.collect(upTo: limits.maxBodyBytes)
-    } catch is NIOTooManyBytesError {
-      throw tooLarge
+    let (maxBytes, silence) = (limits.maxBodyBytes, Duration.nanoseconds(limits.idleTimeout.nanoseconds))
+    let heard = NIOLockedValueBox(ContinuousClock.now)
+    return try await withThrowingTaskGroup(of: ByteBuffer.self) { group in
+      group.addTask {
+        var all = ByteBuffer()
+        do {
+          for try await piece in call.body {
+            heard.withLockedValue { $0 = .now }
+            guard all.readableBytes + piece.readableBytes <= maxBytes else { throw tooLarge }
+            all.writeImmutableBuffer(piece)
+          }
+        } catch let problem as Problem {
+          throw problem
+        } catch {
+          throw Problem.bodyCut
+        }
+        try Task.checkCancellation()
+        return all
+      }
+      group.addTask {
+        while true {
+          let left = silence - (ContinuousClock.now - heard.withLockedValue { $0 })
+          if left <= .zero { throw Problem.bodyTimeout(silence, "--idle-timeout") }
+          try await Task.sleep(for: left)
+        }
+      }
+      defer { group.cancelAll() }
+      guard let all = try await group.next() else { throw Problem.bodyCut }
+      return all
     }
   }
 
-  /// What a page of an accepted origin may do (Fetch Standard section 3.2.2).
-  private func preflight(_ request: Request) -> Response {
+  /// What a page of an accepted origin may do (Fetch Standard section 3.2.2). What it asks to send is allowed: only what is
+  /// known is read.
+  private func preflight(_ request: Request, allow: String) -> Response {
     var response = Response(status: .noContent)
-    response.headers[.allow] = "GET, HEAD, POST, DELETE, OPTIONS"
-    response.headers[.accessControlAllowMethods] = "GET, HEAD, POST, DELETE"
-    response.headers[.accessControlAllowHeaders] = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
+    response.headers[.allow] = allow
+    response.headers[.accessControlAllowMethods] = allow
+    response.headers[.accessControlAllowHeaders] =
+      request.headers[.accessControlRequestHeaders] ?? "Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
     response.headers[.accessControlMaxAge] = "600"
     response.allow(request.headers[.origin])
+    response.headers[.vary] = "Origin, Access-Control-Request-Headers"
     return response
   }
 
   // MARK: The rest
 
   private func page(_ request: Request) throws -> Response {
-    let path = request.uri.path
+    let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
+    if request.method == .options {
+      // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
+      guard path == "*" || web.file(path) != nil else { throw Problem.noSuchPath }
+      return preflight(request, allow: "GET, HEAD, OPTIONS")
+    }
     switch path {
     case "/healthz":
       try method(request, .get)
@@ -226,7 +280,7 @@ package struct Routes: Sendable {
       try method(request, .get)
       return .text(metrics.text, type: MetricsRegistry.contentType)
     default:
-      return try web.response(to: request)
+      return try web.response(to: request, path: path)
     }
   }
 

@@ -9,7 +9,8 @@ package protocol SessionStore: Sendable {
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
   /// - Parameter scope: the idempotency key with whom it belongs to; empty for none.
-  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> EntryID
+  /// - Returns: `again`: it had been appended before.
+  func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> (id: EntryID, again: Bool)
   /// One step of a response.
   func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply
   /// Every key of the session; a tombstone stays for 1 h.
@@ -36,6 +37,12 @@ package struct HistoryRequest: Sendable, Equatable {
   /// - Throws: `Problem` 400.
   package init(session: SessionName, query: Query) throws(Problem) {
     self.session = session
+    for name in ["offset", "last", "until", "response", "rollup"] where try query.one(name) != nil {
+      throw .badRequest(
+        "unsupported-parameter",
+        "\(name) is for attaching, over WebSocket or with Accept: text/event-stream; a page of history takes after, before "
+          + "and limit.")
+    }
     let after = try query.one("after")
     let before = try query.one("before")
     switch (after, before) {

@@ -46,10 +46,11 @@ package struct WebFiles: Sendable {
 
   package init() {}
 
+  package func file(_ path: Substring) -> File? { files[path == "/demo/" ? "/demo" : String(path)] }
+
   /// - Throws: `Problem` 404, 405.
-  package func response(to request: Request) throws(Problem) -> Response {
-    let path = request.uri.path
-    guard let file = files[path == "/demo/" ? "/demo" : path] else { throw .noSuchPath }
+  package func response(to request: Request, path: Substring) throws(Problem) -> Response {
+    guard let file = file(path) else { throw .noSuchPath }
     guard request.method == .get || request.method == .head else { throw .methodNotAllowed("GET, HEAD") }
     var response = Response(status: .ok, body: ResponseBody(byteBuffer: file.content))
     response.headers[.contentType] = file.type

@@ -74,9 +74,13 @@ package final class GatewayMetrics: Sendable {
   package func resumed(_ outcome: ResumeOutcome) { resumes[outcome]?.increment() }
   package func reset(_ reason: ResetReason) { resets[reason]?.increment() }
 
-  func refused(status: UInt) {
-    Counter(label: "http_refusals_total", dimensions: [("status", String(status))], factory: registry).increment()
+  func refused(status: UInt, reason: String) {
+    Counter(
+      label: "http_refusals_total", dimensions: [("status", String(status)), ("reason", reason)], factory: registry
+    ).increment()
   }
+
+  func acceptPaused() { Counter(label: "accept_pauses_total", factory: registry).increment() }
 
   /// The counters of one event loop; the driver of that loop keeps them.
   package func makeLoopCounters() -> LoopCounters {
@@ -121,7 +125,8 @@ package final class GatewayMetrics: Sendable {
     "baton_wakeup": "1 for the way in use to learn of changes: by notices, by notices not proven yet, or by polling.",
     "baton_resumes_total": "Attaches by where they went on from.",
     "baton_resets_total": "Devices told that continuity is broken.",
-    "baton_http_refusals_total": "Requests refused, by status.",
+    "baton_http_refusals_total": "Requests refused, by status and by the last part of the problem's type.",
+    "baton_accept_pauses_total": "Times that no connection was accepted for a second because no descriptor was left.",
   ]
 }
 

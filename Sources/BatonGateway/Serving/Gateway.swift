@@ -32,19 +32,25 @@ package final class Gateway: Service {
   package func run() async throws {
     var authenticator: Authenticator?
     if let secret = configuration.secret { authenticator = await Authenticator(secret: secret) }
+    let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
     let front = DeviceFront(
       attaching: backend, registry: parts.registry, origins: configuration.origins, settings: configuration.devices,
-      state: parts.state, metrics: parts.metrics, authenticator: authenticator, logger: parts.logger)
+      state: parts.state, metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
+      logger: parts.logger)
     let routes = Routes(
       store: backend, origins: configuration.origins, authenticator: authenticator, state: parts.state,
-      metrics: parts.metrics, limits: configuration.http, logger: parts.logger)
+      metrics: parts.metrics, refusals: refusals, limits: configuration.http, logger: parts.logger)
     let onListening = onListening
+    let pause = AcceptPause(metrics: parts.metrics, logger: parts.logger)
     let server = Server(
       childChannelSetup: GateChannel(
         front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond),
       configuration: ServerConfiguration(
         address: configuration.listen.bind, backlog: configuration.backlog),
-      onServerRunning: { channel in if let address = channel.localAddress { onListening(address) } },
+      onServerRunning: { channel in
+        try? await channel.pipeline.addHandler(pause, position: .first)
+        if let address = channel.localAddress { onListening(address) }
+      },
       eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
 
     // The tasks are detached: the server must not hear of a shutdown before the drain's first part is over.
@@ -90,11 +96,19 @@ package final class Gateway: Service {
     try await Task.sleep(for: .nanoseconds(configuration.drainDelay.nanoseconds))
     let closing = Task.detached { try await server.shutdownGracefully() }
     parts.registry.drain(over: configuration.drainTime)
-    // What has not left by then, the closing handshake's patience included, is not waited for.
-    let deadline = ContinuousClock.now + .nanoseconds(configuration.drainTime.nanoseconds) + .seconds(6)
-    while parts.registry.count > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
+    try await waitForDevicesAndRequests(for: configuration.drainTime)
+    // Uploads are answered now; what has not left after the closing handshake's patience is not waited for.
+    parts.state.endUploads()
+    try await waitForDevicesAndRequests(for: .seconds(6))
     parts.logger.info("drained", metadata: ["left": "\(parts.registry.count)"])
     closing.cancel()
+  }
+
+  private func waitForDevicesAndRequests(for time: TimeAmount) async throws {
+    let deadline = ContinuousClock.now + .nanoseconds(time.nanoseconds)
+    while parts.registry.count > 0 || parts.state.busyConnections > 0, ContinuousClock.now < deadline {
+      try await Task.sleep(for: .milliseconds(50))
+    }
   }
 }
 

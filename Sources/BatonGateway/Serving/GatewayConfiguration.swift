@@ -66,9 +66,11 @@ package struct GatewayConfiguration: Sendable {
       throw settings.mistake("public-url", "must begin with http:// or https://")
     }
     if let origins = settings.list("allowed-origins") {
-      for origin in origins where OriginRule.normalized(origin) == nil {
+      for origin in origins where OriginRule.Pattern(origin) == nil {
         throw settings.mistake(
-          "allowed-origins", "must list origins such as https://app.example.com, without paths; \"\(origin)\" is none")
+          "allowed-origins",
+          "must list origins such as https://app.example.com, https://*.example.com, capacitor://localhost or null, "
+            + "without paths; \"\(origin)\" is none")
       }
       allowedOrigins = Set(origins)
     }
@@ -96,6 +98,8 @@ package struct GatewayConfiguration: Sendable {
     http.maxBodyBytes = try size("max-body-bytes", atLeast: 1024)
     http.headerTimeout = try time("header-timeout")
     http.idleTimeout = try time("idle-timeout")
+    http.uploadTimeout = try time("upload-timeout")
+    http.maxEntryBytes = maxEntryBytes
     maxDevices = settings.count("max-devices") ?? maxDevices
     devices = DeviceSettings(
       pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100))

@@ -18,7 +18,8 @@ package enum GatewaySettings {
     Setting("public-url", placeholder: "URL", "The URL under which devices reach the gateways; its origin is accepted"),
     Setting(
       "allowed-origins", .list, placeholder: "ORIGIN,…",
-      "Exactly the origins (scheme, host, port) whose pages may use the gateway; default: local ones and --public-url"),
+      "Exactly the origins (scheme, host, port; * for one label) whose pages may use the gateway; default: local ones and --public-url"
+    ),
 
     Setting(
       "auth-secret-file", placeholder: "PATH",
@@ -31,7 +32,9 @@ package enum GatewaySettings {
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
 
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
-    Setting("drain-time", .duration, standard: "30s", "Then: how long the devices' leaving is spread over"),
+    Setting(
+      "drain-time", .duration, standard: "30s",
+      "Then: how long the devices' leaving is spread over, and requests may take"),
     Setting("log-format", .choice(["text", "json"]), standard: "text", "How logs are written, on standard error"),
     Setting(
       "log-level", .choice(["trace", "debug", "info", "notice", "warning", "error", "critical"]), standard: "info",
@@ -49,7 +52,11 @@ package enum GatewaySettings {
     Setting("poll-interval", .duration, standard: "20ms", "How often hot sessions are read where tracking is not used"),
     Setting(
       "header-timeout", .duration, standard: "10s", "How long a new connection may take to send its first request"),
-    Setting("idle-timeout", .duration, standard: "60s", "How long a connection stays open between requests"),
+    Setting(
+      "idle-timeout", .duration, standard: "60s",
+      "How long a connection stays open between requests, and a JSON body may be silent"),
+    Setting(
+      "upload-timeout", .duration, standard: "30m", "How long an NDJSON upload may be silent; a blank line is none"),
     Setting("exit-with-stdin", .flag, "Exit when standard input ends: for a parent process that may be killed"),
     Setting("backlog", .count(1...65_535), standard: "1024", "Connections that wait to be accepted"),
     Setting("threads", .count(1...1024), placeholder: "N", "Event loops; default: one a core"),

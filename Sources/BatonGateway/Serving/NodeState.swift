@@ -6,6 +6,8 @@ package final class NodeState: Sendable {
   private struct Values {
     /// Seconds that a refused device should wait.
     var drainingFor: Int64?
+    var busyConnections = 0
+    var endsUploads = false
     var reached = false
     var lostAt: NIODeadline?
   }
@@ -16,6 +18,16 @@ package final class NodeState: Sendable {
 
   package var drainingFor: Int64? { values.withLockedValue { $0.drainingFor } }
   package func beginDraining(retryAfter seconds: Int64) { values.withLockedValue { $0.drainingFor = seconds } }
+
+  /// Connections on which somebody waits for an answer, or for its end.
+  package var busyConnections: Int { values.withLockedValue { $0.busyConnections } }
+  package func connectionIsBusy(_ isBusy: Bool) {
+    values.withLockedValue { $0.busyConnections += isBusy ? 1 : -1 }
+  }
+
+  /// Uploads have had their time: they are answered with what the stream has.
+  package var endsUploads: Bool { values.withLockedValue { $0.endsUploads } }
+  package func endUploads() { values.withLockedValue { $0.endsUploads = true } }
 
   /// Told by whoever talks to Redis, at each change.
   package func storeReached() {

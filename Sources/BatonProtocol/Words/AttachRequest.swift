@@ -32,20 +32,19 @@ package struct AttachRequest: Sendable, Equatable {
   package var rollup: Rollup
   package var untilEnd: Bool
   package var device: String
+  /// The one response whose entries are delivered, also where it goes on after an offset; nil: all.
+  package var onlyResponse: String?
 
+  /// - Parameter onlyResponse: not needed beside the start of that response.
   package init(
     session: SessionName, start: Start = .after(.zero), rollup: Rollup = .auto, untilEnd: Bool = false,
-    device: String
+    device: String, onlyResponse: String? = nil
   ) {
     self.session = session
     self.start = start
     self.rollup = rollup
     self.untilEnd = untilEnd
     self.device = device
-  }
-
-  /// The one response whose entries are delivered; nil: all.
-  package var onlyResponse: String? {
-    if case .response(let name) = start { name } else { nil }
+    self.onlyResponse = if case .response(let name) = start { name } else { onlyResponse }
   }
 }

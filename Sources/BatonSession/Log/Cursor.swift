@@ -306,7 +306,7 @@ package struct Cursor: Sendable {
       switch Verdict.of(Place(offset: offset), evidence: nil, info: info, entries: page.entries) {
       case .overlap:
         guard let anchor = page.entries.first else { return }
-        if anchor.endsResponse { sawEnd = true }
+        if anchor.endsResponse, isWanted(anchor) { sawEnd = true }
         let isVerifyOnly = page.entries.count == 1 && info.last.map { $0.offset.id > anchor.id } ?? false
         start(at: anchor.place, more: isVerifyOnly || page.more)
         if !isVerifyOnly, !isSurveying { takePage(page) }
@@ -423,7 +423,7 @@ package struct Cursor: Sendable {
     self.more = more
     origin = nil
     phase = .paging
-    if request.untilEnd, place.offset != .zero {
+    if request.untilEnd || request.onlyResponse != nil, place.offset != .zero {
       self.more = true
       phase = .surveying(at: .zero)
     }
@@ -510,7 +510,11 @@ package struct Cursor: Sendable {
         phase = .paging
         return
       }
-      open.note(entry)
+      if isWanted(entry) {
+        open.note(entry)
+        // The one that is waited for may have ended before the place to go on from.
+        if request.onlyResponse != nil, entry.endsResponse { sawEnd = true }
+      }
       reached = entry.place
     }
     phase = page.more && reached.offset.id < place.offset.id ? .surveying(at: reached) : .paging

@@ -68,7 +68,7 @@ struct DevRoutes: Sendable {
       guard isKnown else { throw Problem(.notFound, "no-such-gateway", "No gateway has the name \(path[2]).") }
       return Response(status: .noContent)
     case (.get, ["healthz"]): return .text("ok\n")
-    case (.get, _), (.head, _): return try web.response(to: request)
+    case (.get, _), (.head, _): return try web.response(to: request, path: request.uri.path[...])
     default: throw Problem.methodNotAllowed("GET")
     }
   }

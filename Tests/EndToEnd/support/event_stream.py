@@ -24,7 +24,7 @@ class EventStream:
         self.status, self.headers = self.response.status, {name.lower(): value for name, value in self.response.getheaders()}
         self.view, self.events, self.comments, self.retries = View(), [], 0, []
         self.last_id, self.ended, self.error = last_event_id or "", False, None
-        self.is_text = query.get("format") == "text"
+        self.is_text, self.is_filtered = query.get("format") == "text", "response" in query
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._read, daemon=True)
         self.thread.start()
@@ -71,7 +71,9 @@ class EventStream:
         self.events.append(told)
         if not self.is_text:
             frame = json.loads(told["data"])
-            self.view.feed(frame)
+            # The view knows no filter.
+            if not self.is_filtered:
+                self.view.feed(frame)
             if "type" not in frame or frame["type"] in ("attached", "live", "reset", "skipped"):
                 assert "id" in event, f"no id with {frame}"
 

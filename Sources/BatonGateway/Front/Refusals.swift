@@ -1,0 +1,56 @@
+import BatonProtocol
+import Logging
+import NIOConcurrencyHelpers
+import NIOCore
+
+/// Counts and logs what was refused and why, without credentials. What is refused often is logged seldom.
+package final class Refusals: Sendable {
+  private let metrics: GatewayMetrics
+  private let logger: Logger
+  private let paces = NIOLockedValueBox<[String: Pace]>([:])
+
+  package init(metrics: GatewayMetrics, logger: Logger) {
+    self.metrics = metrics
+    self.logger = logger
+  }
+
+  /// - Parameter uri: the request target; its query is never logged.
+  func note(_ problem: Problem, uri: String, origin: String?, now: NIODeadline = .now()) {
+    metrics.refused(status: problem.status.code, reason: problem.name)
+    guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
+    var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
+    switch Target(uri).resource {
+    case .session(let name), .response(_, let name):
+      if let session = SessionName(name) { metadata["session"] = "\(session)" }
+    case .other, .malformed: break
+    }
+    if let origin { metadata["origin"] = "\(origin.prefix(200))" }
+    if left > 0 { metadata["unlogged"] = "\(left)" }
+    logger.info("refused a request: \(problem.detail)", metadata: metadata)
+  }
+
+  /// Five at once, then one every ten seconds; each tells how many were left out before it.
+  struct Pace {
+    static let burst = 5.0
+    static let interval = TimeAmount.seconds(10)
+
+    private var tokens = Pace.burst
+    private var last: NIODeadline
+    private var left = 0
+
+    init(now: NIODeadline) { last = now }
+
+    /// Nil: not to be logged.
+    mutating func next(_ now: NIODeadline) -> Int? {
+      tokens = min(Pace.burst, tokens + Double((now - last).nanoseconds) / Double(Pace.interval.nanoseconds))
+      last = now
+      guard tokens >= 1 else {
+        left += 1
+        return nil
+      }
+      tokens -= 1
+      defer { left = 0 }
+      return left
+    }
+  }
+}

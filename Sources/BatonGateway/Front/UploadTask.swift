@@ -1,0 +1,99 @@
+import BatonProtocol
+import BatonStore
+import HummingbirdCore
+import NIOCore
+
+/// One upload under way: appends each line as it arrives, keeps the leases of its responses while the uploader lives, and
+/// ends it when the uploader is silent for too long or the node goes away. An uploader that is gone without the body's end
+/// is not renewed: its responses end by `producer_lost` unless it comes back.
+actor UploadTask {
+  private let store: any SessionStore
+  private let session: SessionName
+  private let limits: HTTPLimits
+  private let state: NodeState
+  private var upload: ResponseUpload
+  private var splitter: LineSplitter
+  private var number = 0
+  private var heard = ContinuousClock.now
+  private var renewed = ContinuousClock.now
+
+  /// A lease is looked at every 5 s and over after 15 (PROTOCOL 9).
+  private static let renewal = Duration.seconds(5)
+  private static let tick = Duration.milliseconds(250)
+
+  init(epoch: UInt64, to session: SessionName, store: any SessionStore, limits: HTTPLimits, state: NodeState) {
+    self.store = store
+    self.session = session
+    self.limits = limits
+    self.state = state
+    upload = ResponseUpload(epoch: epoch)
+    splitter = LineSplitter(limit: limits.maxBodyBytes)
+  }
+
+  /// - Throws: `Problem`.
+  func run(_ body: RequestBody) async throws -> [EntryID] {
+    do {
+      try await withThrowingTaskGroup { group in
+        group.addTask { try await self.read(body) }
+        group.addTask { try await self.watch() }
+        defer { group.cancelAll() }
+        try await group.next()
+      }
+    } catch let problem as Problem {
+      throw upload.stopped(problem)
+    }
+    return upload.ids
+  }
+
+  private func read(_ body: RequestBody) async throws {
+    do {
+      for try await chunk in body {
+        heard = .now
+        for line in try splitter.take(chunk) { try await append(line) }
+      }
+    } catch let problem as Problem {
+      throw problem
+    } catch {
+      throw Problem.bodyCut
+    }
+    // The body also seems to end where the reading was given up.
+    try Task.checkCancellation()
+    if let line = splitter.finish() { try await append(line) }
+    for (_, call) in upload.releases() { _ = try await store.append(call, to: session) }
+  }
+
+  private func append(_ bytes: ByteBuffer) async throws {
+    number += 1
+    let line = try ResponseUpload.Line(bytes, number: number, limit: limits.maxEntryBytes)
+    try upload.took(line, try await store.append(try upload.call(line), to: session))
+    renewed = .now
+  }
+
+  /// Ends by a `Problem` only.
+  private func watch() async throws {
+    let silence = Duration.nanoseconds(limits.uploadTimeout.nanoseconds)
+    while true {
+      try await Task.sleep(for: min(UploadTask.tick, silence / 4))
+      if state.endsUploads { throw Problem.draining(retryAfter: 1) }
+      if .now - heard >= silence { throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too") }
+      guard .now - renewed >= UploadTask.renewal else { continue }
+      renewed = .now
+      for (response, call) in upload.renewals() {
+        // While Redis is away the leases of all producers stand still.
+        guard let reply = try? await store.append(call, to: session) else { break }
+        // A line that ended it may have come between.
+        if upload.isOpen(response) { try upload.renewed(response, reply) }
+      }
+    }
+  }
+}
+
+extension Problem {
+  /// Nobody reads it.
+  static let bodyCut = Problem.badRequest("body-cut", "The connection was closed before the body's end.")
+
+  static func bodyTimeout(_ silence: Duration, _ option: String) -> Problem {
+    Problem(
+      .requestTimeout, "body-timeout", "Nothing of the body came for \(silence.components.seconds) s (\(option)).")
+  }
+}

@@ -97,8 +97,8 @@ def new_gateway(tmp_path, started):
 
 @pytest.fixture
 def new_proxy(tmp_path, started):
-    def new(kind, gateways):
-        started.append({"haproxy": HAProxy, "nginx": Nginx}[kind](tmp_path, gateways))
+    def new(kind, gateways, **options):
+        started.append({"haproxy": HAProxy, "nginx": Nginx}[kind](tmp_path, gateways, **options))
         return started[-1]
 
     return new

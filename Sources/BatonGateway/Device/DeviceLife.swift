@@ -67,10 +67,16 @@ final class DeviceLife {
 package struct DeviceSettings: Sendable {
   package var pingInterval: TimeAmount
   package var maxStall: TimeAmount
+  /// What event streams say as `retry:`, at the least. Firefox gives up for good after one refused attempt from another
+  /// origin, so this is longer than a restart takes unless another node answers.
+  package var retry: TimeAmount
 
-  package init(pingInterval: TimeAmount = .seconds(25), maxStall: TimeAmount = .seconds(60)) {
+  package init(
+    pingInterval: TimeAmount = .seconds(25), maxStall: TimeAmount = .seconds(60), retry: TimeAmount = .seconds(5)
+  ) {
     self.pingInterval = pingInterval
     self.maxStall = maxStall
+    self.retry = retry
   }
 
   /// How often a wire looks at its device.

@@ -73,7 +73,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   var identity: Identity? { life.identity }
 
   func send(_ frame: ControlFrame) {
-    write(EventStream.block(frame, as: life.request.wire))
+    write(EventStream.block(frame, as: life.request.wire, retry: life.settings.retry))
     flush()
   }
 
@@ -126,12 +126,14 @@ package enum EventStream {
   package static let comment = ByteBuffer(string: ":\n")
 
   /// One frame of PROTOCOL 4, or for `format=text` what of it is shown there: `baton.reset` and the bare `id:` lines.
-  package static func block(_ frame: ControlFrame, as wire: DeviceRequest.Wire) -> ByteBuffer {
+  package static func block(
+    _ frame: ControlFrame, as wire: DeviceRequest.Wire, retry: TimeAmount
+  ) -> ByteBuffer {
     var bytes = ByteBuffer()
     let id = frame.offsetAfter
     if let id { bytes.writeString("id: \(id)\n") }
     switch frame {
-    case .attached, .draining: bytes.writeString("retry: \(retryMs())\n")
+    case .attached, .draining: bytes.writeString("retry: \(spread(retry))\n")
     default: break
     }
     if wire == .text {
@@ -148,9 +150,11 @@ package enum EventStream {
   }
 
   /// What an attach is told that may be let in later; nil where a refusal stays.
-  package static func block(passing problem: Problem, as wire: DeviceRequest.Wire) -> ByteBuffer? {
+  package static func block(
+    passing problem: Problem, as wire: DeviceRequest.Wire, retry: TimeAmount
+  ) -> ByteBuffer? {
     guard problem.status == .serviceUnavailable else { return nil }
-    let retry = retryMs()
+    let retry = spread(retry)
     let frame: ControlFrame = problem.name == "store-unavailable" ? .stalled : .draining(retryAfterMs: retry)
     let event = wire == .text ? "event: baton.\(problem.name == "store-unavailable" ? "stalled" : "draining")\n" : ""
     var bytes = ByteBuffer(string: "retry: \(retry)\n\(event)data: ")
@@ -159,9 +163,11 @@ package enum EventStream {
     return bytes
   }
 
-  /// How long a browser waits before it comes back by itself. Firefox gives up for good after one refused attempt from
-  /// another origin, so this is longer than a restart takes; who wants to be back sooner makes a new EventSource.
-  private static func retryMs() -> Int { .random(in: 5000...8000) }
+  /// In milliseconds; so that not all come back at once.
+  private static func spread(_ retry: TimeAmount) -> Int {
+    let milliseconds = Int(retry.nanoseconds / 1_000_000)
+    return .random(in: milliseconds...milliseconds * 8 / 5)
+  }
 
   // MARK: Chunks (RFC 9112 section 7.1)
 

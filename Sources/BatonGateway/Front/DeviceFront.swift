@@ -53,6 +53,8 @@ package final class DeviceFront: Sendable {
     return head.headers["Sec-WebSocket-Key"].isEmpty ? .control : .refused(.lostUpgrade)
   }
 
+  var retry: TimeAmount { settings.retry }
+
   var isDraining: Bool { state.drainingFor != nil }
 
   func connectionIsBusy(_ isBusy: Bool) { state.connectionIsBusy(isBusy) }

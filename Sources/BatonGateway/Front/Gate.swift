@@ -311,7 +311,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     _ context: ChannelHandlerContext, _ problem: Problem, _ request: HTTPRequestHead, _ wire: DeviceRequest.Wire? = nil
   ) {
     front.refused(problem, request)
-    if let wire, wire != .webSocket, let block = EventStream.block(passing: problem, as: wire) {
+    if let wire, wire != .webSocket, let block = EventStream.block(passing: problem, as: wire, retry: front.retry) {
       return wait(context, request, block)
     }
     let body = problem.body

@@ -102,7 +102,8 @@ package struct GatewayConfiguration: Sendable {
     http.maxEntryBytes = maxEntryBytes
     maxDevices = settings.count("max-devices") ?? maxDevices
     devices = DeviceSettings(
-      pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100))
+      pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100),
+      retry: try time("retry"))
     sweep = try time("sweep", atLeast: 100)
     pollInterval = try time("poll-interval")
     exitsWithStandardInput = settings.flag("exit-with-stdin")

@@ -47,6 +47,9 @@ package enum GatewaySettings {
     Setting("max-body-bytes", .size, standard: "1MiB", "The body of a POST"),
     Setting("max-devices", .count(1...10_000_000), standard: "100000", "Attached devices; more are refused with 503"),
     Setting("max-stall", .duration, standard: "60s", "A device that takes nothing for so long is disconnected"),
+    Setting(
+      "retry", .duration, standard: "5s",
+      "What event streams say as retry: longer than a restart, unless other nodes answer at the same address (500ms)"),
     Setting("ping-interval", .duration, standard: "25s", "How often a device is pinged"),
     Setting("sweep", .duration, standard: "30s", "How often every session is looked at without a notice"),
     Setting("poll-interval", .duration, standard: "20ms", "How often hot sessions are read where tracking is not used"),

@@ -188,15 +188,18 @@ class Gateway:
 
 
 class HAProxy:
-    """HAProxy with the file in Deploy, as it is."""
+    """HAProxy with the file in Deploy. `gateways` are addresses, or what has one; `edit` changes the file's text."""
 
-    def __init__(self, folder, gateways):
+    def __init__(self, folder, gateways, edit=lambda text: text, env=None, ready=True):
         self.port = free_port()
-        first, second = gateways
-        self.process = Process(
-            folder, "haproxy", ["haproxy", "-f", REPOSITORY / "Deploy/haproxy/haproxy.cfg"],
-            {"BATON_LISTEN": self.address, "BATON_GATEWAY_1": first.address, "BATON_GATEWAY_2": second.address})
-        wait_for(self._both_up, 20, "HAProxy has a ready gateway")
+        first, second = map(_address, gateways)
+        path = f"{tempfile.mkdtemp(prefix='haproxy-', dir=folder)}/haproxy.cfg"
+        with open(path, "w") as out:
+            out.write(edit((REPOSITORY / "Deploy/haproxy/haproxy.cfg").read_text()))
+        self.process = Process(folder, "haproxy", ["haproxy", "-f", path], {
+            "BATON_LISTEN": self.address, "BATON_GATEWAY_1": first, "BATON_GATEWAY_2": second, **(env or {})})
+        if ready:
+            wait_for(self._both_up, 20, "HAProxy has a ready gateway")
 
     def _both_up(self):
         assert self.process.alive, self.process.logged()
@@ -215,12 +218,12 @@ class HAProxy:
 
 
 class Nginx:
-    """nginx with the file in Deploy, its three variables filled in."""
+    """nginx with the file in Deploy, its three variables filled in. `gateways` and `edit` are as for HAProxy."""
 
-    def __init__(self, folder, gateways):
+    def __init__(self, folder, gateways, edit=lambda text: text, ready=True):
         self.port = free_port()
-        values = {"LISTEN": self.address, "GATEWAY_1": gateways[0].address, "GATEWAY_2": gateways[1].address}
-        template = (REPOSITORY / "Deploy/nginx/baton.conf.template").read_text()
+        values = {"LISTEN": self.address, "GATEWAY_1": _address(gateways[0]), "GATEWAY_2": _address(gateways[1])}
+        template = edit((REPOSITORY / "Deploy/nginx/baton.conf.template").read_text())
         filled = re.sub(r"\$\{BATON_(\w+)\}", lambda variable: values[variable[1]], template)
         data = tempfile.mkdtemp(prefix="nginx-", dir=folder)
         with open(f"{data}/baton.conf", "w") as out:
@@ -232,7 +235,8 @@ class Nginx:
                       f"http {{\n{temporary}  include {data}/baton.conf;\n}}\n")  # fmt: skip
         self.process = Process(
             folder, "nginx", ["nginx", "-c", f"{data}/nginx.conf", "-p", data, "-g", "daemon off; master_process off;"])
-        wait_for(lambda: _ready(self.port), 20, "nginx has a ready gateway")
+        if ready:
+            wait_for(lambda: _ready(self.port), 20, "nginx has a ready gateway")
 
     @property
     def address(self):
@@ -244,6 +248,10 @@ class Nginx:
 
     def kill(self):
         self.process.kill()
+
+
+def _address(gateway):
+    return gateway if isinstance(gateway, str) else gateway.address
 
 
 def _ready(port):

@@ -249,7 +249,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
     let gone = context.channel.closeFuture
-    front.admit(held.head, wire, on: context.eventLoop, until: gone).assumeIsolated().map(\.value).whenComplete { result in
+    front.admit(held.head, wire, on: context.eventLoop, until: gone).assumeIsolated().map(\.value).whenComplete {
+      result in
       let (gate, context) = bound.value
       guard context.channel.isActive else {
         if case .success(let admitted?) = result { admitted.abandon() }

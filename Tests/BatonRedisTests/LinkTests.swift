@@ -86,8 +86,9 @@ import Testing
 
   @Test func noticesAServerThatFellSilent() async throws {
     let server = try RedisServer()
-    let probe = try Probe(server.unixURL, keepAlive: .milliseconds(50))
-    try await probe.until { $0 == ["up"] }
+    let probe = try Probe(server.unixURL, keepAlive: .milliseconds(500))
+    // A busy machine may be late to answer without having been stopped.
+    try await probe.until { $0.first == "up" }
     server.pause()
     try await probe.until { $0.starts(with: ["up", "timedOut"]) }
     server.resume()

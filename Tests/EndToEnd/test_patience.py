@@ -228,3 +228,33 @@ def test_a_rollup_window_does_not_outlast_the_window_of_entries(new_redis, new_g
     device.until_at(last, 20)
     assert [frame for frame in device.frames if frame.get("type") == "behind"] == []
     device.judge(redis.stream(session))
+
+
+def lease(redis, session, count):
+    """A response `r` that is open, and its producer's lease renewed for the `count`th time."""
+    if count == 1:
+        redis.add(session, event="start", response="r")
+    now = int(time.time() * 1000)
+    redis.client.hset(key(session) + ":producers", "r", f"1 0 open w.{count} 1-0 {now}")
+
+
+def lost(device):
+    return [frame for frame in device.frames if frame.get("event") == "error"]
+
+
+def test_a_producer_that_can_not_write_is_not_lost(new_redis, new_gateway, session, attach):
+    redis = new_redis()
+    gateway = new_gateway(redis.url)
+    lease(redis, session, 1)
+    device = attach(gateway, session, offset=0).until_live()
+    redis.client.config_set("min-replicas-to-write", 1)
+    # Longer than a lease lasts.
+    time.sleep(17)
+    redis.client.config_set("min-replicas-to-write", 0)
+    # Not renewed at once: from here on it has its 15 s.
+    time.sleep(4)
+    assert lost(device) == []
+    lease(redis, session, 2)
+    began = time.monotonic()
+    device.until(lost, 25, "producer_lost")
+    assert 14 < time.monotonic() - began < 20

@@ -169,3 +169,17 @@ def test_a_short_secret_is_refused(redis, tmp_path):
 
 def test_health_and_readiness_need_no_token(guarded):
     assert guarded.get("/healthz").status == 200 and guarded.get("/readyz").status == 200
+
+
+@pytest.mark.parametrize("scope, features", [
+    (["read"], []), (["read", "input"], ["input"]), (["read", "cancel"], ["cancel"]), (["read", "input", "cancel"], ["input", "cancel"]),
+])  # fmt: skip
+def test_attached_lists_what_the_token_allows(guarded, session, attach, scope, features):
+    assert attach(guarded, session, headers=bearer(token(scope=scope))).attached["features"] == features
+
+
+def test_a_refused_token_is_logged_with_its_reason_and_not_itself(guarded, session):
+    wrong = token(secret=b"another secret, longer than 32 bytes!")
+    guarded.upgrade(f"/v1/sessions/{session}?token={wrong}").problem(401)
+    wait_for(lambda: "reason=unauthenticated" in guarded.process.logged(), 10, "the reason")
+    assert wrong not in guarded.process.logged()

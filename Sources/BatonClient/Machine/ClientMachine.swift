@@ -246,6 +246,7 @@ struct ClientMachine {
 
   private mutating func take(_ frame: Frame) {
     heard()
+    unheard = 0
     if isSkimming, !frame.kind.isAnswer {
       switch frame.kind {
       case .attached(let attached): welcome(attached)
@@ -297,7 +298,6 @@ struct ClientMachine {
 
   private mutating func welcome(_ attached: Frame.Attached) {
     attachedAt = at
-    unheard = 0
     pingMs = attached.pingMs.flatMap { (1000...300_000).contains($0) ? Int($0) : nil } ?? Limits.ping
     become(.behind)
     actions.append(.timer(ms: pingMs))

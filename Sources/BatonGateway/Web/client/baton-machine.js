@@ -231,6 +231,7 @@ export class BatonMachine {
   #frame({ frame }) {
     if (!this.#connected || frame === null || typeof frame !== 'object') return;
     this.#heard();
+    this.unheard = 0;
     if (this.skimming && !this.unanswered.has(frame.key)) return this.#skimmed(frame);
     if (frame.type === undefined) return this.#entry(frame);
     switch (frame.type) {
@@ -391,7 +392,6 @@ export class BatonMachine {
 
   #welcome(frame) {
     this.attachedAt = this.at;
-    this.unheard = 0;
     this.pingMs = frame.pingMs >= 1000 && frame.pingMs <= 300_000 ? frame.pingMs : limits.ping;
     this.#become('behind');
     if (this.transport === 'sse') {

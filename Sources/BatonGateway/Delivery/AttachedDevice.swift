@@ -41,7 +41,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     room.join(self)
     if case .window(let window) = request.attach.rollup { hub.tick(self, everyMilliseconds: window) }
     pump()
-    gone.whenComplete { _ in self.closed() }
+    gone.whenComplete { [weak self] _ in self?.closed() }
   }
 
   // MARK: admission

@@ -99,7 +99,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     while advance() { wire?.flush() }
     if wire?.isWritable != false { charges.removeAll() }
     // Nothing came that would end the wait for something to send.
-    if admission != nil, cursor.isLive { admit(.admitted(self)) }
+    if admission != nil, cursor.isLive, !cursor.isFinishing { admit(.admitted(self)) }
   }
 
   /// As far as the device takes bytes; false where nothing was written.

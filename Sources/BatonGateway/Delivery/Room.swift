@@ -10,8 +10,6 @@ final class Room: @unchecked Sendable {
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
   private var lastAppend = NIODeadline.now()
-  /// Bytes of entries since all devices were given what there was.
-  private var waitingBytes = 0
 
   init(_ session: SessionName, in hub: LoopHub) {
     self.session = session
@@ -32,16 +30,11 @@ final class Room: @unchecked Sendable {
   func apply(_ update: TailUpdate) {
     guard !devices.isEmpty else { return }
     account { $0.apply(update) }
+    let limit = hub.isOverBudget ? min(log.bytes / 2, hub.limits.windowBytes) : hub.limits.windowBytes
+    log.willShrink(toBytes: limit)
     for device in devices { device.pump() }
     if case .appended = update { lastAppend = .now() }
-    let limit = hub.limits.windowBytes
-    // Who waits for a rollup window to pass is not to fall out of this one meanwhile.
-    if case .appended(let segment) = update { waitingBytes += segment.bytes }
-    if waitingBytes > limit / 2 || hub.isOverBudget {
-      waitingBytes = 0
-      for device in devices { device.windowPassed() }
-    }
-    account { $0.shrink(toBytes: hub.isOverBudget ? min($0.bytes / 2, limit) : limit) }
+    account { $0.shrink(toBytes: limit) }
   }
 
   /// The window goes soon after the last entry.

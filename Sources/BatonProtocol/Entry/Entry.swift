@@ -45,16 +45,10 @@ package struct Entry: Sendable {
   package var keptBytes: Int { 96 + (payload == .tooBig ? 0 : bytes) }
 
   package var offset: Offset { Offset(id: id, check: check) }
-  package var place: Place { Place(offset: offset, response: response, n: n) }
+  package var place: Place { Place(offset: offset) }
 
   /// `end`, `error` and `cancelled` end a response.
   package var endsResponse: Bool { event == "end" || event == "error" || event == "cancelled" }
-
-  /// Whether this entry is the next numbered delta after `place`: proof that nothing lies between them.
-  package func follows(_ place: Place) -> Bool {
-    guard let n, let last = place.n, let response, response == place.response, joined <= n else { return false }
-    return n - joined == last
-  }
 
   /// Whether `next` may be joined to this one in a frame (PROTOCOL 4).
   package func joins(_ next: Entry) -> Bool {
@@ -69,17 +63,22 @@ package struct Entry: Sendable {
   }
 }
 
-/// Where something stands in a stream: the last entry before it, and what numbers that entry.
+/// Where something stands in a stream: behind an entry, or where there is none (yet, or any more).
 package struct Place: Sendable, Equatable {
   package var offset: Offset
-  package var response: String?
-  package var n: UInt64?
+  /// False at the start, and at the last generated id of a stream that holds nothing: there is no entry to prove the place by.
+  package var isEntry: Bool
 
   package static let zero = Place(offset: .zero)
 
-  package init(offset: Offset, response: String? = nil, n: UInt64? = nil) {
+  package init(offset: Offset) {
     self.offset = offset
-    self.response = response
-    self.n = n
+    isEntry = offset != .zero
+  }
+
+  /// Behind all ids up to this one, none of which is retained.
+  package init(emptyUpTo id: EntryID) {
+    offset = Offset(id: id)
+    isEntry = false
   }
 }

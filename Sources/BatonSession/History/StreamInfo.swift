@@ -29,62 +29,16 @@ package struct StreamInfo: Sendable, Equatable {
     self.entriesAdded = entriesAdded
     self.maxDeleted = maxDeleted
   }
+
+  /// Where somebody stands who has all that is retained.
+  package var end: Place { last ?? Place(emptyUpTo: lastGenerated) }
+
+  /// Where somebody stands who is to have all that is retained: where nothing is, behind the last generated id.
+  package var start: Place { last == nil ? end : .zero }
 }
 
-/// What the stream's state means for somebody who stands at a place.
-package enum Verdict: Sendable, Equatable {
-  /// The entry itself came back: what follows it in the read follows it in the stream.
-  case overlap
-  /// The entry is gone, and still nothing was missed: all that the read brought comes after the place.
-  case proven
-  /// There is no stream, and none was promised.
-  case wait
-  case reset(ResetReason)
-
-  /// What was seen at a place when it was last looked at, by the same observer.
-  package struct Evidence: Sendable, Equatable {
-    package var existed: Bool
-    /// `entries-added` when the stream ended at the place.
-    package var added: UInt64?
-
-    package init(existed: Bool, added: UInt64?) {
-      self.existed = existed
-      self.added = added
-    }
-  }
-
-  /// The table of PROTOCOL 4 and the proofs before it.
-  ///
-  /// - Parameters:
-  ///   - place: the last entry that was seen, or the start.
-  ///   - evidence: what an attached observer saw there; nil for somebody who just came with an offset.
-  ///   - info: from the same MULTI as the read.
-  ///   - entries: a read that includes `place`'s entry, if it is still there.
-  package static func of(
-    _ place: Place, evidence: Evidence?, info: StreamInfo, entries: [Entry]
-  ) -> Verdict {
-    let offset = place.offset
-    guard info.exists else {
-      let had = evidence?.existed ?? false
-      return offset == .zero && !had ? .wait : .reset(.deleted)
-    }
-    if offset == .zero, evidence == nil { return .proven }
-    let found = entries.first { $0.id >= offset.id }
-    if offset != .zero, let found, found.id == offset.id {
-      return found.offset.matches(offset) ? .overlap : .reset(.diverged)
-    }
-    if let found, found.follows(place) { return .proven }
-    if let evidence, provesCount(offset, evidence, info) { return .proven }
-    if offset.id == info.lastGenerated { return offset == .zero ? .wait : .proven }
-    if offset.id > info.lastGenerated { return .reset(.ahead) }
-    guard let first = info.first, first.id < offset.id else { return .reset(.trimmed) }
-    return .reset(.diverged)
-  }
-
-  /// All retained entries lie after the place, and as many were added as are retained.
-  private static func provesCount(_ offset: Offset, _ evidence: Evidence, _ info: StreamInfo) -> Bool {
-    if let first = info.first, first.id <= offset.id { return false }
-    guard let now = info.entriesAdded, let then = evidence.added, now >= then else { return false }
-    return now - then == info.length
+extension Reset {
+  package init(_ reason: ResetReason, requested: Offset, _ info: StreamInfo) {
+    self.init(reason, requested: requested, first: info.first, last: info.last?.offset)
   }
 }

@@ -32,10 +32,8 @@ package struct SessionLog {
   /// Grows with every reset.
   package private(set) var epoch = 0
   package private(set) var reset: Reset?
-  /// What the window held before the reset, oldest first.
-  package private(set) var past: [Offset] = []
-  /// The first entry that came to an empty stream: somebody who waited at the start must be told this one first.
-  package private(set) var origin: Offset?
+  /// The first entry that came where there was none to prove the place by: whoever waited there must be told it first.
+  package private(set) var origin: (after: EntryID, first: Offset)?
   package private(set) var isStalled = false
   package private(set) var isHeld = false
   package private(set) var isWrongType = false
@@ -46,6 +44,8 @@ package struct SessionLog {
   /// Counts entries; the window holds `first..<next`.
   package private(set) var first = 0
   package private(set) var next = 0
+  /// Entries before this one go when all devices have been asked: whoever waits to join them with later ones takes them now.
+  package private(set) var staysFrom = 0
   private var segments: Deque<(start: Int, segment: Segment)> = []
 
   package init() {}
@@ -57,7 +57,7 @@ package struct SessionLog {
       drop(to: base)
     case .appended(let segment):
       guard let first = segment.entries.first, let last = segment.entries.last else { return }
-      if end.offset == .zero { origin = first.offset }
+      if !end.isEntry { origin = (end.offset.id, first.offset) }
       segments.append((next, segment))
       next += segment.entries.count
       bytes += segment.bytes
@@ -65,7 +65,6 @@ package struct SessionLog {
     case .rebased(let base):
       drop(to: base)
     case .reset(let reset, let base):
-      past = segments.flatMap { $0.segment.entries.map(\.offset) }
       epoch += 1
       self.reset = reset
       drop(to: base)
@@ -82,6 +81,16 @@ package struct SessionLog {
       self.isHeld = isHeld
     case .wrongType:
       isWrongType = true
+    }
+  }
+
+  /// What `shrink(toBytes:)` is going to let go is told before: from now on `staysFrom` counts.
+  package mutating func willShrink(toBytes limit: Int) {
+    var left = bytes
+    staysFrom = first
+    for (start, segment) in segments where left > limit {
+      left -= segment.bytes
+      staysFrom = start + segment.entries.count
     }
   }
 

@@ -263,7 +263,7 @@ package struct Tail: Sendable {
       dirty.removeFirst()
       one.isDirty = false
       (one.wasNoticed, one.isNoticed) = (one.isNoticed, false)
-      let look = one.needsLook || one.place.offset == .zero || !one.isOpen
+      let look = one.needsLook || !one.place.isEntry || !one.isOpen
       let after = one.isOpen ? one.place.offset.id.predecessor ?? .zero : .zero
       let read = TailRead(session: session, after: after, count: one.isOpen ? one.count + 1 : 1, look: look)
       one.sentTicket = one.ticket
@@ -554,7 +554,7 @@ package struct Tail: Sendable {
     one.failures = 0
     guard one.isOpen else {
       guard let info else { return false }
-      stand(&one, at: info.last ?? .zero, info)
+      stand(&one, at: info.end, info)
       one.isOpen = true
       one.needsLook = false
       actions.append(.tell(session, .opened(base: one.place)))
@@ -562,7 +562,7 @@ package struct Tail: Sendable {
       return true
     }
     var verdict: Verdict
-    if let first = entries.first, one.place.offset != .zero, first.offset.matches(one.place.offset) {
+    if let first = entries.first, one.place.isEntry, first.offset.matches(one.place.offset) {
       verdict = .overlap
     } else if let info {
       verdict = Verdict.of(one.place, evidence: one.evidence, info: info, entries: entries)
@@ -589,8 +589,8 @@ package struct Tail: Sendable {
         entriesRead += UInt64(fresh.count)
         adapt(&one, to: entries, read)
         actions.append(.tell(session, .appended(Segment(Array(fresh)))))
-      } else if verdict == .proven, let info, info.last?.offset ?? .zero != one.place.offset {
-        stand(&one, at: info.last ?? .zero, info)
+      } else if verdict == .proven, let info, info.end != one.place {
+        stand(&one, at: info.end, info)
         actions.append(.tell(session, .rebased(one.place)))
       }
       if let info, !more { one.evidence = .init(existed: true, added: info.entriesAdded) }
@@ -600,8 +600,8 @@ package struct Tail: Sendable {
       return true
     case .reset(let reason):
       guard let info else { return false }
-      let reset = Reset(reason, requested: one.place.offset, first: info.first, last: info.last?.offset)
-      stand(&one, at: info.last ?? .zero, info)
+      let reset = Reset(reason, requested: one.place.offset, info)
+      stand(&one, at: info.end, info)
       actions.append(.tell(session, .reset(reset, base: one.place)))
       return true
     }

@@ -103,20 +103,4 @@ import Testing
     // Computed with Python's zlib from the words of PROTOCOL 1.
     #expect(Check.of(fields) == check)
   }
-
-  @Test(arguments: [
-    (delta(2, "r", 8), true), (delta(2, "r", 9), false), (delta(2, "r", 7), false), (delta(2, "q", 8), false),
-    (delta(2, "r", 10, joined: 3), true), (delta(2, "r", 10, joined: 2), false), (entry(2, "d"), false),
-    (entry(2, [field("n", "8")]), false),
-    (entry(2, [field("event", "note"), field("response", "r"), field("n", "8")]), true),
-  ])
-  func followsByNumber(_ next: Entry, _ follows: Bool) {
-    #expect(next.follows(delta(1, "r", 7).place) == follows)
-  }
-
-  @Test func followsNothingWithoutANumber() {
-    #expect(!entry(2, "d").follows(entry(1, "d").place))
-    #expect(!delta(2, "r", 1).follows(.zero))
-    #expect(!delta(2, "r", 1).follows(entry(1, [field("response", "r")]).place))
-  }
 }

@@ -86,20 +86,23 @@ import Testing
     Row(
       "came and went", at: .zero, .init(existed: false, added: 0), stream([], generated: 2, added: 2), [],
       .reset(.trimmed)),
-    // proof by number
+    // numbers prove nothing: an entry that has none, or another response's, may have come and gone between them
     Row(
       "the next number, its own trimmed", at: delta(5, "r", 5).place,
-      stream([delta(6, "r", 6)], generated: 6, added: 99), [delta(6, "r", 6)], .proven),
+      stream([delta(6, "r", 6)], generated: 6, added: 99), [delta(6, "r", 6)], .reset(.trimmed)),
     Row(
-      "the next numbers joined", at: delta(5, "r", 5).place,
-      stream([delta(6, "r", 8, joined: 3)], generated: 6, added: nil),
-      [delta(6, "r", 8, joined: 3)], .proven),
+      "the next number behind entries that were rolled back", at: delta(5, "r", 5).place,
+      stream([delta(2, "r", 2), delta(6, "r", 6)], generated: 6, added: nil), [delta(6, "r", 6)], .reset(.diverged)),
+    // where the stream was found empty
     Row(
-      "a gap in the numbers", at: delta(5, "r", 5).place, stream([delta(6, "r", 7)], generated: 6, added: nil),
-      [delta(6, "r", 7)], .reset(.trimmed)),
+      "found empty, and an entry came", at: Place(emptyUpTo: EntryID(5, 0)), .init(existed: true, added: 5),
+      stream([e[6]], generated: 6, added: 6), [e[6]], .proven),
     Row(
-      "another response", at: delta(5, "r", 5).place, stream([delta(6, "q", 6)], generated: 6, added: nil),
-      [delta(6, "q", 6)], .reset(.trimmed)),
+      "found empty, and two came", at: Place(emptyUpTo: EntryID(5, 0)), .init(existed: true, added: 5),
+      stream([e[6]], generated: 6, added: 7), [e[6]], .reset(.trimmed)),
+    Row(
+      "found empty, and its last id is an entry's again", at: Place(emptyUpTo: EntryID(5, 0)),
+      .init(existed: true, added: 5), stream([e[5]], generated: 5, added: 5), [e[5]], .reset(.diverged)),
     // proof by count
     Row(
       "all since are retained", at: at(5, "5"), .init(existed: true, added: 40),
@@ -112,7 +115,13 @@ import Testing
     Row(
       "fewer were added than before", at: at(5, "5"), .init(existed: true, added: 40),
       stream([e[6]], generated: 6, added: 1),
-      [e[6]], .reset(.trimmed)),
+      [e[6]], .reset(.diverged)),
+    Row(
+      "fewer were added than before, the same last id", at: at(5, "5"), .init(existed: true, added: 40),
+      stream([], generated: 5, added: 3), [], .reset(.diverged)),
+    Row(
+      "fewer were added than before, nothing retained at the place", at: Place(emptyUpTo: EntryID(5, 0)),
+      .init(existed: true, added: 40), stream([], generated: 5, added: 3), [], .reset(.diverged)),
     Row(
       "an older one is retained too", at: at(5, "5"), .init(existed: true, added: 40),
       stream([e[4], e[6]], generated: 6, added: 42), [e[6]], .reset(.diverged)),

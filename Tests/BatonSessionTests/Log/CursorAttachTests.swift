@@ -106,9 +106,28 @@ import Testing
     stand.trim(to: 0)
     stand.cursor = Cursor(stand.cursor.request)
     stand.open()
-    #expect(stand.settled() == ["attached 0 []", "touch"])
-    stand.confirm()
-    #expect(stand.steps() == ["live 0"])
+    // The place of what is gone is not forgotten.
+    #expect(stand.settled() == ["attached 4 []", "live 4"])
+    #expect(stand.cursor.place == Place(emptyUpTo: EntryID(4, 0)))
+  }
+
+  @Test(
+    arguments: [AttachRequest.Start.after(.zero), .end, .newest(2), .response("r"), .after(Offset(id: EntryID(4, 0)))])
+  func standsBehindTheLastGeneratedIdWhereNothingIsRetained(_ start: AttachRequest.Start) {
+    var stand = CursorStand(start, holding: 1...4)
+    stand.trim(to: 0)
+    stand.open()
+    #expect(stand.settled() == ["attached 4 []", "live 4"])
+    #expect(stand.cursor.place.offset == Offset(id: EntryID(4, 0)))
+    stand.write(5...5)
+    #expect(stand.steps() == ["tell 5"])
+    // And whoever comes back there after more has come and gone is told.
+    stand.add(6)
+    stand.trim(to: 1)
+    stand.open()
+    stand.cursor = Cursor(
+      AttachRequest(session: "s", start: .after(Offset(id: EntryID(4, 0))), device: "d"))
+    #expect(stand.settled() == ["attached 0 [6 6]", "reset trimmed from 0 to 0 [6 6]", "join 6", "live 6"])
   }
 
   @Test func saysWhenTheOffsetIsAhead() {
@@ -124,7 +143,7 @@ import Testing
     stand.cursor = Cursor(stand.cursor.request)
     stand.trim(to: 0)
     stand.open()
-    #expect(stand.settled() == ["attached 0 []", "reset trimmed from 0 to 0 []", "live 0"])
+    #expect(stand.settled() == ["attached 5 []", "reset trimmed from 0 to 0 []", "live 5"])
   }
 
   @Test func saysWhenTheOffsetsEntryIsGoneFromTheMiddle() {
@@ -218,23 +237,20 @@ import Testing
     stand.write(1...3)
     stand.trim(to: 0)
     #expect(stand.steps() == ["read after 3 limit 0 look"])
-    #expect(stand.answered() == ["attached 0 []", "touch"])
+    #expect(stand.answered() == ["attached 3 []", "live 3"])
     stand.write(4...4)
-    stand.confirm()
-    #expect(stand.steps() == ["join 4", "live 4"])
+    #expect(stand.steps() == ["tell 4"])
   }
 
   @Test func missesNothingBehindAnOffsetWhoseEntryIsGone() {
     var stand = CursorStand(at(3), holding: 1...3)
     stand.trim(to: 0)
     _ = stand.steps()
-    #expect(stand.answered() == ["attached 0 []", "touch"])
+    #expect(stand.answered() == ["attached 3 []", "live 3"])
     for id in 4...6 { stand.add(UInt64(id)) }
     stand.trim(to: 1)
     stand.reset(.trimmed)
-    stand.confirm()
-    #expect(stand.steps() == ["read after 0 look"])
-    #expect(stand.answered() == ["reset trimmed from 0 to 0 [6 6]", "read after 0"])
+    #expect(stand.steps() == ["reset trimmed from 0 to 0 [6 6]", "read after 0"])
     #expect(stand.answered() == ["join 6", "live 6"])
   }
 

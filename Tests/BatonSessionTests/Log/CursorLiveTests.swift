@@ -44,6 +44,38 @@ import Testing
     #expect(stand.steps() == ["join 7"])
   }
 
+  /// A device that waits for its rollup window takes early what would be gone by then, and is not behind.
+  @Test func takesEarlyWhatTheWindowLetsGo() {
+    var stand = live(.window(1000))
+    stand.write(4...5)
+    stand.log.willShrink(toBytes: 1000)
+    #expect(stand.steps() == [])
+    stand.write(6...7)
+    stand.log.willShrink(toBytes: 250)
+    #expect(stand.steps() == ["join 4 5 6 7"])
+    stand.log.shrink(toBytes: 250)
+    stand.write(8...8)
+    stand.log.willShrink(toBytes: 250)
+    #expect(stand.steps() == [])
+    stand.log.shrink(toBytes: 250)
+    stand.cursor.isDue = true
+    #expect(stand.steps() == ["join 8"])
+  }
+
+  /// What came and went unseen while the device was slow is not taken for what came first.
+  @Test func missesNotWhatCameBeforeTheStreamWasEmptiedOnceMore() {
+    var stand = CursorStand(.after(.zero))
+    #expect(stand.settled() == ["attached 0 []", "live 0"])
+    stand.write(1...3)
+    stand.trim(to: 0)
+    stand.log.apply(.rebased(Place(emptyUpTo: EntryID(3, 0))))
+    stand.write(4...5)
+    stand.log.shrink(toBytes: 0)
+    #expect(stand.steps() == ["behind", "read after 0"])
+    #expect(stand.answered() == ["read after 0 look"])
+    #expect(stand.answered() == ["reset trimmed from 0 to 0 [4 5]", "read after 0"])
+  }
+
   @Test func joinsAtOnceWhileBehindWhateverTheWindow() {
     var stand = CursorStand(.after(.zero), rollup: .window(1000), holding: 1...3)
     stand.write(4...6)

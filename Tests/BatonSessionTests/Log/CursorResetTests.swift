@@ -67,6 +67,25 @@ import Testing
     #expect(stand.answered() == ["join 6", "live 6"])
   }
 
+  /// A device drops whole frames only: an id inside of one is no place to go back to.
+  @Test func goesBackToTheEndOfAFrameThatWasSent() {
+    var stand = live(.end, rollup: .window(250))
+    let line: (UInt64) -> KeyValuePairs<String, String> = { ["data": "\($0)", "response": "r", "n": "\($0 - 3)"] }
+    func write(_ ids: ClosedRange<UInt64>) {
+      stand.log.apply(.appended(Segment(ids.map { stand.add($0, line($0)) })))
+      stand.cursor.isDue = true
+    }
+    write(4...5)
+    #expect(stand.steps() == ["join 4 5"])
+    write(6...10)
+    #expect(stand.steps() == ["join 6 7 8 9 10"])
+    stand.deleteAll()
+    for id in 1...3 { stand.add(UInt64(id)) }
+    for id in 4...8 { stand.add(UInt64(id), line(UInt64(id))) }
+    stand.reset(.diverged)
+    #expect(stand.settled() == ["reset diverged from 5 to 5 [1 8]", "join 6 7 8", "live 8"])
+  }
+
   @Test func goesBackToWhereItBegan() {
     // The entry of its own start was never sent to it, so it is no `from`.
     var stand = failedOver(losing: 4...6)
@@ -121,7 +140,7 @@ import Testing
     #expect(stand.answered().first == "reset deleted from 0 to 0 []")
   }
 
-  @Test func goesOnWhereTheNumbersProveIt() {
+  @Test func takesTheNextNumberForNoProof() {
     var stand = CursorStand(.after(.zero))
     for n in 1...9 { stand.add(UInt64(n), ["data": "x", "response": "r", "n": "\(n)"]) }
     stand.open()
@@ -129,7 +148,7 @@ import Testing
     #expect(stand.answered() == ["attached 0 [1 9]", "join 1 2 3 4", "read after 4"])
     stand.trim(to: 5)
     #expect(stand.answered() == ["read after 4 look"])
-    #expect(stand.answered() == ["join 5 6 7 8 9", "live 9"])
+    #expect(stand.answered() == ["reset trimmed from 0 to 0 [5 9]", "read after 0"])
   }
 
   @Test func goesOnFromTheLastGeneratedIdBetweenPages() {

@@ -332,9 +332,9 @@ final class Fleet {
         if let holds = device.holds, !history.wasDeleted(holds) { device.heldBefore = holds }
         device.holds = entry
         device.offset = entry.offset
-        device.sent.insert(entry.offset)
         device.isFresh = false
       }
+      EntryFrames.runs(delivery.entries, joined: delivery.joined) { _, last, _ in device.sent.insert(last.offset) }
     case .attached(let offset, _, _):
       if let asked = device.offset,
         redis.stream(device.session)?.entries.contains(where: { $0.entry.id == asked.id }) != true

@@ -78,8 +78,9 @@ extension Fleet {
   private func tell(_ room: SimulatedRoom, _ update: TailUpdate, _ node: SimulatedNode) {
     schedule.at(room.lane.arrival(schedule.now + Int64(dice.roll(0...2)))) { [self] in
       room.log.apply(update)
-      room.log.shrink(toBytes: 6000)
+      room.log.willShrink(toBytes: 6000)
       for device in room.devices { pump(device, node) }
+      room.log.shrink(toBytes: 6000)
     }
   }
 

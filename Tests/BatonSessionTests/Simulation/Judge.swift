@@ -84,10 +84,10 @@ struct History {
     return nil
   }
 
-  /// The serial of an entry as a device saw it: newest history first.
+  /// The serial of an entry as a device saw it: newest history first. Where nothing was retained only the id is known.
   func serial(_ offset: Offset) -> Int? {
     for lineage in lineages.reversed() {
-      for serial in lineage.reversed() where fates[serial]?.entry.offset == offset { return serial }
+      for serial in lineage.reversed() where fates[serial]?.entry.offset.matches(offset) == true { return serial }
     }
     return nil
   }
@@ -109,7 +109,6 @@ struct History {
   /// Whether a device that stands at `place` (nil: at the start) may be told `next` without a word. At the start, what was
   /// gone at some time between `since` and `excused` was never promised.
   func complaint(after place: Entry?, next: Entry, since: Int64 = 0, excused: Int64) -> String? {
-    if let place, next.follows(place.place) { return nil }
     var reason = "no history holds \(next.offset)"
     for lineage in lineages.reversed() {
       guard let to = lineage.lastIndex(where: { fates[$0]?.entry.offset == next.offset }) else { continue }

@@ -29,7 +29,7 @@ struct CursorStand {
   /// The tail looked for the first time.
   mutating func open() {
     log = SessionLog()
-    log.apply(.opened(base: redis.info("s")?.last ?? .zero))
+    log.apply(.opened(base: redis.info("s")?.end ?? .zero))
   }
 
   /// Into the stream only.
@@ -55,11 +55,8 @@ struct CursorStand {
 
   /// The tail found that continuity is broken.
   mutating func reset(_ reason: ResetReason) {
-    let info = redis.info("s")
-    log.apply(
-      .reset(
-        Reset(reason, requested: log.end.offset, first: info?.first, last: info?.last?.offset),
-        base: info?.last ?? .zero))
+    let info = redis.info("s") ?? .absent
+    log.apply(.reset(Reset(reason, requested: log.end.offset, info), base: info.end))
   }
 
   mutating func confirm() { log.apply(.confirmed(ticket: tickets)) }

@@ -132,7 +132,7 @@ import Testing
     #expect(stand.answered() == ["s + 6"])
   }
 
-  @Test func goesOnWhereTheNumbersProveIt() {
+  @Test func takesTheNextNumberForNoProof() {
     var stand = TailStand()
     stand.redis.countsAdded = false
     stand.add(1, ["data": "x", "response": "r", "n": "1"])
@@ -143,7 +143,7 @@ import Testing
     _ = stand.redis.trim("s", to: 1)
     _ = stand.noticed()
     _ = stand.answered()
-    #expect(stand.answered() == ["s + 2"])
+    #expect(stand.answered() == ["s reset trimmed 1 base 2"])
   }
 
   @Test func resetsOnAnotherCheck() {

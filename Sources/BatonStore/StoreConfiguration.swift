@@ -14,7 +14,7 @@ package struct StoreConfiguration: Sendable {
   package var sweep = TimeAmount.seconds(30)
   /// Polling: the pause between two reads of an active session.
   package var pollInterval = TimeAmount.milliseconds(20)
-  package var retention = Retention()
+  package var retention = Retention(isGuests: true)
 
   package init() {}
 

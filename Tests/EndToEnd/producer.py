@@ -36,11 +36,11 @@ class Ended(Refused):
 class Step:
     """The script's five operations for one session; replies are lists of str."""
 
-    def __init__(self, client, session, prefix="baton:", ttl=DAY, cap=100_000):
+    def __init__(self, client, session, prefix="baton:", ttl=DAY, cap=100_000, guest=False):
         key = f"{prefix}{{{session}}}"
         self.keys = [key, f"{key}:producers", f"{key}:inbox", f"{key}:keys"]
         self.script = client.register_script(SCRIPT)  # EVALSHA, and SCRIPT LOAD after NOSCRIPT
-        self.limits = [ttl, cap]
+        self.limits = [f"?{ttl}" if guest else ttl, cap]  # a guest (a gateway) leaves the session's retention alone
 
     def __call__(self, operation, *arguments):
         reply = self.script(keys=self.keys, args=[operation, *self.limits, *arguments])

@@ -131,6 +131,130 @@ def test_length_is_capped(server, session):
     assert [entry[-1] for entry in fields(server, step.keys[0])] == [str(n) for n in range(91, 101)]
 
 
+HOUR = 3_600_000
+
+
+def test_a_gateway_leaves_what_a_bare_producer_wrote(server, session):
+    gateway = Step(server, session, cap=10, guest=True)
+    for n in range(100):
+        server.xadd(gateway.keys[0], {"data": n})
+    gateway.put("both", ["event", "input", "data", "x"], scope="k", key="k")
+    gateway.put("stream", ["data", "x"])
+    gateway.open("r1", "w", items=[("start",), ("deltas", "x"), ("end",)])
+    assert server.xlen(gateway.keys[0]) == 105 and server.pttl(gateway.keys[0]) == -1
+    assert all(23 * HOUR < server.pttl(key) <= 24 * HOUR for key in gateway.keys[1:])
+
+
+def test_what_a_gateway_adds_lives_as_long_as_the_stream(server, session):
+    gateway = Step(server, session, guest=True)
+    server.xadd(gateway.keys[0], {"data": "x"})
+    server.pexpire(gateway.keys[0], 100 * HOUR)
+    gateway.put("both", ["event", "input", "data", "x"], scope="k", key="k")
+    for key in [gateway.keys[0], *gateway.keys[2:]]:
+        assert 99 * HOUR < server.pttl(key) <= 100 * HOUR
+
+
+@pytest.mark.parametrize("ttl", [2 * HOUR, 200 * HOUR])
+def test_retention_is_the_producers(ttl, server, session):
+    producer, gateway = Step(server, session, ttl=ttl, cap=50), Step(server, session, cap=10, guest=True)
+    producer.open("r1", "a.0", items=[("start",), *(("deltas", "x") for _ in range(40))])
+    for key in producer.keys[:2]:
+        server.pexpire(key, HOUR)
+    for n in range(20):
+        gateway.put("both", ["event", "input", "data", "x"], scope=f"k{n}", key=f"k{n}")
+        gateway.put("stream", ["data", "x"])
+    assert gateway.expire("r1", 1, "a.0")[0] == "ok"
+    # The life that the producer gave is renewed, and nothing is trimmed before the producer's next append.
+    assert server.xlen(producer.keys[0]) == 82
+    assert all(ttl - HOUR / 2 < server.pttl(key) <= ttl for key in producer.keys)
+    producer.open("r2", "b.0", items=[("start",)])
+    assert server.xlen(producer.keys[0]) == 50
+
+
+def test_a_gateway_does_not_limit_a_life_without_end(server, session):
+    producer, gateway = Step(server, session), Step(server, session, guest=True)
+    producer.open("r1", "a.0", items=[("start",)])
+    server.persist(producer.keys[0])
+    gateway.put("both", ["event", "input", "data", "x"])
+    assert server.pttl(producer.keys[0]) == -1
+
+
+def test_a_session_that_a_gateway_creates_has_the_gateways_retention(server, session):
+    gateway = Step(server, session, ttl=HOUR, cap=10, guest=True)
+    for n in range(30):
+        gateway.put("stream", ["data", "x"], scope=f"k{n}")
+    assert server.xlen(gateway.keys[0]) == 10 and 0 < server.pttl(gateway.keys[0]) <= HOUR
+    other = Step(server, session, ttl=2 * HOUR, cap=5, guest=True)
+    other.put("stream", ["data", "x"])
+    assert server.xlen(gateway.keys[0]) == 10 and 0 < server.pttl(gateway.keys[0]) <= HOUR
+
+
+def test_a_stream_that_outlived_its_state_is_not_new(server, session):
+    step = Step(server, session)
+    step.open("r1", "a.0", items=[("start",), ("deltas", "a"), ("deltas", "b")])
+    step.open("r2", "b.0", items=[("start",), ("deltas", "x"), ("end",)])
+    before = fields(server, step.keys[0])
+    server.delete(step.keys[1])
+    assert step.append("r1", "a.0", 2, [("deltas", "b"), ("deltas", "c")])[:4] == ["ok", "1", "3", "open"]
+    assert fields(server, step.keys[0]) == before + [["response", "r1", "n", "3", "data", "c"]]
+    assert step.append("r2", "b.0", 2, [("end",)])[:4] == ["ok", "1", "1", "end"]
+    assert step.append("r1", "a.0", 5, [("deltas", "e")]) == ["rewind", "3"]
+    assert step.append("r9", "a.0", 1, [("deltas", "e")]) == ["lost"]
+    server.delete(step.keys[1])
+    again = [("start",), ("deltas", "a"), ("deltas", "b"), ("deltas", "c"), ("end",)]
+    assert step.open("r1", "a.0", items=again, epoch=1, generation=0)[:4] == ["ok", "1", "3", "end"]
+    assert len(fields(server, step.keys[0])) == len(before) + 2
+
+
+def test_the_look_for_lost_state_is_bounded(server, session):
+    step = Step(server, session)
+    pipe = server.pipeline()
+    for n in range(3000):
+        pipe.xadd(step.keys[0], {"response": f"r{n}", "n": 1, "data": "x"})
+    pipe.execute()
+    step.open("new", "a.0", items=[("start",)])
+    assert 900 < server.hlen(step.keys[1]) < 1200
+    server.delete(*step.keys)
+    for _ in range(40):
+        server.xadd(step.keys[0], {"response": "large", "n": 1, "data": "x" * 300_000})
+    server.config_resetstat()
+    step.open("new", "a.0", items=[("start",)])
+    assert server.info("commandstats")["cmdstat_xrevrange"]["calls"] <= 3
+
+
+REFUSED = ["hlen", "hkeys", "hdel", "xrange", "pttl", "pexpire", "hget", "hset", "hincrby", "xadd", "xrevrange", "type",
+           "time", "del"]
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_a_step_that_has_written_answers_what_it_wrote(command, server, session):
+    """A user without one of the commands is told so, and nothing is written; or the step does without."""
+    user = f"u{session}"
+    server.acl_setuser(user, enabled=True, nopass=True, keys=["*"], commands=["+@all", f"-{command}"])
+    path = server.connection_pool.connection_kwargs["path"]
+    client = redis.Redis(unix_socket_path=path, username=user, password="x")
+    step = Step(client, session)
+    # So many that their number makes the step look for what it may forget.
+    full = {f"r{n}": "1 1 end a.0 1-1 1" for n in range(1022)}
+    server.hset(step.keys[1], mapping=full | {"/retention": "1 1 producer"})
+    server.xadd(step.keys[0], {"data": "x"}, id="2-1")
+    calls = [
+        lambda: step.open("new", "a.0", items=[("start",), ("deltas", "x")]),
+        lambda: step.append("new", "a.0", 2, [("deltas", "y")]),
+        lambda: step.put("both", ["event", "input", "data", "x"], scope="k", key="k"),
+        lambda: step.expire("new", 1, "a.0"),
+        lambda: step.delete(),
+    ]
+    for call in calls:
+        before = server.xlen(step.keys[0]), server.xlen(step.keys[2])
+        try:
+            assert call()[0] in ("ok", "lost", "changed")
+        except redis.ResponseError as error:
+            assert any(words in str(error).lower() for words in (command, "can't run this command", "acl")), error
+            assert (server.xlen(step.keys[0]), server.xlen(step.keys[2])) == before
+    server.acl_deluser(user)
+
+
 def test_the_tombstone_stays_an_hour(server, session):
     step = Step(server, session)
     step.open("r1", "a.0", items=[("start",)])

@@ -44,7 +44,7 @@ struct DeviceCommand {
     let subject = identity?.subject ?? ""
     self.key = key
     put = EntryPut(
-      message.type == "input" ? .both : .inbox, fields, scope: "device \(subject) \(key)",
+      message.type == "input" ? .both : .inbox, fields, scope: EntryPut.scope("device", subject: subject, key: key),
       device: request.attach.device, subject: subject, key: key)
   }
 

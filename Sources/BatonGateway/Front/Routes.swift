@@ -166,7 +166,7 @@ package struct Routes: Sendable {
         throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
       }
       let entry = try NewEntry(json: try await body(call), limit: limits.maxEntryBytes)
-      let scope = key.map { "post \(identity?.subject ?? "") \($0)" } ?? ""
+      let scope = key.map { EntryPut.scope("post", subject: identity?.subject ?? "", key: $0) } ?? ""
       let put = try await store.append(entry, to: session, scope: scope)
       (ids, isReplayed) = ([put.id], put.again)
     } else {

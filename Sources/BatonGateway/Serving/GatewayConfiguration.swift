@@ -34,7 +34,7 @@ package struct GatewayConfiguration: Sendable {
   package var exitsWithStandardInput = false
   package var backlog = 1024
   package var threads = ProcessInfo.processInfo.activeProcessorCount
-  package var retention = Retention()
+  package var retention = Retention(isGuests: true)
 
   /// - Throws: `Settings.Mistake`.
   package init(_ settings: Settings) throws {
@@ -111,7 +111,7 @@ package struct GatewayConfiguration: Sendable {
     threads = settings.count("threads") ?? threads
     retention = Retention(
       milliseconds: UInt64(try time("retention", atLeast: 1000).nanoseconds / 1_000_000),
-      entries: UInt64(settings.count("max-length") ?? 100_000))
+      entries: UInt64(settings.count("max-length") ?? 100_000), isGuests: true)
   }
 
   private mutating func readCredentials(_ settings: Settings) throws {

@@ -63,7 +63,7 @@ package enum GatewaySettings {
     Setting("exit-with-stdin", .flag, "Exit when standard input ends: for a parent process that may be killed"),
     Setting("backlog", .count(1...65_535), standard: "1024", "Connections that wait to be accepted"),
     Setting("threads", .count(1...1024), placeholder: "N", "Event loops; default: one a core"),
-    Setting("retention", .duration, standard: "24h", "How long Redis keeps a session after its last HTTP append"),
+    Setting("retention", .duration, standard: "24h", "How long Redis keeps a session that an HTTP append created"),
     Setting(
       "max-length", .count(1...100_000_000), standard: "100000",
       "Entries that Redis keeps of a session appended to over HTTP"),

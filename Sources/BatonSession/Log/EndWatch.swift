@@ -24,11 +24,14 @@ struct EndWatch: Sendable {
   init?(_ request: AttachRequest, from place: Place) {
     guard request.untilEnd || request.onlyResponse != nil else { return nil }
     only = request.onlyResponse
-    unknownUpTo = request.untilEnd && place.isEntry ? place.offset.id : nil
+    unknownUpTo = place.isEntry ? place.offset.id : nil
   }
 
   var decision: Decision {
-    guard hasSeenEnd, open.isEmpty else { return .wait }
+    guard open.isEmpty else { return .wait }
+    // The one that is waited for may have ended before the place.
+    guard hasSeenEnd || only != nil && unknownUpTo != nil else { return .wait }
+    if only != nil, hasSeenEnd { return .finish }
     return unknownUpTo.map { .survey(.before($0)) } ?? .finish
   }
 
@@ -42,7 +45,10 @@ struct EndWatch: Sendable {
   mutating func surveyed(_ entries: [Entry], more: Bool) {
     guard let from = unknownUpTo else { return }
     for entry in entries where entry.id <= from {
-      open.note(entry)
+      if only == nil || entry.response == only {
+        open.note(entry)
+        if only != nil, entry.endsResponse { hasSeenEnd = true }
+      }
       unknownUpTo = entry.id
     }
     if !more { unknownUpTo = nil }

@@ -52,7 +52,8 @@ package enum AppendCall: Sendable, Equatable {
 
   package func arguments(_ retention: Retention) -> [AppendArgument] {
     func call(_ operation: String) -> [AppendArgument] {
-      [.string(operation), .number(retention.milliseconds), .number(retention.entries)]
+      let life = "\(retention.isGuests ? "?" : "")\(retention.milliseconds)"
+      return [.string(operation), .string(life), .number(retention.entries)]
     }
     switch self {
     case .open(let write): return call("open") + write.arguments
@@ -98,6 +99,11 @@ package struct ResponseWrite: Sendable, Equatable {
 /// A single entry, appended at most once for each idempotency key.
 package struct EntryPut: Sendable, Equatable {
   package enum Place: String, Sendable { case stream, inbox, both }
+
+  /// An idempotency key with whom it belongs to; no two of these are written alike.
+  package static func scope(_ kind: String, subject: String, key: String) -> String {
+    "\(kind) \(subject.utf8.count) \(subject) \(key)"
+  }
 
   package var place: Place
   /// The idempotency key with whom it belongs to; empty for none.

@@ -20,8 +20,12 @@ package struct Retention: Sendable, Equatable {
   /// The newest entries that a stream keeps; 1 and up.
   package var entries: UInt64
 
-  package init(milliseconds: UInt64 = 24 * 60 * 60 * 1000, entries: UInt64 = 100_000) {
+  /// True for a gateway's: it counts only for sessions whose stream the gateway creates. Else the producer's own counts.
+  package var isGuests: Bool
+
+  package init(milliseconds: UInt64 = 24 * 60 * 60 * 1000, entries: UInt64 = 100_000, isGuests: Bool = false) {
     self.milliseconds = milliseconds
     self.entries = entries
+    self.isGuests = isGuests
   }
 }

@@ -1,5 +1,6 @@
 -- Baton's atomic step. Its contract is the article AppendScript.
--- All arguments are taken and judged before the first write: a refused or malformed call leaves nothing behind.
+-- All arguments are taken and judged before the first write, and what Redis may refuse is tried before the first entry: a
+-- refused or malformed call leaves nothing behind, and what comes after an entry can't fail any more.
 local stream, producers, inbox, keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local at = 0
 
@@ -24,7 +25,13 @@ local function extend(entry, from, to)
   return entry
 end
 
-local op, ttl, cap = take(), number(), number()
+local op = take()
+-- With '?': a gateway's, for a session that has no retention yet. Without: the session's producer sets it.
+local guest, ttl = string.match(take(), '^(%??)(%d+)$')
+assert(ttl, 'ERR not a number')
+guest, ttl = guest == '?', tonumber(ttl)
+local cap = number()
+local types = { 'stream', 'hash', 'stream', 'hash' }
 
 local function int(value) return string.format('%.0f', value) end
 
@@ -34,23 +41,68 @@ local function now()
 end
 
 local function add(key, entry, length)
+  if not length then return redis.call('XADD', key, '*', unpack(entry)) end
   return redis.call('XADD', key, 'MAXLEN', '=', int(length), '*', unpack(entry))
+end
+
+-- The retention that the session's producer, or the gateway that created its stream, has set: TTL, CAP, whether a gateway.
+local function retention()
+  local own, entries, by = string.match(redis.call('HGET', producers, '/retention') or '', '^(%d+) (%d+) (%a+)$')
+  return tonumber(own), tonumber(entries), by == 'gateway'
+end
+
+-- Before the first entry, which may create the stream. Returns the length to which a gateway may trim.
+local function settle()
+  if guest and types[1] ~= 'none' then
+    local _, entries, isGuests = retention()
+    return isGuests and entries or nil
+  end
+  if op ~= 'append' or types[1] == 'none' then
+    redis.call('HSET', producers, '/retention', table.concat({ int(ttl), int(cap), guest and 'gateway' or 'producer' }, ' '))
+  end
+  return cap
+end
+
+local function lengthen(key, to)
+  local left = redis.pcall('PTTL', key)
+  if type(left) == 'number' and left ~= -2 and left < to - math.min(to / 10, 60000) then
+    redis.pcall('PEXPIRE', key, int(to))
+  end
 end
 
 -- At most once a minute for appends: a PEXPIRE of each key is what an append costs otherwise.
 local function slide()
-  if op ~= 'append' or redis.call('PTTL', stream) < ttl - math.min(ttl / 10, 60000) then
-    for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, int(ttl)) end
+  local left = redis.pcall('PTTL', stream)
+  if type(left) ~= 'number' then return end
+  if not guest then
+    if op ~= 'append' or left < ttl - math.min(ttl / 10, 60000) then
+      for _, key in ipairs(KEYS) do redis.pcall('PEXPIRE', key, int(ttl)) end
+    end
+    return
   end
+  -- A gateway never shortens a life: the stream's is the producer's, and the other keys live as long.
+  local own = types[1] == 'none' and ttl or retention()
+  if own and (left >= 0 or types[1] == 'none') then
+    if left < own - math.min(own / 10, 60000) then redis.pcall('PEXPIRE', stream, int(own)) end
+    left = math.max(left, own)
+  end
+  for i = 2, 4 do lengthen(KEYS[i], left >= 0 and left or ttl) end
 end
 
 local function generation() return tonumber(redis.call('HGET', producers, '/deleted') or 0) end
 
 local function tombstone()
-  local mark = int(math.max(now(), generation() + 1))
-  redis.call('DEL', stream, producers, inbox, keys)
+  local before = redis.call('HGET', producers, '/deleted')
+  local mark = int(math.max(now(), tonumber(before or 0) + 1))
   redis.call('HSET', producers, '/deleted', mark)
-  redis.call('PEXPIRE', producers, 3600000)
+  local refused = redis.pcall('DEL', stream, producers, inbox, keys)
+  if type(refused) == 'table' then
+    if before then redis.call('HSET', producers, '/deleted', before) else redis.pcall('HDEL', producers, '/deleted') end
+    error(refused.err)
+  end
+  redis.call('HSET', producers, '/deleted', mark)
+  redis.pcall('PEXPIRE', producers, 3600000)
+  types = { 'none', 'hash', 'none', 'none' }
 end
 
 local function load(response)
@@ -59,22 +111,51 @@ local function load(response)
   return epoch and { epoch = tonumber(epoch), n = tonumber(n), state = state, token = token, id = id }
 end
 
-local function store(response, is)
+local function store(response, is, time)
   redis.call('HSET', producers, response,
-    table.concat({ int(is.epoch), int(is.n), is.state, is.token, is.id, int(now()) }, ' '))
+    table.concat({ int(is.epoch), int(is.n), is.state, is.token, is.id, int(time) }, ' '))
 end
 
 local function writer(token) return string.match(token, '^[^.]*') end
 
+-- The stream lives and its state is gone (evicted, deleted, or never written): what the newest entries say of responses is
+-- taken for their state, so that nothing of them is appended twice. At most 1,000 entries, and about 1 MiB.
+local function recover()
+  local seen, upTo, entries, bytes, count = {}, '+', 0, 0, 8
+  repeat
+    local page = redis.call('XREVRANGE', stream, upTo, '-', 'COUNT', count)
+    for _, entry in ipairs(page) do
+      local id, named = entry[1], {}
+      for i = 1, #entry[2], 2 do
+        local name, value = entry[2][i], entry[2][i + 1]
+        bytes = bytes + #name + #value
+        named[name] = named[name] or value
+      end
+      entries, upTo = entries + 1, '(' .. id
+      local response, n = named.response, string.match(named.n or '', '^[1-9]%d*$')
+      if response and string.match(response, '^[%w._~:@-]+$') and #response <= 128 then
+        local is = seen[response] or { epoch = 0, n = 0, state = 'open', token = '-', id = id }
+        if n and #n <= 15 then is.n = math.max(is.n, tonumber(n)) end
+        if named.event == 'end' or named.event == 'error' or named.event == 'cancelled' then is.state = named.event end
+        seen[response] = is
+      end
+    end
+    local isAll = #page < count
+    count = math.min(count * 2, 128)
+  until isAll or entries >= 1000 or bytes >= 1048576
+  return seen
+end
+
 -- What has ended, and whose last entry was trimmed away, needs no state any more.
 local function prune()
-  local count = redis.call('HLEN', producers)
-  if count == 0 or count % 1024 ~= 0 then return end
-  for _, response in ipairs(redis.call('HKEYS', producers)) do
+  local count = redis.pcall('HLEN', producers)
+  if type(count) ~= 'number' or count == 0 or count % 1024 ~= 0 then return end
+  local responses = redis.pcall('HKEYS', producers)
+  if responses.err then return end
+  for _, response in ipairs(responses) do
     local is = load(response)
-    if is and is.state ~= 'open' and #redis.call('XRANGE', stream, is.id, is.id) == 0 then
-      redis.call('HDEL', producers, response)
-    end
+    local left = is and is.state ~= 'open' and redis.pcall('XRANGE', stream, is.id, is.id)
+    if left and not left.err and #left == 0 then redis.pcall('HDEL', producers, response) end
   end
 end
 
@@ -85,9 +166,16 @@ local function write()
   local deleted = generation()
   if opened ~= '' and deleted > tonumber(opened) then return { 'deleted' } end
 
-  local is = load(response)
+  local time = now()
+  local newest = op == 'open' and redis.call('XREVRANGE', inbox, '+', '-', 'COUNT', 1)[1]
+  local found = types[1] == 'stream' and types[2] == 'none' and recover() or {}
+  local is = found[response] or load(response)
   local new = not is
   local mine = is and writer(is.token) == writer(token)
+  if is and is.epoch == 0 then
+    -- Of its writers nothing is known: whoever comes first is taken for the one.
+    mine, is.epoch = true, math.max(epoch, 1)
+  end
   if new then
     if op == 'append' then return { 'lost' } end
     is = { epoch = math.max(epoch, 1), n = 0, state = 'open', id = '-' }
@@ -142,13 +230,24 @@ local function write()
     end
   else
     if new and #entries == 0 then entries[1] = { 'event', 'start', 'response', response } end
-    for _, entry in ipairs(entries) do is.id = add(stream, entry, cap) end
-    is.epoch, is.n, is.state, is.token = math.max(epoch, is.epoch), n, state, token
-    store(response, is)
+    is.epoch, is.token = math.max(epoch, is.epoch), token
+    -- That the state can be written is known before the first entry is.
+    for other, was in pairs(found) do store(other, was, time) end
+    if op == 'open' then store(response, is, time) end
+    local length = settle()
+    for index, entry in ipairs(entries) do
+      local done, id = pcall(add, stream, entry, length)
+      if not done then
+        if new and index == 1 then redis.pcall('HDEL', producers, response) end
+        error(id, 0)
+      end
+      is.id = id
+    end
+    is.n, is.state = n, state
+    store(response, is, time)
     if new then prune() end
     slide()
   end
-  local newest = op == 'open' and redis.call('XREVRANGE', inbox, '+', '-', 'COUNT', 1)[1]
   return { 'ok', int(is.epoch), int(is.n), is.state, int(deleted), is.id, newest and newest[1] or '0-0' }
 end
 
@@ -156,19 +255,21 @@ local function expire()
   local response, epoch, token = take(), number(), take()
   local is = load(response)
   if not is or is.state ~= 'open' or is.epoch ~= epoch or is.token ~= token then return { 'changed' } end
-  is.id = add(stream, { 'event', 'error', 'response', response, 'data', '{"reason":"producer_lost"}' }, cap)
+  local time = now()
+  store(response, is, time)
+  is.id = add(stream, { 'event', 'error', 'response', response, 'data', '{"reason":"producer_lost"}' })
   is.state, is.token = 'error', '-'
-  store(response, is)
+  store(response, is, time)
   slide()
   return { 'ok', is.id }
 end
 
 -- The newest 1,000 keys, each for 24 h: '#slot' names the key that the next turn of the ring forgets.
-local function remember(scope, record)
+local function reserve(scope)
   local slot = '#' .. redis.call('HINCRBY', keys, '/count', 1) % 1000
   local old = redis.call('HGET', keys, slot)
   if old then redis.call('HDEL', keys, '=' .. old) end
-  redis.call('HSET', keys, slot, scope, '=' .. scope, record)
+  redis.call('HSET', keys, slot, scope)
 end
 
 local function put()
@@ -188,7 +289,11 @@ local function put()
     end
   end
   local id, inboxId = '-', '-'
-  if where ~= 'inbox' then id = add(stream, extend({}, from, to), cap) end
+  if scope ~= '' then reserve(scope) end
+  if where ~= 'inbox' then
+    local length = settle()
+    id = add(stream, extend({}, from, to), where == 'stream' and length or nil)
+  end
   if where ~= 'stream' then
     local entry = extend({}, from, to)
     for _, pair in ipairs({ { 'device', device }, { 'subject', subject }, { 'key', key } }) do
@@ -199,21 +304,23 @@ local function put()
     end
     inboxId = add(inbox, entry, 1000)
   end
-  if scope ~= '' then remember(scope, table.concat({ print, int(time), id, inboxId }, ' ')) end
+  if scope ~= '' then redis.call('HSET', keys, '=' .. scope, table.concat({ print, int(time), id, inboxId }, ' ')) end
   slide()
   return { 'ok', id, inboxId, 'new' }
 end
 
-local types = { 'stream', 'hash', 'stream', 'hash' }
 for i = 1, op == 'append' and 2 or 4 do
   local is = redis.call('TYPE', KEYS[i]).ok
   if is ~= types[i] and is ~= 'none' then return { 'wrong_type', KEYS[i] } end
   types[i] = is
 end
 -- A stream that is gone while its responses are not was deleted by hand: from here on it is as if by DELETE.
-if types[1] == 'none' and types[2] == 'hash'
-  and redis.call('HLEN', producers) > redis.call('HEXISTS', producers, '/deleted') then
-  tombstone()
+if types[1] == 'none' and types[2] == 'hash' then
+  local responses = redis.call('HLEN', producers)
+  for _, name in ipairs({ '/deleted', '/retention' }) do
+    if redis.call('HGET', producers, name) then responses = responses - 1 end
+  end
+  if responses > 0 then tombstone() end
 end
 
 if op == 'open' or op == 'append' then return write() end

@@ -10,7 +10,10 @@ import Testing
   }
 
   @Test func aGatewaysRetentionIsMarked() {
-    #expect(AppendCall.delete.arguments(Retention(milliseconds: 5, entries: 7)) == [.string("delete"), .string("5"), .string("7")])
+    #expect(
+      AppendCall.delete.arguments(Retention(milliseconds: 5, entries: 7)) == [
+        .string("delete"), .string("5"), .string("7"),
+      ])
     #expect(
       AppendCall.delete.arguments(Retention(milliseconds: 5, entries: 7, isGuests: true))
         == [.string("delete"), .string("?5"), .string("7")])

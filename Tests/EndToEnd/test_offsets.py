@@ -123,7 +123,7 @@ def test_an_empty_stream_and_an_earlier_offset_is_trimmed(redis, node, filled, a
     at = offsets(redis, filled)[4]
     redis.client.xtrim(key(filled), maxlen=0, approximate=False)
     device = attach(node, filled, offset=at)
-    told = resets(device, redis, filled, "trimmed")
+    told = resets(device, redis, filled, "trimmed", to="1000-0")
     assert (told["first"], told["last"]) == (None, None)
 
 

@@ -86,7 +86,6 @@ extension Cursor {
     case .attach(let info): start(at: found, info ?? .absent, more: true)
     case .refusal(let reset, let info): refuse(reset, standingAt: found.offset, info)
     case .reset(var reset):
-      reset.offset = found.offset
       if trail?.holds(found.offset) == true { reset.from = found.offset }
       if let info = page.info {
         reset.first = info.first
@@ -117,6 +116,8 @@ extension Cursor {
   }
 
   private mutating func restart(_ reset: Reset, at place: Place) {
+    var reset = reset
+    reset.offset = place.offset
     steps.append(.reset(reset))
     isLive = false
     look.floor = .zero

@@ -143,7 +143,7 @@ import Testing
     stand.cursor = Cursor(stand.cursor.request)
     stand.trim(to: 0)
     stand.open()
-    #expect(stand.settled() == ["attached 5 []", "reset trimmed from 0 to 0 []", "live 5"])
+    #expect(stand.settled() == ["attached 5 []", "reset trimmed from 0 to 5 []", "live 5"])
   }
 
   @Test func saysWhenTheOffsetsEntryIsGoneFromTheMiddle() {

@@ -67,7 +67,7 @@ extension Cursor {
   private mutating func refuse(_ reset: Reset, standingAt offset: Offset, _ info: StreamInfo) {
     isAttached = true
     steps.append(.attached(offset: offset, first: info.first, last: info.last?.offset))
-    restart(reset, at: info.start)
+    restart(reset, at: info.start, added: info.entriesAdded)
   }
 
   mutating func located(_ locator: Locator, _ purpose: Purpose, _ page: Page) {
@@ -91,14 +91,16 @@ extension Cursor {
         reset.first = info.first
         reset.last = info.last?.offset
       }
-      restart(reset, at: found)
+      restart(reset, at: found, added: page.info?.entriesAdded)
     }
   }
 
   /// Continuity is broken: says so once the place to go on from is known.
   ///
-  /// - Parameter start: before all that is retained.
-  mutating func lose(_ reset: Reset, start: Place) {
+  /// - Parameters:
+  ///   - start: before all that is retained.
+  ///   - added: `entries-added` there.
+  mutating func lose(_ reset: Reset, start: Place, added: UInt64? = nil) {
     isLive = false
     switch wait {
     case .survey: wait = .stale
@@ -107,7 +109,7 @@ extension Cursor {
     }
     switch request.start {
     case .after, .response:
-      restart(reset, at: start)
+      restart(reset, at: start, added: added)
     case .newest(let n):
       phase = .locating(Locator(.newest(n), pageLimit: Cursor.pageLimit), for: .reset(reset))
     case .end:
@@ -115,13 +117,14 @@ extension Cursor {
     }
   }
 
-  private mutating func restart(_ reset: Reset, at place: Place) {
+  private mutating func restart(_ reset: Reset, at place: Place, added: UInt64?) {
     var reset = reset
     reset.offset = place.offset
     steps.append(.reset(reset))
     isLive = false
-    look.floor = .zero
-    look.added = nil
+    // Where nothing is retained, what comes and goes unseen before the next page is missed.
+    look.floor = place.isEntry ? .zero : place.offset.id
+    look.added = added
     stand(at: place, more: true)
   }
 }

@@ -74,7 +74,7 @@ extension Cursor {
         return
       }
       if let reason = broken(page, info, pager.seam) {
-        return lose(Reset(reason, requested: place.offset, info), start: info.start)
+        return lose(Reset(reason, requested: place.offset, info), start: info.start, added: info.entriesAdded)
       }
     }
     if let info = page.info {
@@ -117,6 +117,10 @@ extension Cursor {
       var reset = log.reset ?? Reset(.diverged, requested: place.offset, first: nil, last: nil)
       reset.requested = place.offset
       lose(reset, start: log.base.isEntry ? .zero : log.base)
+      if case .paging(var pager) = phase, let origin = log.origin, place != .zero, origin.after == place.offset.id {
+        pager.seam = .first(origin.first)
+        phase = .paging(pager)
+      }
       return .again
     }
     let index = known.index

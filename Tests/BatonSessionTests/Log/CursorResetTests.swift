@@ -36,6 +36,19 @@ import Testing
     #expect(stand.settled() == ["reset deleted from 0 to 0 []", "join 1", "live 1"])
   }
 
+  /// The place of a stream that holds nothing is promised, like any other.
+  @Test func missesNothingBehindAResetToAnEmptiedStream() {
+    var stand = live(.after(.zero))
+    stand.add(4)
+    stand.trim(to: 0)
+    stand.reset(.trimmed)
+    #expect(stand.steps() == ["reset trimmed from 0 to 4 []", "read after 4"])
+    for id in 5...7 { stand.add(UInt64(id)) }
+    stand.trim(to: 1)
+    #expect(stand.answered() == ["read after 4 look"])
+    #expect(stand.answered() == ["reset trimmed from 0 to 0 [7 7]", "read after 0"])
+  }
+
   @Test func goesBackToTheNewest() {
     var stand = live(.newest(2))
     stand.deleteAll()

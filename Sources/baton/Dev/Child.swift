@@ -23,11 +23,11 @@ final class Child: Sendable {
     process.standardOutput = FileHandle.nullDevice
     let errors = Pipe()
     process.standardError = errors
-    errors.fileHandleForReading.readabilityHandler = { [weak self] handle in
-      let data = Child.available(handle.fileDescriptor)
-      if data.isEmpty { handle.readabilityHandler = nil } else { self?.took(data) }
-    }
     try Child.withoutBlockedSignals { try process.run() }
+    // A thread of its own: Foundation's `readabilityHandler` races its own end.
+    Thread.detachNewThread { [weak self] in
+      while case let data = Child.read(errors.fileHandleForReading.fileDescriptor), !data.isEmpty { self?.took(data) }
+    }
   }
 
   /// Our threads block most signals, and a child would inherit that.
@@ -40,11 +40,11 @@ final class Child: Sendable {
     return try body()
   }
 
-  /// `FileHandle.availableData` ends the process where a read fails.
-  private static func available(_ descriptor: Int32) -> Data {
+  /// Waits for bytes; empty at the end. `FileHandle.availableData` would end the process where a read fails.
+  private static func read(_ descriptor: Int32) -> Data {
     var bytes = [UInt8](repeating: 0, count: 64 << 10)
     var count = -1
-    repeat { count = read(descriptor, &bytes, bytes.count) } while count < 0 && errno == EINTR
+    repeat { count = Foundation.read(descriptor, &bytes, bytes.count) } while count < 0 && errno == EINTR
     return Data(bytes.prefix(max(count, 0)))
   }
 

@@ -24,7 +24,7 @@ MUTATIONS = {
     "expires any epoch": ("or is.epoch ~= epoch or", "or", "lease"),
     "lets any writer go on": ("local mine = is and writer(is.token) == writer(token)", "local mine = is and true", "fencing"),
     "forgets who took over": ("math.max(epoch, is.epoch)", "is.epoch", "take-over-lost"),
-    "forgets keys": ("if scope ~= '' then remember", "if false then remember", "put"),
+    "forgets keys": ("if scope ~= '' then redis.call('HSET'", "if false then redis.call('HSET'", "put"),
     "takes any body for the same": ("if seen ~= print then", "if false then", "put"),
     "overlooks another type": ("if is ~= types[i] and is ~= 'none'", "if false", "wrong-type"),
 }  # fmt: skip

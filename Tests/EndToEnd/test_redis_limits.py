@@ -64,9 +64,9 @@ def test_a_hash_of_600000_responses_keeps_nobody_waiting(new_redis, new_gateway,
         "for i = 1, 600000 do redis.call('HSET', KEYS[1], 'response-' .. i, '{\"n\":1}') end", 1, f"{key(session)}:producers")
     device = attach(gateway, session).until_live()
     neighbour = attach(gateway, f"{session}-neighbour").until_live()
+    polls = redis.calls("hmget")
     redis.add_tokens(session, ["a "], "response-1")
-    polls = redis.calls("hgetall")
-    wait_for(lambda: redis.calls("hgetall") > polls, 20, "a look at the producers")
+    wait_for(lambda: redis.calls("hmget") > polls, 20, "a look at the producers")
     device.until_at(redis.add_tokens(session, ["b "], "response-1", 2)[-1])
     neighbour.until_at(redis.add(f"{session}-neighbour", data="x"))
     for one in (device, neighbour):

@@ -108,7 +108,7 @@ struct Attach: AsyncParsableCommand {
     let patience = Patience(connectTimeout.seconds) { attachment.close() }
     do {
       for try await event in attachment {
-        if case .frame = event { patience.reached() }
+        if case .frame(let frame) = event, case .attached = frame.kind { patience.reached() }
         try printer.show(event)
       }
     } catch let failure as Descriptor.Failure {

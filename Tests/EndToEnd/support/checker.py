@@ -129,7 +129,10 @@ class View:
                 raise Broken("`live` came again without `behind`, `stalled` or `reset` before it")
             self.live = True
             self._continuous("live")
-            # The last retained entry: before the device's own where that was taken out.
+            # The last retained entry: before the device's own where that was taken out. Where none is retained, and the device
+            # has none, the last generated id.
+            if self.offset == "0" and "." not in frame["offset"]:
+                self.offset = frame["offset"]
             if place(frame["offset"]) >= place(self.offset) and frame["offset"] != self.offset:
                 raise Broken(f"`live` names {frame['offset']}, the device is at {self.offset}")
         elif kind in ("behind", "stalled"):
@@ -147,7 +150,8 @@ class View:
         if self.offset is None:
             self.base = at
         elif place(at) > place(self.offset):
-            self.must_reset = True
+            # From the start of a stream that holds nothing, the place is the last generated id.
+            self.must_reset = self.offset != "0" or frame["first"] is not None
         elif place(at) < place(self.offset):
             # Its entry was taken out, and nothing came after it: a careful device stays where it was.
             return

@@ -50,9 +50,10 @@ package enum Verdict: Sendable, Equatable {
     return .reset(.diverged)
   }
 
-  /// All retained entries lie after the place, and as many were added as are retained.
+  /// All retained entries lie after the place, none that did was deleted, and as many were added as are retained.
   private static func provesCount(_ offset: Offset, _ evidence: Evidence, _ info: StreamInfo) -> Bool {
     if let first = info.first, first.id <= offset.id { return false }
+    if let deleted = info.maxDeleted, deleted > offset.id { return false }
     guard let now = info.entriesAdded, let then = evidence.added, now >= then else { return false }
     return now - then == info.length
   }

@@ -49,6 +49,9 @@ package struct Tail: Sendable {
     package var pollingReads = 20_000
     /// Reads in a second after notices that announced nothing.
     package var idleReads = 500
+    /// Notices in a second that may announce nothing before they are thought little of: deletions do, and so does a
+    /// server's tracking table that is too small.
+    package var vainNotices = 20
     /// Whether sessions may be polled; without it notices are all there is.
     package var mayPoll = true
     /// Changes in a row that no notice announced, before notices are given up.
@@ -106,6 +109,7 @@ package struct Tail: Sendable {
   /// Each unannounced change adds `doubtOfMiss`, each announced one takes 1 away.
   private var doubt = 1
   private static let doubtOfMiss = 4
+  private var vain = (count: 0, second: Int64.min)
   private var spread: UInt64 = 0x9E37_79B9_7F4A_7C15
 
   /// Entries that reads brought beside the overlapping one.
@@ -499,7 +503,8 @@ package struct Tail: Sendable {
     shutUntil = nil
     (one.isSuspect, one.losses) = (false, one.failures == 0 ? 0 : one.losses)
     let brought = entriesRead != before
-    actions += weigh(session, &one, brought: brought, isFinal: isFinal)
+    let isVain = actions.allSatisfy { if case .tell(_, .confirmed) = $0 { true } else { false } }
+    actions += weigh(session, &one, brought: brought, isVain: isVain, isFinal: isFinal)
     if brought { one.pause = configuration.pollMs }
     followed[session] = one
     planNext(session)
@@ -508,12 +513,12 @@ package struct Tail: Sendable {
 
   /// Whether the notices told what the read has found.
   private mutating func weigh(
-    _ session: SessionName, _ one: inout Followed, brought: Bool, isFinal: Bool
+    _ session: SessionName, _ one: inout Followed, brought: Bool, isVain: Bool, isFinal: Bool
   ) -> [Action] {
     let isAnnounced = one.wasNoticed || one.isNoticed
     let wasWatched = one.isWatched
     one.isWatched = isArmed && isFinal
-    if brought { one.vainNotices = 0 } else if one.wasNoticed { one.vainNotices += 1 }
+    if !isVain { one.vainNotices = 0 } else if one.wasNoticed, areManyVain() { one.vainNotices += 1 }
     guard brought, wasWatched, isArmed else { return [] }
     if isAnnounced {
       doubt = max(doubt - 1, 0)
@@ -522,6 +527,12 @@ package struct Tail: Sendable {
     probe += 1
     suspects[session] = probe
     return [.probeNotices(probe)]
+  }
+
+  private mutating func areManyVain() -> Bool {
+    if vain.second != clock / 1000 { vain = (0, clock / 1000) }
+    vain.count += 1
+    return vain.count > configuration.vainNotices
   }
 
   /// Its next read is sent after a pause that grows.

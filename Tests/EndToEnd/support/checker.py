@@ -133,7 +133,7 @@ class View:
             # has none, the last generated id.
             if self.offset == "0" and "." not in frame["offset"]:
                 self.offset = frame["offset"]
-            if place(frame["offset"]) >= place(self.offset) and frame["offset"] != self.offset:
+            if place(frame["offset"]) > place(self.offset) or _contradict(frame["offset"], self.offset):
                 raise Broken(f"`live` names {frame['offset']}, the device is at {self.offset}")
         elif kind in ("behind", "stalled"):
             self.live = False
@@ -177,6 +177,11 @@ class View:
         if frame["from"] == "0" or place(frame["from"]) != place(frame["offset"]) or len(self.kept) < self.since:
             self.since, self.base = len(self.kept), frame["offset"]
         self.offset = frame["offset"]
+
+
+def _contradict(one, other):
+    """Whether two offsets of one place name different entries."""
+    return place(one) == place(other) and "." in one and "." in other and one != other
 
 
 def judge(view, stream, trimmed=False, to_end=True, max_entry_bytes=MAX_ENTRY_BYTES, rollup=True):

@@ -31,7 +31,6 @@ let package = Package(
   platforms: [.macOS(.v15), .iOS(.v18)],
   products: [
     .executable(name: "baton", targets: ["baton"]),
-    .library(name: "BatonGateway", targets: ["BatonGateway"]),
     .library(name: "BatonProducer", targets: ["BatonProducer"]),
     .library(name: "BatonClient", targets: ["BatonClient"]),
   ],

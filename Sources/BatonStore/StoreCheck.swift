@@ -54,6 +54,8 @@ package enum StoreCheck {
       if error.shuts { throw error }
       // The step is not known yet, and without arguments it fails: both show that it may be run.
       if what == "EVALSHA", error.meaning != .refusesThis || error.code == "NOSCRIPT" { continue }
+      // The key is not there where XADD was refused.
+      if what.hasPrefix("XINFO"), error.meaning == .refused { continue }
       // EXEC after a MULTI that was refused.
       if what == "EXEC", refusals.last?.what == "MULTI" { continue }
       refusals.append(Refusal(what: what, error: error))

@@ -17,7 +17,7 @@ struct Serve: AsyncParsableCommand {
 
   func run() async throws {
     let status = await ServeCommand.run(options, environment: ProcessInfo.processInfo.environment) {
-      try StreamBackend($0, $1)
+      try GatewayBackend($0, $1)
     }
     throw ExitCode(status)
   }

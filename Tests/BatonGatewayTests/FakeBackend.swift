@@ -11,12 +11,10 @@ import ServiceLifecycle
 @testable import BatonStore
 
 /// Lets every device in, says `attached`, and does what the device's messages ask for.
-final class FakeBackend: GatewayBackend {
+final class FakeBackend: DeviceAttaching, SessionOperations {
   let devices = NIOLockedValueBox(0)
   let requests = NIOLockedValueBox<[DeviceRequest]>([])
   let appended = NIOLockedValueBox<[NewEntry]>([])
-
-  func run() async throws { try await Task.sleep(for: .seconds(1 << 30)) }
 
   func attach(
     _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
@@ -109,7 +107,8 @@ struct TestGateway {
       configuration: configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     let backend = FakeBackend()
     let (ports, continuation) = AsyncStream<Int>.makeStream()
-    let gateway = Gateway(configuration: configuration, parts: parts, backend: backend) { address in
+    let serving = GatewayBackend(devices: backend, sessions: backend) { try await Task.sleep(for: .seconds(1 << 30)) }
+    let gateway = Gateway(configuration: configuration, parts: parts, backend: serving) { address in
       continuation.yield(address.port ?? 0)
     }
     let group = ServiceGroup(

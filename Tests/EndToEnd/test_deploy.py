@@ -40,6 +40,14 @@ def test_the_dockerfile_copies_what_exists_and_installs_what_the_binary_needs(ba
     assert "USER baton" in final
 
 
+@pytest.mark.parametrize("words", ["nonsense", "format twice", "unit one two", "browser some", "repeat", "repeat 0", "repeat x"])
+def test_the_test_command_says_what_it_takes(words):
+    told = subprocess.run([REPOSITORY / "Tests/run", *words.split()], capture_output=True, text=True)
+    assert told.returncode == 64 and told.stdout == ""
+    for part in ("format", "unit [FILTER]", "browser", "e2e [ARGUMENTS]", "repeat N"):
+        assert f"Tests/run {part}" in told.stderr, part
+
+
 def test_the_demo_shows_an_answer_that_survives_a_killed_gateway():
     """Deploy/demo itself, with a stand-in for the model."""
     words = [f"word{n} " for n in range(600)]

@@ -122,6 +122,48 @@ def test_a_port_that_is_taken_is_said(redis, gateway):
     assert told.returncode in (69, 78) and str(gateway.port) in told.stderr
 
 
+def check(redis, user=None, **options):
+    url = redis.url if user is None else redis.url.replace("://", f"://{user}:secret@")
+    return run("serve", "--check", "--redis", url, **options)
+
+
+def test_check_finds_nothing_missing_and_leaves_nothing(new_redis):
+    redis = new_redis("redis-check")
+    told = check(redis)
+    assert told.returncode == 0 and told.stderr == "" and redis.url in told.stdout, told
+    assert redis.client.dbsize() == 0
+
+
+def test_check_names_each_command_key_and_channel(new_redis):
+    redis = new_redis("redis-check")
+    redis.client.execute_command("ACL", "SETUSER", "all", "on", ">secret", "~baton:{*", "&__redis__:invalidate", "+@all")
+    assert check(redis, "all").returncode == 0
+    redis.client.execute_command(
+        "ACL", "SETUSER", "some", "on", ">secret", "~baton:{*}", "resetchannels", "+@all", "-hexists", "-evalsha", "-client")
+    told = check(redis, "some")
+    assert told.returncode == 78 and told.stdout == ""
+    for missing in ("HEXISTS", "EVALSHA", "CLIENT ID", "CLIENT TRACKING", "SUBSCRIBE __redis__:invalidate",
+                    "XADD baton:{}:inbox", "HSET baton:{}:producers", "HSET baton:{}:keys"):  # fmt: skip
+        assert missing in told.stderr, (missing, told.stderr)
+    assert "XADD baton:{}:" in told.stderr and "XREAD" not in told.stderr and "secret" not in told.stderr
+    # Who polls needs no notices.
+    polling = run("serve", "--check", "--wakeup", "poll", "--redis", redis.url.replace("://", "://some:secret@")).stderr
+    assert "HEXISTS" in polling and "SUBSCRIBE" not in polling and "TRACKING" not in polling
+    assert redis.client.dbsize() == 0
+
+
+def test_check_tells_what_must_be_mended_from_what_passes(new_redis):
+    redis = new_redis("redis-check")
+    wrong = run("serve", "--check", "--redis", redis.url.replace("://", "://nobody:secret@"))
+    assert wrong.returncode == 78 and "WRONGPASS" in wrong.stderr and "secret" not in wrong.stderr
+    redis.client.config_set("min-replicas-to-write", 1)
+    refused = check(redis)
+    assert refused.returncode == 69 and "NOREPLICAS" in refused.stderr and "XADD" in refused.stderr
+    redis.kill()
+    gone = check(redis)
+    assert gone.returncode == 69 and "refused" in gone.stderr
+
+
 @pytest.mark.parametrize("command", [[], ["serve"], ["publish"], ["attach"]])
 def test_help_tells_the_options(command):
     told = run(*command, "--help")

@@ -10,7 +10,7 @@ import NIOHTTP1
 
 /// All requests but attaches: history, append, delete, health, metrics, the browser client (PROTOCOL 3, 7, 8, 11).
 package struct Routes: Sendable {
-  package let store: any SessionStore
+  package let store: any SessionOperations
   package let origins: OriginRule
   package let authenticator: Authenticator?
   package let state: NodeState
@@ -22,7 +22,7 @@ package struct Routes: Sendable {
   private let web = WebFiles()
 
   package init(
-    store: any SessionStore, origins: OriginRule, authenticator: Authenticator?, state: NodeState,
+    store: any SessionOperations, origins: OriginRule, authenticator: Authenticator?, state: NodeState,
     metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits, logger: Logger
   ) {
     self.store = store

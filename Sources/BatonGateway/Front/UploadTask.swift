@@ -7,7 +7,7 @@ import NIOCore
 /// ends it when the uploader is silent for too long or the node goes away. An uploader that is gone without the body's end
 /// is not renewed: its responses end by `producer_lost` unless it comes back.
 actor UploadTask {
-  private let store: any SessionStore
+  private let store: any SessionOperations
   private let session: SessionName
   private let limits: HTTPLimits
   private let state: NodeState
@@ -21,7 +21,7 @@ actor UploadTask {
   private static let renewal = Duration.seconds(5)
   private static let tick = Duration.milliseconds(250)
 
-  init(epoch: UInt64, to session: SessionName, store: any SessionStore, limits: HTTPLimits, state: NodeState) {
+  init(epoch: UInt64, to session: SessionName, store: any SessionOperations, limits: HTTPLimits, state: NodeState) {
     self.store = store
     self.session = session
     self.limits = limits

@@ -6,21 +6,30 @@ import NIOCore
 import NIOPosix
 import ServiceLifecycle
 
-/// What connects the front to Redis: lets devices in, answers control requests, and runs until it is cancelled.
-package protocol GatewayBackend: DeviceAttaching, SessionStore {
-  func run() async throws
+/// What connects the front to Redis.
+package struct GatewayBackend: Sendable {
+  let devices: any DeviceAttaching
+  let sessions: any SessionOperations
+  /// Runs until it is cancelled.
+  let run: @Sendable () async throws -> Void
+
+  package init(
+    devices: any DeviceAttaching, sessions: any SessionOperations, run: @escaping @Sendable () async throws -> Void
+  ) {
+    (self.devices, self.sessions, self.run) = (devices, sessions, run)
+  }
 }
 
 /// A gateway node: the HTTP front, its devices, and how it goes away (PROTOCOL 11).
 package final class Gateway: Service {
   private let configuration: GatewayConfiguration
-  private let backend: any GatewayBackend
+  private let backend: GatewayBackend
   private let parts: GatewayParts
   private let onListening: @Sendable (SocketAddress) -> Void
 
   /// - Parameter onListening: called once, with the address that devices reach.
   package init(
-    configuration: GatewayConfiguration, parts: GatewayParts, backend: any GatewayBackend,
+    configuration: GatewayConfiguration, parts: GatewayParts, backend: GatewayBackend,
     onListening: @escaping @Sendable (SocketAddress) -> Void = { _ in }
   ) {
     self.configuration = configuration
@@ -34,11 +43,12 @@ package final class Gateway: Service {
     if let secret = configuration.secret { authenticator = await Authenticator(secret: secret) }
     let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
     let front = DeviceFront(
-      attaching: backend, registry: parts.registry, origins: configuration.origins, settings: configuration.devices,
+      attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
+      settings: configuration.devices,
       state: parts.state, metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
       logger: parts.logger)
     let routes = Routes(
-      store: backend, origins: configuration.origins, authenticator: authenticator, state: parts.state,
+      store: backend.sessions, origins: configuration.origins, authenticator: authenticator, state: parts.state,
       metrics: parts.metrics, refusals: refusals, limits: configuration.http, logger: parts.logger)
     let onListening = onListening
     let pause = AcceptPause(metrics: parts.metrics, logger: parts.logger)

@@ -3,6 +3,9 @@ package enum GatewaySettings {
   package static let table: [Setting] = [
     Setting("config", placeholder: "PATH", "A JSON file with any of these options as keys"),
     Setting("print-config", .flag, "Print every option with its value and source, and exit"),
+    Setting(
+      "check", .flag, "Try every command, key and channel that a gateway needs in Redis, name what is missing, and exit"
+    ),
 
     Setting(
       "listen", standard: "127.0.0.1:8080", placeholder: "HOST:PORT",

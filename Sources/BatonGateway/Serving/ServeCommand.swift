@@ -11,7 +11,7 @@ package enum ServeCommand {
   /// - Returns: the process's exit status.
   package static func run(
     _ arguments: [String], environment: [String: String],
-    backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
+    backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> GatewayBackend
   ) async -> Int32 {
     // Until they are trapped they would end the process.
     for number in [SIGHUP, SIGUSR1, SIGUSR2] { signal(number, SIG_IGN) }
@@ -22,6 +22,15 @@ package enum ServeCommand {
       if settings.flag("print-config") {
         try StandardOutput.write(settings.printed + "\n")
         return 0
+      }
+      if settings.flag("check") {
+        let (lines, status) = await ServeCheck.run(configuration)
+        if status == 0 {
+          try StandardOutput.write(lines.joined(separator: "\n") + "\n")
+        } else {
+          for line in lines { complain(line) }
+        }
+        return status
       }
     } catch let mistake as Settings.Mistake {
       complain("\(mistake)" + (mistake.exitStatus == 64 ? "\nbaton serve --help lists the options" : ""))
@@ -38,7 +47,7 @@ package enum ServeCommand {
 
   private static func serve(
     _ configuration: GatewayConfiguration, _ manager: ServiceManager?,
-    _ backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> any GatewayBackend
+    _ backend: @Sendable (GatewayConfiguration, GatewayParts) throws -> GatewayBackend
   ) async -> Int32 {
     var logger = Logger(label: "baton") {
       LogLines(label: $0, level: configuration.logLevel, isJSON: configuration.logsJSON)
@@ -46,7 +55,7 @@ package enum ServeCommand {
     logger[metadataKey: "node"] = "\(configuration.node)"
     logger.info("starting", metadata: ["version": "\(batonVersion)", "redis": "\(configuration.redis)"])
     let parts = GatewayParts(configuration: configuration, logger: logger)
-    let made: any GatewayBackend
+    let made: GatewayBackend
     do {
       made = try backend(configuration, parts)
     } catch {

@@ -5,7 +5,7 @@ import NIOCore
 
 /// What control requests need of the store. Everything may fail with a `Problem`; `storeUnavailable` where Redis is out
 /// of reach, `wrongType` where the key holds something else than a stream.
-package protocol SessionStore: Sendable {
+package protocol SessionOperations: Sendable {
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
   /// - Parameter scope: the idempotency key with whom it belongs to; empty for none.

@@ -4,57 +4,55 @@ import BatonSession
 import BatonStore
 import NIOCore
 
-/// A gateway's sessions as they are in Redis.
-package final class StreamBackend: GatewayBackend {
-  private let configuration: GatewayConfiguration
-  private let store: BatonStore.SessionStore
-  private let hub: Hub
-
+extension GatewayBackend {
+  /// - Throws: `RedisError` where the certificates that the URL names can't be read.
   package init(_ configuration: GatewayConfiguration, _ parts: GatewayParts) throws(RedisError) {
-    self.configuration = configuration
-    var settings = StoreConfiguration()
-    settings.node = configuration.node
-    settings.keyPrefix = configuration.keyPrefix
-    settings.wakeup = configuration.wakeup
-    settings.maxEntryBytes = configuration.maxEntryBytes
-    settings.historyBytes = configuration.catchUpBytes
-    settings.sweep = configuration.sweep
-    settings.pollInterval = configuration.pollInterval
-    settings.retention = configuration.retention
     let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
-    store = try BatonStore.SessionStore(
-      settings, on: parts.eventLoopGroup.next(),
+    let store = try SessionStore(
+      configuration.store, on: parts.eventLoopGroup.next(),
       connector: { connection, limits throws(RedisError) -> any RedisConnecting in
         var options = RedisConnector.Options()
         options.limits = limits
         options.clientName = "baton-\(configuration.node)-\(connection.rawValue)"
         return try RedisConnector(configuration.redis, options: options)
       }, observe: reports.take)
-    hub = Hub(
+    let hub = Hub(
       store, group: parts.eventLoopGroup,
       node: NodeDescription(
         name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
       limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
       metrics: parts.metrics)
+    self.init(devices: hub, sessions: StoredSessions(store: store)) {
+      store.eventLoop.execute { store.start() }
+      // Ends with the gateway.
+      while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }
+      store.eventLoop.execute { store.stop() }
+    }
   }
+}
 
-  package func run() async throws {
-    let store = store
-    store.eventLoop.execute { store.start() }
-    // Ends with the gateway.
-    while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }
-    store.eventLoop.execute { store.stop() }
+extension GatewayConfiguration {
+  package var store: StoreConfiguration {
+    var settings = StoreConfiguration()
+    settings.node = node
+    settings.keyPrefix = keyPrefix
+    settings.wakeup = wakeup
+    settings.maxEntryBytes = maxEntryBytes
+    settings.historyBytes = catchUpBytes
+    settings.sweep = sweep
+    settings.pollInterval = pollInterval
+    settings.retention = retention
+    return settings
   }
+}
 
-  package func attach(
-    _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
-  ) -> EventLoopFuture<Admission> {
-    hub.attach(request, on: eventLoop, until: gone)
-  }
+/// Control requests, answered from Redis.
+struct StoredSessions: SessionOperations {
+  let store: SessionStore
 
   // MARK: history
 
-  package func history(_ request: HistoryRequest) async throws -> HistoryPage? {
+  func history(_ request: HistoryRequest) async throws -> HistoryPage? {
     let offset: Offset
     let span: PageRequest.Span
     switch request.place {
@@ -123,7 +121,7 @@ package final class StreamBackend: GatewayBackend {
 
   // MARK: writing
 
-  package func append(
+  func append(
     _ entry: NewEntry, to session: SessionName, scope: String
   ) async throws -> (id: EntryID, again: Bool) {
     let parts = try await run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
@@ -137,17 +135,17 @@ package final class StreamBackend: GatewayBackend {
     }
   }
 
-  package func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply {
+  func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply {
     guard let reply = WriteReply(try await run(call, session)) else { throw Problem.unexpectedAnswer }
     return reply
   }
 
-  package func delete(_ session: SessionName) async throws {
+  func delete(_ session: SessionName) async throws {
     let parts = try await run(.delete, session)
     if parts.first == "wrong_type" { throw Problem.wrongType(session) }
   }
 
-  package func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
+  func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
     do {
       return try await store.record(of: response, in: session)
     } catch let error as RedisError {

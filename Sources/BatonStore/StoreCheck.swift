@@ -31,7 +31,8 @@ package enum StoreCheck {
     tried += [
       command("XREAD", "COUNT", "1", "STREAMS", stream, "0-0"), command("XRANGE", stream, "-", "+", "COUNT", "1"),
       command("XREVRANGE", stream, "+", "-", "COUNT", "1"), command("XREVRANGE", inbox, "+", "-", "COUNT", "1"),
-      command("XINFO", "STREAM", stream), command("TIME"), command("TYPE", stream), command("PTTL", stream),
+      command("XINFO", "STREAM", stream), command("INFO", "server"), command("TIME"), command("TYPE", stream),
+      command("PTTL", stream),
       command("HGET", producers, "-"), command("HMGET", producers, "-"), command("HSCAN", producers, "0"),
       command("HLEN", producers), command("HEXISTS", producers, "-"), command("HKEYS", producers),
       command("HDEL", producers, "-"), command("HGET", keys, "-"), command("HINCRBY", keys, "#", "1"),

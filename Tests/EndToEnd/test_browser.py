@@ -58,6 +58,18 @@ def test_the_pages_in_the_readme(page, gateway, redis):
     wait_for(lambda: page.run(shown) == "Hello, world.", what="the page shows the text")
 
 
+def test_the_readme_answers_back(page, gateway, redis):
+    block = re.search(r"<!-- tested: answer-back -->\n```js\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)[1]
+    redis.client.delete("baton:{chat-42}:inbox")
+    page.attach(gateway.url, "chat-42")
+    page.wait_state("live")
+    page.run("window.done = undefined; (async (session) => {" + block + "})(s).then(() => (window.done = 'yes'), (error) => (window.done = String(error)))")
+    wait_for(lambda: page.run("return window.done"), what="both are accepted")
+    assert page.run("return window.done") == "yes"
+    inbox = [dict(fields) for _, fields in redis.client.xrange("baton:{chat-42}:inbox")]
+    assert [message[b"event"] for message in inbox] == [b"input", b"cancel"] and inbox[1][b"response"] == b"r1"
+
+
 def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):
     first, second = new_gateway(redis.url, "gw-a"), new_gateway(redis.url, "gw-b")
     page.attach([first.url, second.url], session)

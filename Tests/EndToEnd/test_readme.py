@@ -8,10 +8,8 @@ import pytest
 from support.process import BATON, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-BLOCKS = {
-    name: text
-    for name, text in re.findall(r"<!-- tested: ([\w-]+) -->\n```\w+\n(.*?)```", README, re.S)
-}
+BLOCKS = dict(re.findall(r"<!-- tested: ([\w-]+) -->\n```\w+\n(.*?)```", README, re.S))
+COMPILED = dict(re.findall(r"<!-- compiled: (\S+) -->\n```swift\n(.*?)```", README, re.S))
 
 
 def run(block, redis, gateway):
@@ -45,11 +43,45 @@ def test_history_is_one_page(fresh, gateway):
     assert "\"entries\"" in run(BLOCKS["history"], fresh, gateway)
 
 
+def test_a_token_is_made_and_taken(tmp_path, redis, new_gateway):
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", BLOCKS["token"].replace(".build/release/baton", BATON)], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    gateway = new_gateway(redis.url, "gw-token", "--auth-secret-file", str(tmp_path / "secret"))
+    assert gateway.get("/v1/sessions/chat-7").status == 401
+    bearer = {"Authorization": f"Bearer {done.stdout.strip()}"}
+    assert gateway.get("/v1/sessions/chat-42", **bearer).status in (200, 404)
+    assert gateway.get("/v1/sessions/team-9", **bearer).status in (200, 404)
+    assert gateway.get("/v1/sessions/chat-7", **bearer).status == 403
+
+
+def test_the_inbox_is_read(fresh, gateway, attach):
+    fresh.client.delete("baton:{chat-42}:inbox")
+    device = attach(gateway, "chat-42").until_live()
+    device.send({"type": "input", "key": "k", "data": "Shorter, please."})
+    device.until_type("accepted")
+    assert "Shorter, please." in run(BLOCKS["inbox"], fresh, gateway)
+
+
+@pytest.mark.parametrize("file", sorted(COMPILED))
+def test_swift_code_is_compiled(file):
+    """The suite of that file runs it; only addresses differ."""
+    block = COMPILED[file].replace('"redis://127.0.0.1:6379/0"', "server.unixURL").replace('"http://127.0.0.1:8080"', "gateway.url")
+    lines = [line.strip() for line in (REPOSITORY / file).read_text().splitlines()]
+    wanted = [line.strip() for line in block.strip().splitlines()]
+    assert any(lines[at : at + len(wanted)] == wanted for at in range(len(lines))), block
+
+
+def test_every_block_is_run():
+    known = {"redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token"}
+    assert set(BLOCKS) == known
+
+
+@pytest.mark.parametrize("word", sorted(set(re.findall(r"^Tests/run (\w+)", README, re.M))))
+def test_a_part_of_the_tests_exists(word):
+    assert f"#   Tests/run {word}" in (REPOSITORY / "Tests/run").read_text()
+
+
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_a_link_leads_somewhere(target):
     assert (REPOSITORY / target).exists(), target
-
-
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"^\| `(--[\w-]+)", README, re.M))))
-def test_an_option_exists(option):
-    assert option in subprocess.run([BATON, "serve", "--help"], capture_output=True, text=True).stdout

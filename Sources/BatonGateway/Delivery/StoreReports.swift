@@ -45,7 +45,7 @@ struct StoreReports: Sendable {
     case .unready(let since, let why):
       troubles.occurred(
         "connection", .warning, "Redis does not serve all that is needed", metadata: ["error": "\(why)"])
-      state.storeLost(at: since)
+      state.storeLost(at: since, why: why)
     case .entriesRead(let count, let newest):
       metrics.entriesRead.increment(by: count)
       let lag = StoreReports.wallClockMs() - Int64(clamping: newest.milliseconds)

@@ -278,7 +278,7 @@ package struct Routes: Sendable {
       return .text("ready\n")
     case "/metrics":
       try method(request, .get)
-      return .text(metrics.text, type: MetricsRegistry.contentType)
+      return .text(metrics.text(isReady: state.unreadiness(at: .now()) == nil), type: MetricsRegistry.contentType)
     default:
       return try web.response(to: request, path: path)
     }

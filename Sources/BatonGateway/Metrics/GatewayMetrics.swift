@@ -90,7 +90,7 @@ package final class GatewayMetrics: Sendable {
   }
 
   /// The Prometheus text.
-  package var text: String {
+  package func text(isReady: Bool) -> String {
     var delivered: UInt64 = 0
     var bytes: UInt64 = 0
     for loop in loops.withLockedValue({ $0 }) {
@@ -98,6 +98,8 @@ package final class GatewayMetrics: Sendable {
       bytes &+= loop.bytesSent.value
     }
     var text = registry.text
+    text += "# HELP baton_ready \(GatewayMetrics.help["baton_ready"] ?? "")\n"
+    text += "# TYPE baton_ready gauge\nbaton_ready \(isReady ? 1 : 0)\n"
     let dropped = LineOutput.standardError.dropped
     for (name, value) in [("entries_delivered", delivered), ("bytes_sent", bytes), ("log_lines_dropped", dropped)] {
       let name = "baton_\(name)_total"
@@ -108,6 +110,7 @@ package final class GatewayMetrics: Sendable {
   }
 
   package static let help = [
+    "baton_ready": "1 where /readyz says 200.",
     "baton_devices": "Attached devices.",
     "baton_attaches_total": "Devices that were let in.",
     "baton_sessions": "Sessions with devices.",

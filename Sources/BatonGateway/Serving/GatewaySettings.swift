@@ -17,7 +17,7 @@ package enum GatewaySettings {
     Setting("key-prefix", standard: "baton:", placeholder: "TEXT", "What all keys in Redis begin with"),
     Setting(
       "wakeup", .choice(["auto", "tracking", "poll"]), standard: "auto",
-      "How changes are noticed: Redis' client tracking, or polling hot sessions; auto changes over by itself"),
+      "How the node learns of new entries: Redis' client tracking, polling, or whichever works (auto)"),
     Setting("public-url", placeholder: "URL", "The URL under which devices reach the gateways; its origin is accepted"),
     Setting(
       "allowed-origins", .list, placeholder: "ORIGIN,…",
@@ -26,7 +26,7 @@ package enum GatewaySettings {
 
     Setting(
       "auth-secret-file", placeholder: "PATH",
-      "The HS256 key of devices' tokens, at least 32 bytes; without it no token is asked"),
+      "The HS256 key of devices' tokens, at least 32 bytes; without it nobody is asked for a token"),
     Setting(unavailable: "auth-jwks"),
     Setting(unavailable: "auth-issuer"),
     Setting(unavailable: "auth-audience"),
@@ -37,24 +37,32 @@ package enum GatewaySettings {
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
     Setting(
       "drain-time", .duration, standard: "30s",
-      "Then: how long the devices' leaving is spread over, and requests may take"),
+      "Then: the time over which devices are sent away, and which requests have to finish"),
     Setting("log-format", .choice(["text", "json"]), standard: "text", "How logs are written, on standard error"),
     Setting(
       "log-level", .choice(["trace", "debug", "info", "notice", "warning", "error", "critical"]), standard: "info",
-      "The least that is logged"),
+      "The least severe level that is logged"),
 
-    Setting("max-entry-bytes", .size, standard: "256KiB", "Larger entries are skipped, and said so"),
+    Setting(
+      "max-entry-bytes", .size, standard: "256KiB", "Entries larger than this are announced as skipped, not sent"),
     Setting("window-bytes", .size, standard: "256KiB", "Newest entries kept in memory for one session"),
-    Setting("node-window-bytes", .size, standard: "256MiB", "The same for all sessions of the node together"),
-    Setting("catch-up-bytes", .size, standard: "32MiB", "Pages of history in memory at the same time, in all"),
-    Setting("max-body-bytes", .size, standard: "1MiB", "The body of a POST"),
+    Setting(
+      "node-window-bytes", .size, standard: "256MiB",
+      "Newest entries kept in memory for all sessions of the node together"),
+    Setting(
+      "catch-up-bytes", .size, standard: "32MiB",
+      "Pages of history kept in memory for all devices together, until each is written"),
+    Setting(
+      "max-body-bytes", .size, standard: "1MiB",
+      "The largest JSON body of a POST; of an NDJSON upload only its lines are bounded"),
     Setting("max-devices", .count(1...10_000_000), standard: "100000", "Attached devices; more are refused with 503"),
-    Setting("max-stall", .duration, standard: "60s", "A device that takes nothing for so long is disconnected"),
+    Setting("max-stall", .duration, standard: "60s", "A device that takes no bytes for this long is disconnected"),
     Setting(
       "retry", .duration, standard: "5s",
-      "What event streams say as retry: longer than a restart, unless other nodes answer at the same address (500ms)"),
+      "When browsers' event streams reconnect: after longer than a restart takes, or 500ms where other nodes answer"),
     Setting("ping-interval", .duration, standard: "25s", "How often a device is pinged"),
-    Setting("sweep", .duration, standard: "30s", "How often every session is looked at without a notice"),
+    Setting(
+      "sweep", .duration, standard: "30s", "How often every session with devices is read although no notice came"),
     Setting("poll-interval", .duration, standard: "20ms", "How often hot sessions are read where tracking is not used"),
     Setting(
       "header-timeout", .duration, standard: "10s", "How long a new connection may take to send its first request"),
@@ -62,7 +70,8 @@ package enum GatewaySettings {
       "idle-timeout", .duration, standard: "60s",
       "How long a connection stays open between requests, and a JSON body may be silent"),
     Setting(
-      "upload-timeout", .duration, standard: "30m", "How long an NDJSON upload may be silent; a blank line is none"),
+      "upload-timeout", .duration, standard: "30m",
+      "How long an NDJSON upload may be silent; a blank line keeps it alive"),
     Setting("exit-with-stdin", .flag, "Exit when standard input ends: for a parent process that may be killed"),
     Setting("backlog", .count(1...65_535), standard: "1024", "Connections that wait to be accepted"),
     Setting("threads", .count(1...1024), placeholder: "N", "Event loops; default: one a core"),

@@ -9,7 +9,7 @@ package final class NodeState: Sendable {
     var busyConnections = 0
     var endsUploads = false
     var reached = false
-    var lostAt: NIODeadline?
+    var lost: (at: NIODeadline, why: String)?
   }
 
   private let values = NIOLockedValueBox(Values())
@@ -33,18 +33,23 @@ package final class NodeState: Sendable {
   package func storeReached() {
     values.withLockedValue {
       $0.reached = true
-      $0.lostAt = nil
+      $0.lost = nil
     }
   }
 
-  package func storeLost(at now: NIODeadline) { values.withLockedValue { if $0.lostAt == nil { $0.lostAt = now } } }
+  package func storeLost(at now: NIODeadline, why: String) {
+    values.withLockedValue { $0.lost = ($0.lost?.at ?? now, why) }
+  }
 
   /// Nil: ready. Otherwise why not.
   package func unreadiness(at now: NIODeadline) -> String? {
     values.withLockedValue { values in
       if values.drainingFor != nil { return "draining" }
-      if !values.reached { return "Redis was never reached" }
-      if let lostAt = values.lostAt, now - lostAt > .seconds(30) { return "Redis is out of reach" }
+      let why = values.lost.map { ": \($0.why)" } ?? ""
+      if !values.reached { return "Redis was never reached" + why }
+      if let lost = values.lost, now - lost.at > .seconds(30) {
+        return "Redis has not served all that is needed for 30 s" + why
+      }
       return nil
     }
   }

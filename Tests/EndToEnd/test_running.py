@@ -1,0 +1,227 @@
+"""The articles for those who run Baton: their blocks run, their figures hold, their tables are what the programs say."""
+
+import os
+import re
+import subprocess
+
+import measure
+import pytest
+from support.process import BATON, BUILD, REPOSITORY, wait_for
+from support.servers import HAProxy, Nginx, Redis
+
+ARTICLES = REPOSITORY / "Sources/BatonGateway/BatonGateway.docc"
+RUNNING = (ARTICLES / "RunningBaton.md").read_text()
+OPTIONS = (ARTICLES / "OptionsAndLimits.md").read_text()
+BLOCKS = dict(re.findall(r"<!-- tested: ([\w-]+) -->\n```\w*\n(.*?)```", RUNNING, re.S))
+
+
+def shell(block, redis=None, folder=REPOSITORY):
+    text = BLOCKS[block].replace("baton serve", f"{BATON} serve")
+    if redis:
+        text = text.replace("redis-cli ", f"redis-cli -e -p {redis.port} ").replace("127.0.0.1:6379", f"127.0.0.1:{redis.port}")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_is_run():
+    tested = set(re.findall(r'(?:shell\("|BLOCKS\[")([\w-]+)"', open(__file__).read())) | {"block"}
+    assert set(BLOCKS) <= tested, set(BLOCKS) - tested
+    # And none is without a mark.
+    assert RUNNING.count("\n```") == 2 * (len(BLOCKS) + 1)
+
+
+def test_check(redis):
+    assert "all that it needs" in shell("check", redis)
+
+
+def test_the_systemd_files_are_installed_as_said(tmp_path):
+    text = BLOCKS["systemd"].replace(".build/release", str(BUILD))
+    text = re.sub(r" /(usr|etc)", rf" {tmp_path}/\1", text)
+    for folder in ("usr/local/bin", "etc/systemd/system"):
+        (tmp_path / folder).mkdir(parents=True)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=REPOSITORY, check=True)
+    told = subprocess.run([tmp_path / "usr/local/bin/baton", "--version"], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stdout.strip()
+    assert (tmp_path / "etc/baton/baton.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_redis_settings(tmp_path, started, session, attach, new_gateway):
+    """Redis takes them, and a gateway gets its notices there."""
+    (tmp_path / "redis.conf").write_text(BLOCKS["redis"])
+    settings = [word for line in BLOCKS["redis"].splitlines() if line and line[0] != "#"
+                for word in (lambda name, *values: (f"--{name}", " ".join(values)))(*line.split())]  # fmt: skip
+    started.append(Redis(tmp_path, "redis-running", *settings))
+    redis = started[-1]
+    assert redis.client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+    assert redis.client.config_get("appendonly")["appendonly"] == "yes"
+    gateway = new_gateway(redis.url, "gw-running", "--wakeup", "tracking")
+    attach(gateway, session).until_live().until_at(redis.add(session, data="x"))
+
+
+def use_everything(gateway, session, producer_url):
+    """Whatever a gateway and a producer ever do in Redis, in short."""
+    done = subprocess.run([BATON, "publish", session, "--redis", producer_url, "--response", "r1"], input="One\ntwo\n", text=True,
+                          capture_output=True, timeout=60)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    json, lines = {"Content-Type": "application/json", "Idempotency-Key": "k"}, {"Content-Type": "application/x-ndjson"}
+    for again in (False, True):
+        told = gateway.request("POST", f"/v1/sessions/{session}", '{"data":"x"}', json)
+        assert told.status == 201 and ("idempotent-replayed" in told.headers) == again
+    body = '{"response":"u","n":1,"data":"x"}\n{"response":"u","event":"end"}\n'
+    assert gateway.request("POST", f"/v1/sessions/{session}?epoch=1", body, lines).status == 201
+    assert gateway.get(f"/v1/sessions/{session}/responses/u").json["state"] == "end"
+    page = gateway.history(session).json
+    assert len(page["entries"]) > 3
+    assert len(gateway.history(session, f"?before={page['last']}&limit=2").json["entries"]) == 2
+
+
+def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gateway, session, attach):
+    redis = new_redis("redis-acl")
+    shell("acl", redis)
+    url = redis.url.replace("://", "://baton-gateway:gateway-password@")
+    producer_url = redis.url.replace("://", "://baton-producer:producer-password@")
+    check = lambda: subprocess.run([BATON, "serve", "--check", "--redis", url], capture_output=True, text=True)  # noqa: E731
+    assert check().returncode == 0, check().stderr
+    gateway = new_gateway(url, "gw-acl")
+    device = attach(gateway, session).until_live()
+    use_everything(gateway, session, producer_url)
+    device.send({"type": "input", "key": "k1", "data": "more"})
+    device.until_type("accepted")
+    device.send({"type": "cancel", "key": "k2", "response": "r1"})
+    device.until_type("accepted")
+    wait_for(lambda: gateway.metric("baton_wakeup", mode="tracking") == 1, 20, "notices are in use")
+    assert gateway.request("DELETE", f"/v1/sessions/{session}").status == 204
+    assert redis.client.execute_command("ACL", "LOG") == [], "a right is missing"
+    # PING and CLIENT SETNAME are nice to have, and what a check would need them for is done by others.
+    line = next(line for line in BLOCKS["acl"].replace("\\\n", " ").splitlines() if "baton-gateway" in line)
+    for right in re.findall(r"\+([\w|]+)", line):
+        if right in ("ping", "client|setname"):
+            continue
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"-{right}")
+        told = check()
+        assert told.returncode == 78 and right.replace("|", " ").upper() in told.stderr, (right, told.stderr)
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
+
+
+def test_alert_rules():
+    shell("alerts")
+    rules = (REPOSITORY / "Deploy/prometheus/baton.rules.yml").read_text()
+    tests = (REPOSITORY / "Deploy/prometheus/baton.rules.test.yml").read_text()
+    for alert in re.findall(r"alert: (\w+)", rules):
+        assert tests.count(f"alertname: {alert}\n") == 1 and tests.count(f"alertname: {alert}}}") == 1, alert
+
+
+def test_metrics_that_are_named_are_there(redis, new_gateway, session, attach):
+    gateway = new_gateway(redis.url, "gw-named")
+    attach(gateway, session).until_live()
+    source = (REPOSITORY / "Sources/BatonGateway/Metrics/GatewayMetrics.swift").read_text()
+    known = set(re.findall(r'"(baton_\w+)":', source))
+    exposed = set(re.findall(r"^# TYPE (\S+)", gateway.get("/metrics").body.decode(), re.M))
+    rules = (REPOSITORY / "Deploy/prometheus/baton.rules.yml").read_text()
+    for name in set(re.findall(r"baton_[a-z_]+", RUNNING + rules)):
+        assert name.removesuffix("_bucket") in known, name
+    # What is counted by a reason is there from the first of its kind on.
+    assert known - exposed <= {"baton_http_refusals_total", "baton_accept_pauses_total"}
+
+
+@pytest.mark.parametrize("kind", [HAProxy, Nginx])
+def test_the_tls_lines_are_taken_from_both_files(tmp_path, kind):
+    shell_folder = tmp_path
+    text = BLOCKS["tls"].replace("Deploy/", f"{REPOSITORY}/Deploy/")
+    subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=shell_folder, check=True)
+    made = (tmp_path / ("haproxy.cfg" if kind is HAProxy else "baton.conf.template")).read_text()
+    assert "#tls" not in made and " ssl" in made
+
+
+def test_time_to_live(redis):
+    redis.client.delete("baton:{chat-42}")
+    redis.client.xadd("baton:{chat-42}", {"data": "x"})
+    assert shell("ttl", redis).split() == ["-1", "1"]
+    assert redis.client.ttl("baton:{chat-42}") > 86000
+
+
+def test_what_devices_see_after_a_restore(new_redis, new_gateway, session, attach):
+    redis = new_redis("redis-restored", "--dbfilename", "dump.rdb")
+    for n in range(5):
+        redis.add(session, data=f"kept {n}")
+    shell("backup", redis)
+    gateway = new_gateway(redis.url, "gw-restored")
+    device = attach(gateway, session).until_live()
+    lost = redis.add(session, data="lost")
+    device.until_at(lost)
+    redis.kill()
+    redis.start()
+    reset = device.until_type("reset")
+    assert reset["reason"] == "ahead"
+    device.until_live()
+    device.judge(redis.stream(session))
+    late = attach(gateway, session, offset=lost)
+    assert late.until_type("reset")["reason"] == "ahead"
+    redis.add(session, data="new")
+    other = attach(gateway, session, offset=lost)
+    assert other.until_type("reset")["reason"] in ("diverged", "ahead")
+
+
+def test_a_key_is_made(tmp_path):
+    shell("key", folder=tmp_path)
+    assert (tmp_path / "auth.secret").stat().st_size >= 32
+
+
+def test_devices_get_over_a_change_of_keys(tmp_path, redis, new_gateway, session):
+    keys = [tmp_path / name for name in ("old", "new")]
+    for number, key in enumerate(keys):
+        key.write_text(f"{number}" * 48)
+    tokens = [subprocess.run([BATON, "token", "--secret-file", key, "--subject", "s", "--sessions", "*"], capture_output=True,
+                             text=True, check=True).stdout.strip() for key in keys]  # fmt: skip
+    gateways = [new_gateway(redis.url, f"gw-key-{n}", "--auth-secret-file", str(key)) for n, key in enumerate(keys)]
+    redis.add(session, data="x")
+    statuses = [[gateway.get(f"/v1/sessions/{session}", Authorization=f"Bearer {token}").status for token in tokens] for gateway in gateways]
+    assert statuses == [[200, 401], [401, 200]]
+
+
+def test_memory_is_as_said(tmp_path, redis):
+    """Within a factor of two: other allocators, other versions of Redis."""
+    told = re.search(r"<!-- measured: memory -->\n```\n(.*?)```", RUNNING, re.S)[1]
+    device, bare, window = (float(line.split(": ")[1].split()[0]) for line in told.splitlines())
+    assert device / 2 < measure.device_bytes(redis, tmp_path, 1000) / 1024 < device * 2
+    assert bare / 2 < measure.bare_answer_bytes(redis) / 1000 < bare * 2
+    # Producers that are quicker join more, which takes less.
+    assert measure.produced_answer_bytes(redis, 1000) / 1000 < window * 2
+
+
+# MARK: options and limits
+
+
+def help_options():
+    text = subprocess.run([BATON, "serve", "--help"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "2000"}).stdout
+    return {name: (value, told) for name, value, told in re.findall(r"^  --(\S+)(?: (\S.*))?\n      (.*)\n      BATON_\w+$", text, re.M)}
+
+
+def article_options():
+    rows = re.findall(r"^\| `--(\S+?)(?: (.*?))?` \| (?:`(.*?)`)? ?\| .*? \| (.*) \|$", OPTIONS, re.M)
+    return {name: (value.replace("\\|", "|"), told + (f" ({default})" if default else "")) for name, value, default, told in rows}
+
+
+def test_the_article_has_every_option_of_the_help_and_no_other():
+    helped, written = help_options(), article_options()
+    assert len(helped) > 30
+    assert written == helped
+
+
+@pytest.mark.parametrize("name, least", re.findall(r"^\| `--([\w-]+) [^|]*` \| [^|]* \| (\d+(?:ms|s|KiB|MiB)?)(?: to [\d,]+)? \|", OPTIONS, re.M))
+def test_the_least_value_is_the_least(name, least):
+    def run(value):
+        return subprocess.run([BATON, "serve", "--print-config", f"--{name}", value], capture_output=True, text=True)
+
+    assert run(least).returncode == 0, run(least).stderr
+    if not least.startswith("0"):
+        below = {"1s": "999ms", "100ms": "99ms", "1ms": "0ms", "1KiB": "1023", "1MiB": "1048575", "1": "0"}[least]
+        assert run(below).returncode == 78 and f"--{name}" in run(below).stderr
+
+
+def test_the_largest_count_is_the_largest():
+    for name, most in re.findall(r"^\| `--([\w-]+) N` \| [^|]* \| 1 to ([\d,]+) \|", OPTIONS, re.M):
+        most = int(most.replace(",", ""))
+        for value, status in ((most, 0), (most + 1, 78)):
+            assert subprocess.run([BATON, "serve", "--print-config", f"--{name}", str(value)], capture_output=True).returncode == status, name

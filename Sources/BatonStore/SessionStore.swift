@@ -183,7 +183,10 @@ package final class SessionStore: @unchecked Sendable {
     case .appended(let segment):
       if let last = segment.entries.last { observe(.entriesRead(segment.entries.count, newest: last.id)) }
       leases?.noticed(session, segment.entries)
-    case .reset(let reset, _): observe(.continuityBroken(session, reset))
+    case .opened, .rebased: leases?.missed(session)
+    case .reset(let reset, _):
+      leases?.missed(session)
+      observe(.continuityBroken(session, reset))
     case .wrongType: observe(.wrongType(session))
     default: break
     }

@@ -19,8 +19,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private var pendingCommands = 0
   /// The page that is being read, and how often the same one was asked for without getting on.
   private var pageTicket: UInt64?
-  private var lastPage: PageRequest?
-  private var repeats = 0
+  private var patience = PagePatience()
   /// History that was written and has not left, and the bytes that waited when it was last looked at.
   private var charges: [MemoryCharge] = []
   private var stuck = StuckWrite()
@@ -185,11 +184,9 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   // MARK: steps
 
   private func read(_ page: PageRequest) {
-    repeats = page == lastPage ? repeats + 1 : 0
-    lastPage = page
-    // Page and window disagree: whatever the cause, asking faster does not help.
-    guard repeats >= 3 else { return ask(page) }
-    hub.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(min(50 << Int64(min(repeats - 3, 6)), 2000))) {
+    let pause = patience.pause(before: page, at: Int64(hub.eventLoop.now.uptimeNanoseconds / 1_000_000))
+    guard pause > 0 else { return ask(page) }
+    hub.eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(pause)) {
       if !self.isClosed { self.ask(page) }
     }
   }

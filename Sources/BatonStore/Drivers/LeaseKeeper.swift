@@ -14,6 +14,8 @@ final class LeaseKeeper {
     var responses: Set<String> = []
     /// Where the walk through the hash has come to; nil once all of it was seen.
     var cursor: String? = "0"
+    /// Entries came unseen: another walk is to follow this one.
+    var walksAgain = false
     /// Nobody is told `live` before the walk is over.
     var isHeld = true
     var isLooking = false
@@ -49,6 +51,15 @@ final class LeaseKeeper {
     for entry in entries where entry.response != nil && entry.response != last && !entry.endsResponse {
       last = entry.response
       if let last { sessions[session]?.responses.insert(last) }
+    }
+  }
+
+  /// Entries may have come that nobody was told of: their responses may have leases.
+  func missed(_ session: SessionName) {
+    if sessions[session]?.cursor == nil {
+      sessions[session]?.cursor = "0"
+    } else {
+      sessions[session]?.walksAgain = true
     }
   }
 
@@ -121,7 +132,9 @@ final class LeaseKeeper {
   }
 
   private func seen(_ session: SessionName, next: String?, leased: [String]) {
-    sessions[session]?.cursor = next
+    let walksAgain = next == nil && sessions[session]?.walksAgain == true
+    if walksAgain { sessions[session]?.walksAgain = false }
+    sessions[session]?.cursor = walksAgain ? "0" : next
     sessions[session]?.responses.formUnion(leased)
     if next != nil { return walk(session) }
     if sessions[session]?.responses.isEmpty == true { free(session) } else { look(session) }

@@ -2,7 +2,7 @@
 @testable import BatonSession
 
 /// A device as it is outside: it keeps its offset over any number of attaches, and what it was told is judged.
-final class SimulatedDevice {
+final class SimulatedDevice: @unchecked Sendable {
   let number: Int
   let session: SessionName
   /// Nil while it is not attached.
@@ -12,9 +12,16 @@ final class SimulatedDevice {
   /// Grows with every attach and detach; answers to earlier ones are dropped.
   var generation = 0
   var takes = true
+  /// The page that it waits for.
+  var pageTicket: UInt64?
+  var patience = PagePatience()
+  /// When it was last told something, or began to wait.
+  var attachedAt: Int64 = 0
   /// A device that is attached for good ends here.
   var isClosed = false
 
+  /// Where it stands: the last entry it holds, or what it was told to begin behind.
+  var place: EntryID = .zero
   /// The last entry it holds; nil: none since the start or the last reset.
   var holds: Entry?
   /// The last one before it that nobody has deleted singly.
@@ -27,6 +34,8 @@ final class SimulatedDevice {
   var sent: Set<Offset> = []
   var wantsReset = false
   var isLive = false
+  /// When it was last told that it no longer has everything.
+  var fellBehindAt: Int64 = 0
   /// The stream's last id when it asked to attach: live means to have at least that.
   var promised: EntryID = .zero
 
@@ -64,17 +73,17 @@ final class SimulatedDevice {
   }
 
   /// Attached or reset: what is retained may be open.
-  func beginsAnew(_ stream: ModelRedis.Stream?) {
+  func beginsAnew(_ retained: [Entry]) {
     begun = []
     ended = []
-    for written in stream?.entries ?? [] { noteEnds(written.entry) }
+    for entry in retained { noteEnds(entry) }
     sawEnd = false
   }
 
   /// Live and at the end of the stream, it waits: is there something to wait for?
-  func mustHaveFinished(_ stream: ModelRedis.Stream?) -> String? {
+  func mustHaveFinished(_ retained: [Entry]) -> String? {
     let saw = sawEnd
-    for written in stream?.entries ?? [] { noteEnds(written.entry) }
+    for entry in retained { noteEnds(entry) }
     guard saw, untilEnd && begun.isSubset(of: ended) || followsOne else { return nil }
     return "waits, though all it waited for has ended"
   }
@@ -82,50 +91,20 @@ final class SimulatedDevice {
   /// What it was told lately.
   var story: [(Int64, String)] = []
 
-  func tell(_ step: Cursor.Step, at now: Int64) {
+  func note(_ words: String, at now: Int64) {
     if story.count > 100 { story.removeFirst(50) }
+    story.append((now, words))
+  }
+
+  func tell(_ step: Cursor.Step, at now: Int64) {
     switch step {
-    case .deliver(let delivery):
-      story.append((now, "  told \(delivery.entries.map { $0.offset.description })"))
-    default: story.append((now, "  told \(step) on \(node?.number ?? -1)"))
+    case .deliver(let delivery): note("  told \(delivery.entries.map { $0.offset.description })", at: now)
+    default: note("  told \(step) on \(node?.number ?? -1)", at: now)
     }
   }
 
   init(_ number: Int, _ session: SessionName) {
     self.number = number
     self.session = session
-  }
-}
-
-final class SimulatedRoom {
-  let session: SessionName
-  let loop: Int
-  var log = SessionLog()
-  var devices: [SimulatedDevice] = []
-  var lane = Lane()
-
-  init(_ session: SessionName, _ loop: Int) {
-    self.session = session
-    self.loop = loop
-  }
-}
-
-/// A gateway: one tail, one queue of history reads, two event loops with a room for each session that has devices there.
-final class SimulatedNode {
-  let number: Int
-  var tail: Tail
-  var pages = PageQueue<(SimulatedDevice, Int)>()
-  var rooms: [SessionName: [SimulatedRoom]] = [:]
-  var isAlive = true
-  var tickets: UInt64 = 0
-  var isConnected = false
-  var tailLane = Lane()
-  var noticeLane = Lane()
-  var pageLane = Lane()
-  var armed: Set<SessionName> = []
-
-  init(_ number: Int, _ configuration: Tail.Configuration) {
-    self.number = number
-    tail = Tail(configuration)
   }
 }

@@ -29,13 +29,18 @@ struct History {
 
   var current: Int { lineages.count - 1 }
 
-  mutating func added(_ written: Written) {
-    fates[written.serial] = Fate(
-      entry: written.entry, lineage: current, position: lineages[current].count, index: written.index)
-    lineages[current].append(written.serial)
+  mutating func added(_ entry: Entry, _ stored: ModelRedisServer.StreamEntry) {
+    fates[stored.serial] = Fate(
+      entry: entry, lineage: current, position: lineages[current].count, index: stored.index)
+    lineages[current].append(stored.serial)
   }
 
-  mutating func removed(_ written: [Written], at now: Int64, byDeletion: Bool) {
+  /// What the stream holds, as devices see it.
+  func entries(_ stream: ModelRedisServer.Stream?) -> [Entry] {
+    stream?.entries.compactMap { fates[$0.serial]?.entry } ?? []
+  }
+
+  mutating func removed(_ written: [ModelRedisServer.StreamEntry], at now: Int64, byDeletion: Bool) {
     for one in written {
       fates[one.serial]?.removedAt = now
       fates[one.serial]?.restoredAt = nil
@@ -44,7 +49,7 @@ struct History {
   }
 
   /// From now on the stream holds just these: after DEL, a restore or a lossy failover.
-  mutating func branched(keeping retained: [Written], at now: Int64) {
+  mutating func branched(keeping retained: [ModelRedisServer.StreamEntry], at now: Int64) {
     wasDisturbed = true
     branchedAt = now
     let kept = retained.map(\.serial)
@@ -66,18 +71,18 @@ struct History {
 
   /// Closed because all that was asked for had been sent: it was live, had an end, and nothing that is retained before its
   /// place is open.
-  func complaintAboutFinish(of device: SimulatedDevice, _ stream: ModelRedis.Stream?) -> String? {
+  func complaintAboutFinish(of device: SimulatedDevice, _ stream: ModelRedisServer.Stream?) -> String? {
     if !device.isLive { return "finished before it was live" }
     if !device.sawEnd { return "finished without an end" }
     guard device.untilEnd, device.anewAt > branchedAt, let holds = device.holds,
-      let place = lineages.last?.lastIndex(where: { fates[$0]?.entry.offset == holds.offset })
+      let place = lineages.last?.lastIndex(where: { fates[$0]?.entry.offset.matches(holds.offset) == true })
     else { return nil }
     var ended: Set<String> = []
     for serial in lineages.last?[...place] ?? [] {
       if let entry = fates[serial]?.entry, entry.endsResponse, let response = entry.response { ended.insert(response) }
     }
-    for written in stream?.entries ?? [] where written.entry.id <= holds.id {
-      if let response = written.entry.response, !ended.contains(response) {
+    for entry in entries(stream) where entry.id <= holds.id {
+      if let response = entry.response, !ended.contains(response) {
         return "finished while \(response) is open"
       }
     }
@@ -111,10 +116,12 @@ struct History {
   func complaint(after place: Entry?, next: Entry, since: Int64 = 0, excused: Int64) -> String? {
     var reason = "no history holds \(next.offset)"
     for lineage in lineages.reversed() {
-      guard let to = lineage.lastIndex(where: { fates[$0]?.entry.offset == next.offset }) else { continue }
+      guard let to = lineage.lastIndex(where: { fates[$0]?.entry.offset.matches(next.offset) == true }) else {
+        continue
+      }
       var from = -1
       if let place {
-        guard let index = lineage.lastIndex(where: { fates[$0]?.entry.offset == place.offset }) else {
+        guard let index = lineage.lastIndex(where: { fates[$0]?.entry.offset.matches(place.offset) == true }) else {
           if isNextByCount(place, next) { return nil }
           reason = "\(next.offset) is of another history than \(place.offset)"
           continue

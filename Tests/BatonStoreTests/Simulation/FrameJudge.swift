@@ -13,16 +13,20 @@ enum FrameJudge {
     for text in texts {
       frames += 1
       guard let frame = try? JSONSerialization.jsonObject(with: Data(text.readableBytesView)) as? [String: Any] else {
-        return "no JSON object: \(text.text)"
+        return "no JSON object: \(String(buffer: text))"
       }
       let place = (frame["type"] as? String == "skipped" ? frame["offset"] : frame["id"]) as? String
-      guard let end = rest.firstIndex(where: { $0.offset.description == place }) else { return "unknown: \(text.text)" }
+      guard let end = rest.firstIndex(where: { $0.offset.description == place }) else {
+        return "unknown: \(String(buffer: text))"
+      }
       let part = Array(rest[...end])
       rest = rest[(end + 1)...]
-      if part.count > 1, !delivery.joined { return "joined in spite of all: \(text.text)" }
-      if let words = mismatch(frame, part) { return "\(words): \(text.text) for \(show(part))" }
+      if part.count > 1, !delivery.joined { return "joined in spite of all: \(String(buffer: text))" }
+      if let words = mismatch(frame, part) {
+        return "\(words): \(String(buffer: text)) for \(part.map(\.offset.description))"
+      }
     }
-    return rest.isEmpty ? nil : "no frame for \(show(rest))"
+    return rest.isEmpty ? nil : "no frame for \(rest.map(\.offset.description))"
   }
 
   /// Nil where the frame says what these entries say.
@@ -35,7 +39,7 @@ enum FrameJudge {
     var deltas: UInt64 = 0
     for (index, entry) in part.enumerated() {
       deltas += entry.joined
-      if case .text(let bytes) = entry.payload { text = (text ?? "") + bytes.text }
+      if case .text(let bytes) = entry.payload { text = (text ?? "") + String(buffer: bytes) }
       if part.count == 1 { continue }
       guard case .text = entry.payload, entry.event == "token", entry.fields.isEmpty, entry.response == last.response,
         (entry.n == nil) == (last.n == nil)
@@ -48,7 +52,11 @@ enum FrameJudge {
     if (frame["joined"] as? NSNumber)?.uint64Value ?? 1 != deltas { return "joined" }
     if frame["data"] as? String != text { return "data" }
     let fields = frame["fields"] as? [String: String] ?? [:]
-    if fields != Dictionary(uniqueKeysWithValues: last.fields.map { ($0.name.text, $0.value.text) }) { return "fields" }
+    if fields
+      != Dictionary(uniqueKeysWithValues: last.fields.map { (String(buffer: $0.name), String(buffer: $0.value)) })
+    {
+      return "fields"
+    }
     return nil
   }
 }

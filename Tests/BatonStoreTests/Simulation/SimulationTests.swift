@@ -1,0 +1,56 @@
+import Foundation
+import Testing
+
+@testable import BatonStore
+
+/// Section 10 of the protocol, and patience, over a simulated fleet whose stores are those that ship. `BATON_SEED=<seed>
+/// Tests/run unit BatonStoreTests.SimulationTests` replays one run; `BATON_RUNS=500` makes so many of them.
+@Suite struct SimulationTests {
+  static let weathers: [(String, Weather)] = [
+    ("calm", Weather(destroys: false)),
+    ("rough", Weather()),
+    ("Redis 6", Weather(countsAdded: false)),
+    ("lost notices", Weather(losesNotices: true)),
+    ("crowd", Weather(minutes: 2, sessions: 3, devices: 40, nodes: 3)),
+    ("refusals", Weather(refuses: true)),
+    ("cuts", Weather(cutsEvery: 100, minutes: 1, devices: 20)),
+    ("poison", Weather(hasPoison: true, minutes: 1)),
+    ("small table", Weather(trackedKeys: 3, sessions: 8, devices: 16)),
+    (
+      "no channels",
+      Weather(
+        refusesNotices: (
+          "SUBSCRIBE", "NOPERM this user has no permissions to access one of the channels used as arguments"
+        ))
+    ),
+    ("a proxy", Weather(refusesNotices: ("CLIENT", "unsupported command 'client'"), hasPassword: true)),
+    ("small buffers", Weather(outputLimit: 48 << 10)),
+    ("leases", Weather(refuses: true, cutsEvery: 20_000, hasLeases: true, minutes: 4)),
+    ("polling", Weather(wakeup: .poll)),
+    ("all at once", Weather(refuses: true, cutsEvery: 2000, hasPoison: true, outputLimit: 8 << 20, minutes: 1)),
+  ]
+
+  @Test func keepsItsPromises() {
+    let environment = ProcessInfo.processInfo.environment
+    let only = environment["BATON_SEED"].flatMap(UInt64.init)
+    let runs = only == nil ? environment["BATON_RUNS"].flatMap(Int.init) ?? 4 * SimulationTests.weathers.count : 1
+    let first = only ?? environment["BATON_FIRST"].flatMap(UInt64.init) ?? UInt64.random(in: 1...1_000_000_000)
+    print("simulation: BATON_SEED=\(first)")
+    var tally = Tally()
+    for seed in first..<first + UInt64(runs) {
+      let (name, weather) = SimulationTests.weathers[Int(seed % UInt64(SimulationTests.weathers.count))]
+      let start = ContinuousClock.now
+      let fleet = Fleet(seed: seed, weather: weather)
+      fleet.run()
+      tally += fleet.tally
+      if environment["BATON_VERBOSE"] != nil {
+        print("\(seed) \(name): \(ContinuousClock.now - start) \(fleet.tally)")
+      }
+      if let complaint = fleet.complaints.first { Issue.record("BATON_SEED=\(seed) (\(name)): \(complaint)") }
+    }
+    print("simulation: seeds \(first)..<\(first + UInt64(runs)): \(tally)")
+    if only == nil {
+      #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0 && tally.lost > 0)
+    }
+  }
+}

@@ -24,7 +24,6 @@ let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "sw
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit")
 let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
-let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift")
 
 let package = Package(
   name: "baton",
@@ -49,7 +48,6 @@ let package = Package(
     .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
     .package(url: "https://github.com/vapor/jwt-kit.git", from: "5.7.1"),
-    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
   ],
   targets: [
     // run
@@ -58,8 +56,7 @@ let package = Package(
       dependencies: [
         "BatonGateway", "BatonProducer", "BatonClient", "BatonStore", "BatonRedis", "BatonSession", "BatonProtocol",
         nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
-        nioConcurrency, httpTypes, hummingbird, arguments, configuration, logging, lifecycle, unixSignals, histogram,
-        httpClient,
+        nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient,
       ]),
 
     // products
@@ -67,7 +64,7 @@ let package = Package(
       name: "BatonGateway",
       dependencies: [
         "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol",
-        nio, nioPosix, nioConcurrency, nioHTTP1, nioWebSocket, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
+        nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
         hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt,
       ],
       resources: [.embedInCode("Web")]),
@@ -104,11 +101,12 @@ let package = Package(
       name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
     .target(name: "RedisServer", path: "Tests/RedisServer"),
     .testTarget(
-      name: "BatonRedisTests", dependencies: ["BatonRedis", "CBatonHiredis", "RedisServer", nio, nioPosix, nioEmbedded]),
+      name: "BatonRedisTests",
+      dependencies: ["BatonRedis", "RedisServer", nio, nioPosix, nioConcurrency, nioEmbedded]),
     .testTarget(
       name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
     .testTarget(
-      name: "BatonSessionTests", dependencies: ["BatonSession", "BatonStore", "BatonProtocol", nio, collections]),
+      name: "BatonSessionTests", dependencies: ["BatonSession", "BatonStore", "BatonProtocol", nio]),
     .testTarget(
       name: "BatonStoreTests",
       dependencies: [
@@ -126,9 +124,8 @@ let package = Package(
     .testTarget(
       name: "BatonGatewayTests",
       dependencies: [
-        "BatonGateway", "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "BatonWebSocket", nio, nioPosix,
-        nioConcurrency, nioHTTP1,
-        nioEmbedded, lifecycle, logging, metrics,
+        "BatonGateway", "BatonStore", "BatonSession", "BatonProtocol", "BatonWebSocket", nio, nioPosix, nioConcurrency,
+        nioHTTP1, lifecycle, logging, metrics,
       ]),
   ],
   swiftLanguageModes: [.v6]

@@ -1,6 +1,7 @@
 """The files in Deploy and the compose file, by other means than Docker."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -46,6 +47,21 @@ def test_the_test_command_says_what_it_takes(words):
     assert told.returncode == 64 and told.stdout == ""
     for part in ("format", "unit [FILTER]", "browser", "e2e [ARGUMENTS]", "repeat N"):
         assert f"Tests/run {part}" in told.stderr, part
+
+
+SYSTEM = {"Foundation", "Dispatch", "Glibc", "Darwin", "Synchronization", "Testing"}
+
+
+def test_what_is_declared_is_imported_and_nothing_else():
+    package = json.loads(subprocess.run(["swift", "package", "dump-package"], cwd=REPOSITORY, capture_output=True, check=True).stdout)
+    assert len(package["targets"]) > 15
+    for target in package["targets"]:
+        declared = {(one.get("byName") or one.get("product"))[0] for one in target["dependencies"]}
+        folder = target.get("path") or ("Tests" if target["type"] == "test" else "Sources") + "/" + target["name"]
+        imported = set()
+        for file in (REPOSITORY / folder).rglob("*.swift"):
+            imported |= set(re.findall(r"^\s*(?:@testable |package |public |internal )?import (\w+)", file.read_text(), re.M))
+        assert imported - SYSTEM == declared, target["name"]
 
 
 def test_the_demo_shows_an_answer_that_survives_a_killed_gateway():

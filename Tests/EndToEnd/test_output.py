@@ -171,7 +171,7 @@ def test_nothing_is_lost_at_the_end_of_a_reader_that_keeps_up(redis, new_gateway
     assert "drained" in gateway.process.logged()
 
 
-def test_sigquit_and_second_signals_end_it_while_the_log_stalls(redis, piped, session, attach):
+def test_a_second_sigterm_ends_it_while_the_log_stalls(redis, piped, session, attach):
     gateway = piped("--drain-delay", "60s", "--drain-time", "60s", pipe_bytes=4096)
     attach(gateway, session).until_live()
     log_lines(gateway, 100)

@@ -171,3 +171,19 @@ def test_trouble_is_told_once_and_then_rarely(new_redis, new_gateway, session, a
     words = "no connection to Redis" if trouble == "away" else "NOAUTH"
     assert any(words in line for line in lines), lines
     assert len(lines) <= 12, "\n".join(lines)
+
+
+def test_a_step_that_may_not_be_run_is_trouble_whatever_else_can_be_written(new_redis, new_gateway, session, attach):
+    """Leases are looked at beside plain writes that succeed: nothing that is posted could be written all the same."""
+    redis = new_redis("redis-no-step")
+    redis.client.acl_setuser("gw", enabled=True, nopass=True, reset=True, keys=["*"], channels=["*"], commands=["+@all", "-eval", "-evalsha"])
+    gateway = new_gateway(f"redis://gw:@127.0.0.1:{redis.port}/0", "gw-no-step", ready=False)
+    redis.add(session, event="start", response="r")
+    redis.client.hset(f"baton:{{{session}}}:producers", "r", f"1 0 open w.1 - {int(time.time() * 1000)}")
+    attached(attach, gateway, session, offset="0")
+    wait_for(lambda: b"NOPERM" in gateway.get("/readyz").body, 15, "the reason")
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        told = gateway.get("/readyz")
+        assert told.status == 503 and b"NOPERM" in told.body, told.body
+        time.sleep(0.1)

@@ -106,7 +106,14 @@ final class CommandLink {
     connection.send([.writeOfNothing(prefix: configuration.keyPrefix)], deadline: eventLoop.now + CommandLink.patience)
     {
       [weak self] result in
-      if let self { self.wrote((try? result.get()).map { $0.first?.error } ?? .timedOut) }
+      if let self {
+        if let error = (try? result.get()).map({ $0.first?.error }) ?? .timedOut {
+          self.wrote(error)
+        } else {
+          // That the step may be run is not shown by it: trouble goes on.
+          self.writesSince = self.writesSince ?? self.eventLoop.now
+        }
+      }
       completion()
     }
   }

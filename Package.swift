@@ -100,31 +100,36 @@ let package = Package(
     .executableTarget(
       name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
     .target(name: "RedisServer", path: "Tests/RedisServer"),
+    .target(name: "TestSupport", path: "Tests/TestSupport"),
     .testTarget(
       name: "BatonRedisTests",
-      dependencies: ["BatonRedis", "RedisServer", nio, nioPosix, nioConcurrency, nioEmbedded]),
+      dependencies: ["BatonRedis", "RedisServer", "TestSupport", nio, nioPosix, nioConcurrency, nioEmbedded]),
     .testTarget(
-      name: "BatonWebSocketTests", dependencies: ["BatonWebSocket", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
+      name: "BatonWebSocketTests",
+      dependencies: ["BatonWebSocket", "TestSupport", nio, nioHTTP1, nioWebSocket, nioEmbedded]),
     .testTarget(
       name: "BatonSessionTests", dependencies: ["BatonSession", "BatonStore", "BatonProtocol", nio]),
     .testTarget(
       name: "BatonStoreTests",
       dependencies: [
-        "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", nio, nioPosix, nioEmbedded,
+        "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", "TestSupport", nio, nioPosix,
+        nioEmbedded,
         collections,
       ]),
     .testTarget(
       name: "BatonClientTests",
-      dependencies: ["BatonClient", "BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1]),
+      dependencies: ["BatonClient", "BatonWebSocket", "BatonProtocol", "TestSupport", nio, nioPosix, nioHTTP1]),
     .testTarget(
       name: "BatonProducerTests",
       dependencies: [
-        "BatonProducer", "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", nio, nioPosix,
+        "BatonProducer", "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", "TestSupport", nio,
+        nioPosix,
       ]),
     .testTarget(
       name: "BatonGatewayTests",
       dependencies: [
-        "BatonGateway", "BatonStore", "BatonSession", "BatonProtocol", "BatonWebSocket", nio, nioPosix, nioConcurrency,
+        "BatonGateway", "BatonStore", "BatonSession", "BatonProtocol", "BatonWebSocket", "TestSupport", nio, nioPosix,
+        nioConcurrency,
         nioHTTP1, lifecycle, logging, metrics,
       ]),
   ],

@@ -51,17 +51,20 @@ package final class SessionStore: @unchecked Sendable {
     for connection in StoreConnection.allCases { connectors[connection] = try connector(connection, limits) }
     func connecting(_ connection: StoreConnection) -> any RedisConnecting { connectors[connection] ?? Unconnectable() }
     let look = LookForm(on: eventLoop)
-    let history = HistoryReader(
-      configuration, connector: connecting(.history), look: look, on: eventLoop, random: random, observe: observe)
-    self.history = history
-    budget = history.budget
+    budget = HistoryBudget(limit: configuration.historyBytes)
     let watch: (StoreEvent) -> Void = { [weak self] event in self?.noted(event) }
+    func admitting(_ role: StoreConnection) -> RedisLink.SetUp { { [weak self] in self?.admit(role, $0, $1) } }
+    history = HistoryReader(
+      configuration, budget: budget, connector: connecting(.history), look: look, on: eventLoop, random: random,
+      admit: admitting(.history), observe: watch)
     let commands = CommandLink(
-      configuration, connector: connecting(.commands), on: eventLoop, random: random, observe: watch
+      configuration, connector: connecting(.commands), on: eventLoop, random: random, admit: admitting(.commands),
+      observe: watch
     ) { [weak self] error in self?.leave(because: error) }
     self.commands = commands
     tail = TailReader(
-      configuration, connectors: connecting, look: look, on: eventLoop, random: random, observe: watch,
+      configuration, connectors: connecting, look: look, on: eventLoop, random: random, admit: admitting(.tail),
+      observe: watch,
       tell: { [weak self] in self?.tell($0, $1) }, flush: { [weak self] in self?.flush() },
       provoke: { commands.provokeNotice() })
     leases = LeaseKeeper(
@@ -91,7 +94,6 @@ package final class SessionStore: @unchecked Sendable {
   private func noted(_ event: StoreEvent) {
     observe(event)
     switch event {
-    case .up(let role, let connection): identify(role, connection)
     case .disconnected(let role, _):
       servers[role] = nil
       if role == .commands { leases?.begunAnew() }
@@ -100,16 +102,26 @@ package final class SessionStore: @unchecked Sendable {
     }
   }
 
-  /// All connections are to go to one server: the others are made again where one has come to another.
-  private func identify(_ role: StoreConnection, _ connection: RedisConnection) {
+  /// All connections go to the server of the tail's. Who is not told which server it is can't compare.
+  private func admit(
+    _ role: StoreConnection, _ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void
+  ) {
     connection.send([.info("server")], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
-      // Who is not told which server it is can't compare.
-      guard let self, let info = try? result.get().first?.decodedInfo(), let id = info["run_id"] else { return }
-      self.servers[role] = id
-      if self.servers.values.contains(where: { $0 != id }) {
-        self.servers = [role: id]
-        self.leave(because: .connectionLost, but: role)
+      guard let self else { return }
+      let id: String?
+      switch result {
+      case .failure(let error): return done(.failure(error))
+      case .success(let replies): id = (try? replies.first?.decodedInfo())?["run_id"]
       }
+      if role != .tail, let id, let tail = self.servers[.tail], tail != id {
+        return done(.failure(.connectFailed("another server answers there than the one that is followed")))
+      }
+      self.servers[role] = id
+      if role == .tail, let id, self.servers.values.contains(where: { $0 != id }) {
+        self.servers = [.tail: id]
+        self.leave(because: .connectionLost, but: .tail)
+      }
+      done(.success(()))
     }
   }
 

@@ -12,7 +12,7 @@ package enum StoreConnection: String, Sendable, CaseIterable {
 package enum StoreEvent: Sendable {
   /// The number of sessions that are followed has changed.
   case following(sessions: Int)
-  case up(StoreConnection, RedisConnection)
+  case up(StoreConnection)
   /// A connection was lost, or could not be made.
   case disconnected(StoreConnection, RedisLink.Failure)
   /// How changes are learnt from here on, and why where Redis said so.

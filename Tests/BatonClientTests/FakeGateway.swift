@@ -3,6 +3,7 @@ import NIOCore
 import NIOHTTP1
 import NIOPosix
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import BatonClient
@@ -155,17 +156,5 @@ final class FakeGateway: Sendable {
       context.write(wrapOutboundOut(.body(.byteBuffer(ByteBuffer(string: refusal.body)))), promise: nil)
       context.writeAndFlush(wrapOutboundOut(.end(nil)), promise: nil)
     }
-  }
-}
-
-struct NeverHappened: Error { let what: String }
-
-/// Waits until something holds; a minute at most.
-func eventually(_ what: String, _ holds: () async -> Bool) async throws {
-  let clock = ContinuousClock()
-  let deadline = clock.now + .seconds(60)
-  while await !holds() {
-    guard clock.now < deadline else { throw NeverHappened(what: what) }
-    try await Task.sleep(for: .milliseconds(2))
   }
 }

@@ -7,6 +7,7 @@ import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
+import TestSupport
 
 @testable import BatonStore
 
@@ -15,6 +16,8 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
   let devices = NIOLockedValueBox(0)
   let requests = NIOLockedValueBox<[DeviceRequest]>([])
   let appended = NIOLockedValueBox<[NewEntry]>([])
+
+  var isShortOfMemory: Bool { false }
 
   func attach(
     _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
@@ -30,7 +33,6 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
   func history(_ request: HistoryRequest) async throws -> HistoryPage? {
     if request.session.description == "absent" { return nil }
-    if request.session.description == "slow" { try await Task.sleep(for: .milliseconds(300)) }
     return HistoryPage(entries: [], first: nil, last: nil, more: false)
   }
 
@@ -130,19 +132,6 @@ struct TestGateway {
   }
 }
 
-struct TimedOut: Error, CustomStringConvertible {
-  var description: String
-}
-
-/// Waits for a condition, a minute at the most.
-func eventually(_ what: String = "condition", _ condition: () async throws -> Bool) async throws {
-  let deadline = ContinuousClock.now + .seconds(60)
-  while try await !condition() {
-    if ContinuousClock.now > deadline { throw TimedOut(description: "never: \(what)") }
-    try await Task.sleep(for: .milliseconds(5))
-  }
-}
-
 /// One TCP connection that keeps all that it received.
 final class RawClient: Sendable {
   private let channel: any Channel
@@ -177,7 +166,7 @@ final class RawClient: Sendable {
     try await eventually("\(text) in \(self.text)") {
       self.text.contains(text) || (self.isClosed && !self.text.contains(text))
     }
-    guard self.text.contains(text) else { throw TimedOut(description: "closed before \(text): \(self.text)") }
+    guard self.text.contains(text) else { throw NeverHappened("closed before \(text): \(self.text)") }
   }
 
   func waitForClose() async throws { try await eventually("close") { self.isClosed } }

@@ -4,6 +4,7 @@ import BatonSession
 import BatonWebSocket
 import NIOCore
 import ServiceLifecycle
+import TestSupport
 import Testing
 
 @Suite(.timeLimit(.minutes(2)))

@@ -1,4 +1,5 @@
 import NIOCore
+import TestSupport
 
 @testable import BatonProducer
 @testable import BatonProtocol
@@ -67,7 +68,7 @@ final class ProducerSimulation {
   private(set) var steps = 0
 
   init(seed: UInt64, weather: Weather, fault: ModelScript.Fault? = nil) {
-    dice = Dice(seed)
+    dice = Dice(seed: seed)
     self.weather = weather
     master = ModelScript(fault: fault)
   }
@@ -358,25 +359,4 @@ final class ProducerSimulation {
       speakers.append(speaker)
     }
   }
-}
-
-/// SplitMix64.
-struct Dice {
-  private var state: UInt64
-
-  init(_ seed: UInt64) { state = seed &* 0x9E37_79B9_7F4A_7C15 }
-
-  mutating func next() -> UInt64 {
-    state &+= 0x9E37_79B9_7F4A_7C15
-    var z = state
-    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-    return z ^ (z >> 31)
-  }
-
-  mutating func roll(_ range: ClosedRange<Int64>) -> Int64 {
-    range.lowerBound + Int64(next() % UInt64(range.upperBound - range.lowerBound + 1))
-  }
-
-  mutating func chance(_ percent: Int64) -> Bool { roll(0...99) < percent }
 }

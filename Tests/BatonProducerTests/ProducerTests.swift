@@ -2,6 +2,7 @@ import BatonRedis
 import NIOCore
 import RedisServer
 import Synchronization
+import TestSupport
 import Testing
 
 @testable import BatonProducer
@@ -308,16 +309,4 @@ import Testing
     await #expect(throws: ProducerError.stopped) { try await answer.end() }
     await #expect(throws: ProducerError.stopped) { try await producer.open(session: "s") }
   }
-}
-
-struct Late: Error {}
-
-@discardableResult
-func eventually<T>(within limit: Duration = .seconds(30), _ condition: () async throws -> T?) async throws -> T {
-  let end = ContinuousClock.now + limit
-  while ContinuousClock.now < end {
-    if let value = try await condition() { return value }
-    try await Task.sleep(for: .milliseconds(5))
-  }
-  throw Late()
 }

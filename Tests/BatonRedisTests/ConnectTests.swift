@@ -2,6 +2,7 @@ import Foundation
 import NIOCore
 import NIOPosix
 import RedisServer
+import TestSupport
 import Testing
 
 @testable import BatonRedis

@@ -1,6 +1,7 @@
 import NIOConcurrencyHelpers
 import NIOCore
 import RedisServer
+import TestSupport
 import Testing
 
 @testable import BatonRedis

@@ -2,6 +2,7 @@ import Foundation
 import NIOConcurrencyHelpers
 import NIOCore
 import RedisServer
+import TestSupport
 import Testing
 
 @testable import BatonRedis

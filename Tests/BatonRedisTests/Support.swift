@@ -4,20 +4,6 @@ import Testing
 
 @testable import BatonRedis
 
-struct Late: Error {}
-
-/// Waits for something that happens elsewhere.
-func eventually<T>(
-  within limit: Duration = .seconds(120), _ condition: () async throws -> T?
-) async throws -> T {
-  let end = ContinuousClock.now + limit
-  while ContinuousClock.now < end {
-    if let value = try await condition() { return value }
-    try await Task.sleep(for: .milliseconds(2))
-  }
-  throw Late()
-}
-
 let loops = MultiThreadedEventLoopGroup.singleton
 
 func connect(

@@ -1,4 +1,5 @@
 import NIOHTTP1
+import TestSupport
 import Testing
 
 @testable import BatonWebSocket
@@ -95,7 +96,7 @@ import Testing
 
 @Suite struct ClientHandshakeTests {
   private var client: ClientHandshake {
-    var random = Seeded(1)
+    var random = Dice(seed: 1)
     return ClientHandshake(
       host: "h:1", target: "/v1/sessions/s?offset=0", subprotocols: ["baton.v1"],
       headers: ["Authorization": "Bearer t"],

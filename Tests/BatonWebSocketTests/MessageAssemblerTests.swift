@@ -1,5 +1,6 @@
 import NIOCore
 import NIOEmbedded
+import TestSupport
 import Testing
 
 @testable import BatonWebSocket
@@ -149,9 +150,9 @@ final class Receiver: ChannelInboundHandler {
   }
 
   private func splitsChangeNothing(seed: Int) throws {
-    var random = Seeded(UInt64(seed))
+    var random = Dice(seed: UInt64(seed))
     let role: WebSocketRole = Bool.random(using: &random) ? .client : .server
-    var encoder = FrameEncoder(role: role == .client ? .server : .client, random: Seeded(UInt64(seed) + 1))
+    var encoder = FrameEncoder(role: role == .client ? .server : .client, random: Dice(seed: UInt64(seed) + 1))
     var wire = ByteBuffer()
     var expected: [WebSocketEvent] = []
     for _ in 0..<Int.random(in: 1...12, using: &random) {
@@ -169,8 +170,8 @@ final class Receiver: ChannelInboundHandler {
   }
 
   private func survivesNoise(seed: Int) throws {
-    var random = Seeded(UInt64(seed) &* 7919)
-    var encoder = FrameEncoder(role: .server, random: Seeded(1))
+    var random = Dice(seed: UInt64(seed) &* 7919)
+    var encoder = FrameEncoder(role: .server, random: Dice(seed: 1))
     var wire = ByteBuffer()
     for _ in 0..<4 { _ = Self.message(into: &wire, &encoder, &random) }
     var noise = Array(buffer: wire)
@@ -182,7 +183,7 @@ final class Receiver: ChannelInboundHandler {
   }
 
   private static func message(
-    into wire: inout ByteBuffer, _ encoder: inout FrameEncoder<Seeded>, _ random: inout Seeded
+    into wire: inout ByteBuffer, _ encoder: inout FrameEncoder<Dice>, _ random: inout Dice
   ) -> [WebSocketEvent] {
     let alphabet: [Character] = ["a", "é", "€", "😀", "\n"]
     let string = String(
@@ -214,7 +215,7 @@ final class Receiver: ChannelInboundHandler {
     return events
   }
 
-  private static func split(_ all: [UInt8], _ random: inout Seeded) -> [[UInt8]] {
+  private static func split(_ all: [UInt8], _ random: inout Dice) -> [[UInt8]] {
     var rest = all[...]
     var pieces: [[UInt8]] = []
     while !rest.isEmpty {

@@ -341,6 +341,26 @@ def test_a_line_over_the_limit_is_refused_as_plain_json_is(redis, new_gateway, s
     post(gateway, session, json.dumps({"data": "x" * 1021}), "application/json", "").problem(413)
 
 
+def test_an_answer_that_nobody_reads_is_cut(redis, new_gateway, session):
+    """It would hold history's memory for as long as the client lives."""
+    for _ in range(60):
+        redis.add(session, data="x" * 200_000)
+    gateway = new_gateway(redis.url, "gw-unread", "--max-stall", "1s")
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", gateway.port))
+        deaf.sendall(f"GET /v1/sessions/{session}?limit=100 HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        mine = f":{deaf.getsockname()[1]:04X}"
+
+        def is_open():
+            told = [line.split() for line in open("/proc/net/tcp")]
+            return any(one[2].endswith(mine) and one[3] == "01" for one in told[1:])
+
+        wait_for(is_open, 10, "the connection")
+        wait_for(lambda: not is_open(), 30, "the cut")
+    assert gateway.history(session, "?limit=1").status == 200
+
+
 def test_a_replay_says_so(gateway, session):
     answers = [post(gateway, session, '{"data":"x"}', "application/json", "", Idempotency_Key="k") for _ in range(2)]
     assert answers[0].json == answers[1].json

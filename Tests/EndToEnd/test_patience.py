@@ -22,12 +22,12 @@ def clients(redis):
     return {client["id"] for client in redis.client.client_list() if client["name"].startswith("baton-")}
 
 
-def unread(gateway, path):
-    """A device that attaches and takes nothing in."""
+def unread(gateway, path, upgrade=True):
+    """A device that attaches, or somebody who asks for a page, and takes nothing in."""
     device = socket.socket()
     device.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     device.connect(("127.0.0.1", gateway.port))
-    head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **UPGRADE}.items())
+    head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **(UPGRADE if upgrade else {})}.items())
     device.sendall(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
     return device
 
@@ -166,6 +166,8 @@ def test_what_redis_refuses_for_good_is_said_once_and_not_to_be_tried_again(new_
     redis = new_redis()
     gateway = new_gateway(user(redis, commands=["+@all", "-xadd"]), ready=False)
     device = attach(gateway, session).until_live()
+    wait_for(lambda: b"xadd" in gateway.get("/readyz").body.lower(), 20, "the reason")
+    assert gateway.get("/readyz").status == 503
     for _ in range(5):
         answer = gateway.request("POST", f"/v1/sessions/{session}", '{"data":"x"}', {"Content-Type": "application/json"})
         problem = answer.problem(500)
@@ -189,16 +191,21 @@ def test_after_the_master_has_changed_posts_go_to_the_new_one(new_redis, new_gat
     device.until_at(old.stream(session)[-1][0], 5)
 
 
-def test_devices_that_read_nothing_cost_a_bounded_memory_and_delay_nobody(new_redis, new_gateway, session, attach):
+@pytest.mark.parametrize("devices, pages", [(150, 0), (0, 40)], ids=["devices", "pages"])
+def test_devices_that_read_nothing_cost_a_bounded_memory_and_delay_nobody(new_redis, new_gateway, session, attach, devices, pages):
     redis = new_redis()
     ids = [redis.add(session, data="x" * 100_000) for _ in range(100)]
-    gateway = new_gateway(redis.url, "gw-1", "--catch-up-bytes", "2MiB")
-    deaf = [unread(gateway, f"/v1/sessions/{session}?offset={id}") for id in ids[:40]]
+    gateway = new_gateway(redis.url)
+    attach(gateway, session, offset=0).until_live(60).close()
+    before = gateway.process.rss()
+    path = f"/v1/sessions/{session}"
+    deaf = [unread(gateway, f"{path}?offset={ids[n % 50]}") for n in range(devices)]
+    deaf += [unread(gateway, f"{path}?limit=100", upgrade=False) for _ in range(pages)]
     device = attach(gateway, session, offset=0).until_live(60)
     assert len(device.text) == 100 * 100_000
-    with open(f"/proc/{gateway.process.pid}/status") as status:
-        rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-    assert rss < 250_000, f"{rss} kB"
+    grown = (gateway.process.rss() - before) / 2**20
+    # `--catch-up-bytes`, and what the allocator keeps of it.
+    assert grown < 64, f"{grown} MiB"
     for one in deaf:
         one.close()
 
@@ -256,5 +263,5 @@ def test_a_producer_that_can_not_write_is_not_lost(new_redis, new_gateway, sessi
     assert lost(device) == []
     lease(redis, session, 2)
     began = time.monotonic()
-    device.until(lost, 25, "producer_lost")
-    assert 14 < time.monotonic() - began < 20
+    device.until(lost, 60, "producer_lost")
+    assert time.monotonic() - began > 14

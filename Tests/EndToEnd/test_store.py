@@ -9,7 +9,7 @@ import time
 import pytest
 from support.process import wait_for
 from support.servers import UPGRADE, request
-from support.switch import Switch
+from support.switch import Switch, SwitchByName
 
 JSON = {"Content-Type": "application/json"}
 
@@ -24,6 +24,10 @@ def unread(gateway, path):
     head = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **UPGRADE}.items())
     device.sendall(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
     return device
+
+
+def logged(gateway, words):
+    return [line for line in gateway.process.logged().splitlines() if words in line]
 
 
 def attached(attach, gateway, session, **options):
@@ -153,6 +157,27 @@ def test_two_masters_behind_one_name_make_no_storm(new_redis, new_gateway, start
     id = one.add(session, data="the last ")
     device.until_at(id, 20).until_live()
     assert device.text.endswith("the last ")
+
+
+def test_history_on_another_server_than_the_tail_is_not_served(new_redis, new_gateway, started, session, attach):
+    """Both live on; whoever pages is sent what the tail's server holds, or waits."""
+    one, other = new_redis("redis-one"), new_redis("redis-other")
+    for n in range(5):
+        one.add(session, data=f"one {n} ")
+        other.add(session, data=f"other {n} ")
+    switch = SwitchByName(one.port, "-history", other.port)
+    started.append(switch)
+    gateway = new_gateway(switch.url, "gw-two", ready=False)
+    wait_for(lambda: gateway.history(session).status == 503, 20, "the other server's history is refused")
+    before = commands(one) + commands(other)
+    for _ in range(4):
+        assert gateway.history(session).status == 503
+    assert logged(gateway, "another server")
+    assert commands(one) + commands(other) - before < 3000
+    switch.special = one.port
+    device = attached(attach, gateway, session, offset="0").until_at(one.stream(session)[-1][0]).until_live()
+    device.judge(one.stream(session))
+    wait_for(lambda: gateway.get("/readyz").status == 200, 20, "ready")
 
 
 @pytest.mark.parametrize("trouble", ["away", "another password"])

@@ -22,7 +22,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private var patience = PagePatience()
   /// History that was written and has not left, and the bytes that waited when it was last looked at.
   private var charges: [MemoryCharge] = []
-  private var stuck = StuckWrite()
+  private var stall = StallWatch()
   private var isPumping = false
   private var isClosed = false
 
@@ -129,7 +129,11 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// Looked at once a second while history waits for memory: whoever holds some and takes nothing lets go of it, so that a
   /// device that does not read delays no other.
   func giveWay() {
-    guard let wire, !charges.isEmpty, stuck.isOver(wire.bufferedBytes) else { return }
+    guard let wire, !charges.isEmpty,
+      stall.isOver(
+        pending: wire.bufferedBytes, isWritable: wire.isWritable, interval: .seconds(1),
+        limit: StallWatch.limitWhenShort)
+    else { return }
     charges.removeAll()
     wire.close(.tryAgainLater, reason: "takes nothing while others wait")
   }
@@ -255,19 +259,5 @@ extension DeviceRequest.Wire {
     case .events: .events
     case .text: .text
     }
-  }
-}
-
-/// Notices that nothing leaves.
-struct StuckWrite {
-  private static let patience = 5
-  private var bytes = -1
-  private var looks = 0
-
-  /// Looked at once a second.
-  mutating func isOver(_ bytes: Int) -> Bool {
-    looks = bytes == self.bytes && bytes > 0 ? looks + 1 : 0
-    self.bytes = bytes
-    return looks >= StuckWrite.patience
   }
 }

@@ -43,6 +43,8 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
     store.subscriber = self
   }
 
+  package var isShortOfMemory: Bool { store.budget.isShort }
+
   package func attach(
     _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<Admission> {

@@ -28,7 +28,7 @@ struct StoreReports: Sendable {
   func take(_ event: StoreEvent) {
     switch event {
     case .following(let sessions): metrics.sessions.set(sessions)
-    case .up(let connection, _): logger.debug("connected to Redis", metadata: ["connection": "\(connection.rawValue)"])
+    case .up(let connection): logger.debug("connected to Redis", metadata: ["connection": "\(connection.rawValue)"])
     case .disconnected(let connection, let failure):
       metrics.redisReconnects.increment()
       troubles.occurred(

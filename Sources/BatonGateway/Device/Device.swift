@@ -19,6 +19,9 @@ package protocol DeviceDriver: AnyObject, Sendable {
 
 /// What stands behind the HTTP front: lets a device in, or not.
 package protocol DeviceAttaching: Sendable {
+  /// History waits for memory: who holds some and takes nothing is to let go.
+  var isShortOfMemory: Bool { get }
+
   /// On the connection's event loop. Fails with a `Problem` (409, 503, …) to refuse.
   ///
   /// - Parameter gone: succeeds with the end of the connection: attaching is given up at any moment.

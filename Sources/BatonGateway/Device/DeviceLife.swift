@@ -83,8 +83,11 @@ package struct DeviceSettings: Sendable {
   var tick: TimeAmount { min(pingInterval, max(.nanoseconds(maxStall.nanoseconds / 4), .milliseconds(20))) }
 }
 
-/// Notices a device that takes no bytes at all, looked at once an interval.
+/// Notices somebody who takes no bytes at all, looked at once an interval.
 struct StallWatch {
+  /// For who holds history while others wait for memory.
+  static let limitWhenShort = TimeAmount.seconds(5)
+
   private var pending = 0
   private var stalled: TimeAmount = .zero
 

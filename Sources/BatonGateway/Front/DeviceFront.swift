@@ -55,6 +55,9 @@ package final class DeviceFront: Sendable {
 
   var retry: TimeAmount { settings.retry }
 
+  /// How long an answer may lie there and nobody takes a byte of it.
+  var maxStall: TimeAmount { attaching.isShortOfMemory ? StallWatch.limitWhenShort : settings.maxStall }
+
   var isDraining: Bool { state.drainingFor != nil }
 
   func connectionIsBusy(_ isBusy: Bool) { state.connectionIsBusy(isBusy) }

@@ -33,6 +33,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var hasHTTP = false
   private var wasBusy = false
   private var leftovers: [NIOAny] = []
+  private var stall = StallWatch()
+  private var stallLooks: RepeatedTask?
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
@@ -58,6 +60,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func end() {
     timer?.task.cancel()
     timer = nil
+    stallLooks?.cancel()
+    stallLooks = nil
     if wasBusy { front.connectionIsBusy(false) }
     wasBusy = false
     decided.succeed(nil)
@@ -176,6 +180,22 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   // MARK: Answers
+
+  func channelWritabilityChanged(context: ChannelHandlerContext) {
+    stallLooks?.cancel()
+    stallLooks = nil
+    if !context.channel.isWritable, !state.isDevice {
+      stall = StallWatch()
+      let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+      stallLooks = context.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
+        let (gate, context) = bound.value
+        if gate.stall.isOver(context.channel, interval: .seconds(1), limit: gate.front.maxStall) {
+          context.close(promise: nil)
+        }
+      }
+    }
+    context.fireChannelWritabilityChanged()
+  }
 
   func read(context: ChannelHandlerContext) { if state.takesBytes { context.read() } }
 

@@ -98,13 +98,14 @@ package final class GatewayMetrics: Sendable {
       bytes &+= loop.bytesSent.value
     }
     var text = registry.text
-    text += "# HELP baton_ready \(GatewayMetrics.help["baton_ready"] ?? "")\n"
-    text += "# TYPE baton_ready gauge\nbaton_ready \(isReady ? 1 : 0)\n"
     let dropped = LineOutput.standardError.dropped
-    for (name, value) in [("entries_delivered", delivered), ("bytes_sent", bytes), ("log_lines_dropped", dropped)] {
-      let name = "baton_\(name)_total"
+    let values: [(name: String, type: String, UInt64)] = [
+      ("baton_ready", "gauge", isReady ? 1 : 0), ("baton_entries_delivered_total", "counter", delivered),
+      ("baton_bytes_sent_total", "counter", bytes), ("baton_log_lines_dropped_total", "counter", dropped),
+    ]
+    for (name, type, value) in values {
       if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
-      text += "# TYPE \(name) counter\n\(name) \(value)\n"
+      text += "# TYPE \(name) \(type)\n\(name) \(value)\n"
     }
     return text
   }

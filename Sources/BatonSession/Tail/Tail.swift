@@ -1,29 +1,6 @@
 import BatonProtocol
 import Collections
 
-/// What the tail asks Redis for, for one session.
-package struct TailRead: Sendable, Equatable {
-  package var session: SessionName
-  /// `XREAD` from here: the entry that is known comes back first.
-  package var after: EntryID
-  package var count: Int
-  /// Whether `XINFO STREAM` goes with it in one MULTI.
-  package var look: Bool
-}
-
-/// What came of one `TailRead`.
-package enum TailOutcome: Sendable {
-  /// `more`: the reply was cut at the read's count or at its bytes.
-  case entries([Entry], info: StreamInfo?, more: Bool)
-  case wrongType
-  /// It was refused in this form: read again.
-  case again
-  /// This one read was refused: it is this session's trouble alone.
-  case failed
-  /// Redis answers nobody for now.
-  case shut
-}
-
 /// Decides what to read next, for all sessions that a gateway follows on one Redis node.
 ///
 /// A session is *dirty* from a notice to the sending of the read that answers it. One round of reads is under way at a time;
@@ -86,39 +63,33 @@ package struct Tail: Sendable {
   }
 
   package let configuration: Configuration
-  package private(set) var source: Source
-  private var followed: [SessionName: Followed] = [:]
+  var trust: NoticeTrust
+  package var source: Source { trust.source }
+  var followed: [SessionName: Followed] = [:]
   /// In the order in which they became dirty; `Followed.isDirty` decides whether one still is.
-  private var dirty: Deque<SessionName> = []
+  var dirty: Deque<SessionName> = []
   /// When to read what nobody announced; an entry whose session is queued for another time by now is void.
   private var timetable: Heap<Turn> = []
-  private var clock: Int64 = 0
+  var clock: Int64 = 0
   private var isConnected = false
-  private var round: [SessionName: TailRead] = [:]
+  var round: [SessionName: TailRead] = [:]
   /// Redis has refused all: until then nothing is read, and then one session first.
-  private var shutUntil: Int64?
+  var shutUntil: Int64?
 
   /// Since then no read has succeeded: the connection is gone, a read is unanswered, or all are refused. Milliseconds.
-  package private(set) var troubleSince: Int64?
+  package internal(set) var troubleSince: Int64?
   private var isStalled = false
   private var numbers: UInt64 = 0
 
-  private var isArmed = false
-  private var suspects: [SessionName: UInt64] = [:]
-  private var probe: UInt64 = 0
-  /// Each unannounced change adds `doubtOfMiss`, each announced one takes 1 away.
-  private var doubt = 1
-  private static let doubtOfMiss = 4
-  private var vain = (count: 0, second: Int64.min)
   private var spread: UInt64 = 0x9E37_79B9_7F4A_7C15
 
   /// Entries that reads brought beside the overlapping one.
-  package private(set) var entriesRead: UInt64 = 0
+  package internal(set) var entriesRead: UInt64 = 0
 
   package var sessions: Int { followed.count }
 
   /// What is kept for sessions: no more than grows with those that are followed.
-  package var scheduled: Int { timetable.count + dirty.count + suspects.count }
+  package var scheduled: Int { timetable.count + dirty.count + trust.suspected }
 
   private struct Turn: Comparable {
     var due: Int64
@@ -128,7 +99,7 @@ package struct Tail: Sendable {
     static func == (one: Turn, other: Turn) -> Bool { one.due == other.due && one.session == other.session }
   }
 
-  private struct Followed {
+  struct Followed {
     let number: UInt64
     var isDirty = false
     var place: Place = .zero
@@ -164,7 +135,7 @@ package struct Tail: Sendable {
 
   package init(_ configuration: Configuration = Configuration(), source: Source = .tracking) {
     self.configuration = configuration
-    self.source = source
+    trust = NoticeTrust(configuration, source: source)
   }
 
   // MARK: who is followed
@@ -174,7 +145,7 @@ package struct Tail: Sendable {
     if followed[session] == nil {
       numbers += 1
       followed[session] = Followed(
-        number: numbers, count: 64, isInTrouble: isStalled, pause: isArmed ? quiet : configuration.pollMs)
+        number: numbers, count: 64, isInTrouble: isStalled, pause: trust.isArmed ? quiet : configuration.pollMs)
       if isStalled { actions.append(.tell(session, .stalled)) }
     }
     markDirty(session)
@@ -183,7 +154,7 @@ package struct Tail: Sendable {
 
   package mutating func unfollow(_ session: SessionName) {
     followed[session] = nil
-    suspects[session] = nil
+    trust.forget(session)
     // What is left of those that have gone is never more than what is there.
     if timetable.count > 2 * followed.count + 64 {
       timetable = Heap(timetable.unordered.filter { followed[$0.session]?.queued == $0.due })
@@ -214,12 +185,12 @@ package struct Tail: Sendable {
   // MARK: notices
 
   /// Whatever it is about, a notice has come.
-  package mutating func noticesCame() { if source == .unproven { doubt = 0 } }
+  package mutating func noticesCame() { trust.came() }
 
   package mutating func noticed(_ session: SessionName) {
     noticesCame()
     guard let one = followed[session] else { return }
-    if suspects.removeValue(forKey: session) != nil { doubt = max(doubt - 1, 0) }
+    trust.announced(session)
     followed[session]?.isNoticed = true
     if one.vainNotices < 3 {
       markDirty(session)
@@ -230,7 +201,7 @@ package struct Tail: Sendable {
   }
 
   /// Not where it was refused: it waits for its turn.
-  private mutating func markDirty(_ session: SessionName, isItsTurn: Bool = false) {
+  mutating func markDirty(_ session: SessionName, isItsTurn: Bool = false) {
     guard let one = followed[session], !one.isDirty, one.failures == 0 || isItsTurn else { return }
     followed[session]?.isDirty = true
     dirty.append(session)
@@ -247,7 +218,7 @@ package struct Tail: Sendable {
 
   /// A null notice: FLUSHALL, or the server's table overflowed.
   package mutating func noticedAll() {
-    suspects.removeAll()
+    trust.announcedAll()
     for session in followed.keys { followed[session]?.isNoticed = true }
     readAll()
   }
@@ -281,28 +252,15 @@ package struct Tail: Sendable {
   }
 
   package mutating func noticesAnswered(_ token: UInt64) -> [Action] {
-    let missed = suspects.filter { $0.value <= token }
-    for session in missed.keys { suspects[session] = nil }
-    let most = Tail.doubtOfMiss * configuration.maxUnannounced
-    doubt = min(doubt + Tail.doubtOfMiss * missed.count, most)
+    trust.probeAnswered(token)
     return believe()
   }
 
   /// Whether notices are to be believed now.
-  private mutating func believe() -> [Action] {
-    let most = Tail.doubtOfMiss * configuration.maxUnannounced
-    let now: Source =
-      switch source {
-      case _ where !isConnected: source
-      case _ where !isArmed: .poll
-      case .tracking: doubt >= most ? .poll : .tracking
-      case .unproven: doubt >= most ? .poll : doubt == 0 ? .tracking : .unproven
-      case .poll: doubt == 0 ? .tracking : .poll
-      }
-    guard now != source else { return [] }
-    source = now
+  mutating func believe() -> [Action] {
+    guard isConnected, let source = trust.reconsidered() else { return [] }
     replan()
-    return [.sourceChanged(now)]
+    return [.sourceChanged(source)]
   }
 
   // MARK: the connections
@@ -329,14 +287,11 @@ package struct Tail: Sendable {
   /// Notices are armed by reads from now on, or they no longer come.
   package mutating func armed(_ isArmed: Bool, at now: Int64? = nil) -> [Action] {
     clock = now ?? clock
-    self.isArmed = isArmed
-    doubt = 1
-    suspects.removeAll()
+    trust.begin(isArmed: isArmed)
     for session in followed.keys {
       followed[session]?.isWatched = false
       followed[session]?.vainNotices = 0
     }
-    source = isArmed ? .unproven : .poll
     replan()
     readAll()
     return [.sourceChanged(source)] + reads()
@@ -412,7 +367,7 @@ package struct Tail: Sendable {
   }
 
   private var quiet: Int64 {
-    pause(readsPerSecond: isArmed ? configuration.doubtfulReads : configuration.pollingReads)
+    pause(readsPerSecond: trust.isArmed ? configuration.doubtfulReads : configuration.pollingReads)
   }
 
   private var idle: Int64 { pause(readsPerSecond: configuration.idleReads) }
@@ -432,7 +387,7 @@ package struct Tail: Sendable {
   }
 
   /// The next turn of a session that was read.
-  private mutating func planNext(_ session: SessionName) {
+  mutating func planNext(_ session: SessionName) {
     guard let one = followed[session], round[session] == nil else { return }
     followed[session]?.due = .max
     if one.failures > 0 {
@@ -453,180 +408,4 @@ package struct Tail: Sendable {
   }
 
   private mutating func replan() { for session in followed.keys { planNext(session) } }
-
-  // MARK: answers
-
-  package mutating func completed(_ session: SessionName, _ outcome: TailOutcome, at now: Int64? = nil) -> [Action] {
-    clock = now ?? clock
-    guard let read = round.removeValue(forKey: session) else { return [] }
-    guard var one = followed[session] else { return reads() }
-    var actions: [Action] = []
-    let before = entriesRead
-    var isFinal = false
-    switch outcome {
-    case .failed:
-      refused(session)
-      if let since = followed[session]?.failingSince, clock - since >= configuration.stallMs, !one.isInTrouble {
-        followed[session]?.isInTrouble = true
-        actions.append(.tell(session, .stalled))
-      }
-      planNext(session)
-      return actions + reads()
-    case .shut:
-      troubleSince = troubleSince ?? clock
-      shutUntil = clock + 500
-      followed[session]?.isNoticed = one.isNoticed || one.wasNoticed
-      markDirty(session)
-      return actions + reads()
-    case .again:
-      if !one.isDirty { dirty.append(session) }
-      one.isDirty = true
-      one.isNoticed = one.isNoticed || one.wasNoticed
-      followed[session] = one
-      return reads()
-    case .wrongType:
-      if !one.isInTrouble { actions.append(.tell(session, .wrongType)) }
-      (one.failures, one.failingSince, one.isInTrouble) = (0, nil, true)
-    case .entries(let entries, let info, let more):
-      isFinal = take(entries, info: info, more: more, read: read, session, &one, &actions)
-      if one.failures == 0 { one.failingSince = nil }
-      if isFinal, one.isInTrouble || one.sentTicket > 0 {
-        one.isInTrouble = false
-        actions.append(.tell(session, .confirmed(ticket: one.sentTicket)))
-        if one.ticket == one.sentTicket { one.ticket = 0 }
-      }
-      if !isFinal, one.failures == 0, !one.isDirty {
-        one.isDirty = true
-        dirty.append(session)
-      }
-    }
-    shutUntil = nil
-    (one.isSuspect, one.losses) = (false, one.failures == 0 ? 0 : one.losses)
-    let brought = entriesRead != before
-    let isVain = actions.allSatisfy { if case .tell(_, .confirmed) = $0 { true } else { false } }
-    actions += weigh(session, &one, brought: brought, isVain: isVain, isFinal: isFinal)
-    if brought { one.pause = configuration.pollMs }
-    followed[session] = one
-    planNext(session)
-    return actions + succeeded(at: clock) + reads()
-  }
-
-  /// Whether the notices told what the read has found.
-  private mutating func weigh(
-    _ session: SessionName, _ one: inout Followed, brought: Bool, isVain: Bool, isFinal: Bool
-  ) -> [Action] {
-    let isAnnounced = one.wasNoticed || one.isNoticed
-    let wasWatched = one.isWatched
-    one.isWatched = isArmed && isFinal
-    if !isVain { one.vainNotices = 0 } else if one.wasNoticed, areManyVain() { one.vainNotices += 1 }
-    guard brought, wasWatched, isArmed else { return [] }
-    if isAnnounced {
-      doubt = max(doubt - 1, 0)
-      return believe()
-    }
-    probe += 1
-    suspects[session] = probe
-    return [.probeNotices(probe)]
-  }
-
-  private mutating func areManyVain() -> Bool {
-    if vain.second != clock / 1000 { vain = (0, clock / 1000) }
-    vain.count += 1
-    return vain.count > configuration.vainNotices
-  }
-
-  /// Its next read is sent after a pause that grows.
-  private mutating func refused(_ session: SessionName) {
-    guard var one = followed[session] else { return }
-    one.failures += 1
-    one.failingSince = one.failingSince ?? clock
-    one.isDirty = false
-    one.isNoticed = one.isNoticed || one.wasNoticed
-    followed[session] = one
-  }
-
-  /// Whether nothing more is to be read for now.
-  private mutating func take(
-    _ entries: [Entry], info: StreamInfo?, more: Bool, read: TailRead, _ session: SessionName, _ one: inout Followed,
-    _ actions: inout [Action]
-  ) -> Bool {
-    let isVain = entries.isEmpty || one.isOpen && entries.count == 1 && entries[0].id == one.place.offset.id
-    if more, isVain, one.isOpen || info == nil {
-      // Nothing but what was known fitted into the reply. That is a fact about the reply: ask for less, and where one entry
-      // is too much already, not at once again.
-      if one.count > 1 {
-        one.count = one.count / 2
-      } else {
-        one.failures += 1
-        one.failingSince = one.failingSince ?? clock
-      }
-      return false
-    }
-    one.failures = 0
-    guard one.isOpen else {
-      guard let info else { return false }
-      stand(&one, at: info.end, info)
-      one.isOpen = true
-      one.needsLook = false
-      actions.append(.tell(session, .opened(base: one.place)))
-      // What was written since the look is told by a notice only if a read has armed it: XREAD did, in the same MULTI.
-      return true
-    }
-    var verdict: Verdict
-    if let first = entries.first, one.place.isEntry, first.offset.matches(one.place.offset) {
-      verdict = .overlap
-    } else if let info {
-      verdict = Verdict.of(one.place, evidence: one.evidence, info: info, entries: entries)
-    } else {
-      one.needsLook = true
-      return false
-    }
-    one.needsLook = false
-    let fresh = entries.drop { $0.id <= one.place.offset.id }
-    if let first = fresh.first, first.id <= one.seen {
-      // An id behind one that was told and deleted: only another history can hold it.
-      guard info != nil else {
-        one.needsLook = true
-        return false
-      }
-      if verdict == .overlap || verdict == .proven { verdict = .reset(.diverged) }
-    }
-    switch verdict {
-    case .overlap, .proven:
-      if let last = fresh.last {
-        one.place = last.place
-        one.seen = last.id
-        one.evidence = .init(existed: true, added: one.evidence?.added.map { $0 + UInt64(fresh.count) })
-        entriesRead += UInt64(fresh.count)
-        adapt(&one, to: entries, read)
-        actions.append(.tell(session, .appended(Segment(Array(fresh)))))
-      } else if verdict == .proven, let info, info.end != one.place {
-        stand(&one, at: info.end, info)
-        actions.append(.tell(session, .rebased(one.place)))
-      }
-      if let info, !more { one.evidence = .init(existed: true, added: info.entriesAdded) }
-      return !more
-    case .wait:
-      if let info { one.evidence = .init(existed: info.exists, added: info.exists ? info.entriesAdded : 0) }
-      return true
-    case .reset(let reason):
-      guard let info else { return false }
-      let reset = Reset(reason, requested: one.place.offset, info)
-      stand(&one, at: info.end, info)
-      actions.append(.tell(session, .reset(reset, base: one.place)))
-      return true
-    }
-  }
-
-  /// All that the stream holds lies before here, and is left to the catch-up.
-  private func stand(_ one: inout Followed, at place: Place, _ info: StreamInfo) {
-    one.place = place
-    one.seen = info.lastGenerated
-    one.evidence = .init(existed: info.exists, added: info.exists ? info.entriesAdded : 0)
-  }
-
-  private func adapt(_ one: inout Followed, to entries: [Entry], _ read: TailRead) {
-    let bytes = entries.reduce(0) { $0 + $1.bytes + 96 }
-    one.count = max(1, min(configuration.maxCount, configuration.readBytes * entries.count / max(bytes, 1)))
-  }
 }

@@ -23,7 +23,8 @@ final class CommandLink {
 
   init(
     _ configuration: StoreConfiguration, connector: any RedisConnecting, on eventLoop: any EventLoop,
-    random: @escaping () -> Double, observe: @escaping (StoreEvent) -> Void, misplaced: @escaping (RedisError) -> Void
+    random: @escaping () -> Double, admit: @escaping RedisLink.SetUp, observe: @escaping (StoreEvent) -> Void,
+    misplaced: @escaping (RedisError) -> Void
   ) {
     (self.eventLoop, self.configuration) = (eventLoop, configuration)
     (self.observe, self.misplaced) = (observe, misplaced)
@@ -32,14 +33,17 @@ final class CommandLink {
       connector, on: eventLoop, random: random,
       setUp: { [weak self] connection, done in
         ping(connection) { result in
-          guard let self, case .success = result else { return done(result) }
-          self.tryStep(connection, done)
+          guard case .success = result else { return done(result) }
+          admit(connection) { result in
+            guard let self, case .success = result else { return done(result) }
+            self.tryStep(connection, done)
+          }
         }
       },
       report: { [weak self] event in
         guard let self else { return }
         switch event {
-        case .up(let connection): observe(.up(.commands, connection))
+        case .up: observe(.up(.commands))
         case .down(let failure):
           observe(.disconnected(.commands, failure))
           self.failed(failure.error)

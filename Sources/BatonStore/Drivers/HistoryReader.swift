@@ -5,7 +5,7 @@ import NIOCore
 
 /// Reads pages of history on a connection of its own: drives ``PageReads``.
 final class HistoryReader {
-  let budget: HistoryBudget
+  private let budget: HistoryBudget
   private let eventLoop: any EventLoop
   private let configuration: StoreConfiguration
   private let look: LookForm
@@ -20,24 +20,28 @@ final class HistoryReader {
   private(set) var trouble = RedisError.connectionLost
 
   init(
-    _ configuration: StoreConfiguration, connector: any RedisConnecting, look: LookForm, on eventLoop: any EventLoop,
-    random: @escaping () -> Double, observe: @escaping (StoreEvent) -> Void
+    _ configuration: StoreConfiguration, budget: HistoryBudget, connector: any RedisConnecting, look: LookForm,
+    on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
+    observe: @escaping (StoreEvent) -> Void
   ) {
     (self.eventLoop, self.configuration, self.look, self.observe) = (eventLoop, configuration, look, observe)
-    budget = HistoryBudget(limit: configuration.historyBytes)
+    self.budget = budget
     pages = PageReads()
     troubleSince = eventLoop.now
     link = RedisLink(
       connector, on: eventLoop, random: random,
       setUp: { [weak self] connection, done in
-        self?.tryLook(connection, done)
+        admit(connection) { result in
+          guard let self, case .success = result else { return done(result) }
+          self.tryLook(connection, done)
+        }
       },
       report: { [weak self] event in
         guard let self else { return }
         switch event {
-        case .up(let connection):
+        case .up:
           self.pages.connected(at: self.now)
-          observe(.up(.history, connection))
+          observe(.up(.history))
         case .down(let failure):
           observe(.disconnected(.history, failure))
           self.failed(failure.error)

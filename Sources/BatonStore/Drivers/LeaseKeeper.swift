@@ -12,11 +12,11 @@ final class LeaseKeeper {
     var watch = LeaseWatch()
     /// Responses that may have a lease.
     var responses: Set<String> = []
-    /// Where the walk through the hash has come to; nil once all of it was seen.
-    var cursor: String? = "0"
+    /// Where the walk through the hash has come to; nil while there is none.
+    var cursor: String?
     /// Entries came unseen: another walk is to follow this one.
     var walksAgain = false
-    /// Nobody is told `live` before the walk is over.
+    /// Nobody is told `live` before the first walk is over.
     var isHeld = true
     var isLooking = false
   }
@@ -38,10 +38,9 @@ final class LeaseKeeper {
     (self.observe, self.release) = (observe, release)
   }
 
-  /// A session is followed from now on: nobody is told `live` before a look is over, and what it finds dead is ended.
+  /// A session is followed from now on: nobody is told `live` before a walk is over, and what it finds dead is ended.
   func begin(_ session: SessionName) {
     sessions[session] = Watched()
-    walk(session)
     tick()
   }
 
@@ -54,13 +53,15 @@ final class LeaseKeeper {
     }
   }
 
-  /// Entries may have come that nobody was told of: their responses may have leases.
+  /// Entries lie before those that `noticed` will be told of: their responses may have leases.
   func missed(_ session: SessionName) {
-    if sessions[session]?.cursor == nil {
-      sessions[session]?.cursor = "0"
-    } else {
+    guard sessions[session]?.cursor == nil else {
       sessions[session]?.walksAgain = true
+      return
     }
+    sessions[session]?.cursor = "0"
+    // Later ones with the next tick: a session that is trimmed all the time is walked through once a second.
+    if sessions[session]?.isHeld == true { walk(session) }
   }
 
   func end(_ session: SessionName) { sessions[session] = nil }
@@ -132,11 +133,13 @@ final class LeaseKeeper {
   }
 
   private func seen(_ session: SessionName, next: String?, leased: [String]) {
-    let walksAgain = next == nil && sessions[session]?.walksAgain == true
-    if walksAgain { sessions[session]?.walksAgain = false }
-    sessions[session]?.cursor = walksAgain ? "0" : next
+    sessions[session]?.cursor = next
     sessions[session]?.responses.formUnion(leased)
     if next != nil { return walk(session) }
+    if sessions[session]?.walksAgain == true {
+      sessions[session]?.walksAgain = false
+      sessions[session]?.cursor = "0"
+    }
     if sessions[session]?.responses.isEmpty == true { free(session) } else { look(session) }
   }
 

@@ -36,8 +36,9 @@ final class TailReader {
 
   init(
     _ configuration: StoreConfiguration, connectors: (StoreConnection) -> any RedisConnecting, look: LookForm,
-    on eventLoop: any EventLoop, random: @escaping () -> Double, observe: @escaping (StoreEvent) -> Void,
-    tell: @escaping (SessionName, TailUpdate) -> Void, flush: @escaping () -> Void, provoke: @escaping () -> Void
+    on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
+    observe: @escaping (StoreEvent) -> Void, tell: @escaping (SessionName, TailUpdate) -> Void,
+    flush: @escaping () -> Void, provoke: @escaping () -> Void
   ) {
     (self.eventLoop, self.configuration, self.look) = (eventLoop, configuration, look)
     (self.observe, self.tell, self.flush, self.provoke) = (observe, tell, flush, provoke)
@@ -50,7 +51,12 @@ final class TailReader {
     decoder = StreamDecoder(maxEntryBytes: configuration.maxEntryBytes)
     reads = RedisLink(
       connectors(.tail), on: eventLoop, keepAlive: nil, random: random,
-      setUp: { [weak self] in self?.setUpReads($0, $1) },
+      setUp: { [weak self] connection, done in
+        admit(connection) { result in
+          guard let self, case .success = result else { return done(result) }
+          self.setUpReads(connection, done)
+        }
+      },
       report: { [weak self] in self?.readsChanged($0) })
     if configuration.wakeup != .poll {
       notices = RedisLink(
@@ -169,8 +175,8 @@ final class TailReader {
 
   private func readsChanged(_ event: RedisLink.Event) {
     switch event {
-    case .up(let connection):
-      observe(.up(.tail, connection))
+    case .up:
+      observe(.up(.tail))
       if isArmed {
         perform(tail.connected(source: .tracking, at: now))
       } else if configuration.wakeup != .tracking {

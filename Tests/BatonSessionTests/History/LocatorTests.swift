@@ -8,7 +8,7 @@ import Testing
   private func find(_ goal: Locator.Goal, from: UInt64? = nil, in ids: ClosedRange<UInt64>, limit: Int = 3) -> [String]
   {
     var redis = ModelRedis()
-    for id in ids { _ = redis.add("s", id: EntryID(id, 0), [("data", "\(id)")]) }
+    for id in ids { redis.add("s", id: EntryID(id, 0), [("data", "\(id)")]) }
     var locator = Locator(goal, from: from.map { EntryID($0, 0) }, pageLimit: limit)
     var lines: [String] = []
     while lines.count < 20 {

@@ -65,8 +65,8 @@ import Testing
     stand.write(4...6)
     #expect(stand.steps() == ["tell 4 5 6"])
     guard var stream = stand.redis.stream("s") else { return stand }
-    stream.entries.removeAll { lost.contains($0.entry.id.milliseconds) }
-    stream.lastGenerated = stream.entries.last?.entry.id ?? .zero
+    stream.entries.removeAll { lost.contains($0.id.milliseconds) }
+    stream.lastGenerated = stream.entries.last?.id ?? .zero
     stand.redis.keys["s"] = .stream(stream)
     for id in lost { stand.add(id, ["data": "new"]) }
     stand.reset(.diverged)

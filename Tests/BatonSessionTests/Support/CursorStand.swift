@@ -36,7 +36,7 @@ struct CursorStand {
   @discardableResult
   mutating func add(_ id: UInt64, _ fields: KeyValuePairs<String, String>? = nil) -> Entry {
     let pairs = fields.map { $0.map { ($0.key, $0.value) } } ?? [("data", "\(id)")]
-    return redis.add("s", id: EntryID(id, 0), pairs)?.entry ?? entry(id, "refused")
+    return redis.add("s", id: EntryID(id, 0), pairs) ?? entry(id, "refused")
   }
 
   /// Into the stream, and the tail brings it.
@@ -45,10 +45,10 @@ struct CursorStand {
     log.apply(.appended(Segment([add(id, fields)])))
   }
 
-  mutating func trim(to count: Int) { _ = redis.trim("s", to: count) }
+  mutating func trim(to count: Int) { redis.trim("s", to: count) }
   mutating func delete(_ id: UInt64) {
-    if let index = redis.stream("s")?.entries.firstIndex(where: { $0.entry.id == EntryID(id, 0) }) {
-      _ = redis.delete("s", at: index)
+    if let index = redis.stream("s")?.entries.firstIndex(where: { $0.id == EntryID(id, 0) }) {
+      redis.delete("s", at: index)
     }
   }
   mutating func deleteAll() { redis.keys["s"] = nil }

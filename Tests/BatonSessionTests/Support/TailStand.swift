@@ -34,7 +34,7 @@ struct TailStand {
 
   mutating func add(_ id: UInt64, _ fields: KeyValuePairs<String, String>? = nil, to session: SessionName = "s") {
     let pairs = fields.map { $0.map { ($0.key, $0.value) } } ?? [("data", "\(id)")]
-    _ = redis.add(session, id: EntryID(id, 0), pairs)
+    redis.add(session, id: EntryID(id, 0), pairs)
   }
 
   mutating func did(_ event: (inout Tail) -> [Tail.Action]) -> [String] { event(&tail).flatMap { show($0) } }

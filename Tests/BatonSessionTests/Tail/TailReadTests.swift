@@ -111,7 +111,7 @@ import Testing
   @Test func looksWhereTheOverlapIsMissing() {
     var stand = TailStand.following("s", holding: 3)
     stand.add(4)
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     let b = TailReadTests.before
     #expect(stand.noticed() == ["read s>2-\(b)x65"])
     #expect(stand.answered() == ["read s>2-\(b)x65 look"])
@@ -123,7 +123,7 @@ import Testing
     var stand = TailStand.following("s", holding: 3)
     stand.add(4)
     stand.add(5)
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     _ = stand.noticed()
     _ = stand.answered()
     #expect(stand.answered() == ["s reset trimmed 3 base 5"])
@@ -140,7 +140,7 @@ import Testing
     _ = stand.did { $0.connected(source: .tracking) }
     _ = stand.answered()
     stand.add(2, ["data": "x", "response": "r", "n": "2"])
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     _ = stand.noticed()
     _ = stand.answered()
     #expect(stand.answered() == ["s reset trimmed 1 base 2"])
@@ -173,14 +173,14 @@ import Testing
     var stand = TailStand.following("s")
     stand.add(1)
     stand.add(2)
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     _ = stand.noticed()
     #expect(stand.answered() == ["s reset trimmed 0 base 2"])
   }
 
   @Test func rebasesWhereTheLastWasDeleted() {
     var stand = TailStand.following("s", holding: 3)
-    _ = stand.redis.delete("s", at: 2)
+    stand.redis.delete("s", at: 2)
     _ = stand.noticed()
     _ = stand.answered()
     #expect(stand.answered() == ["s rebased 2"])
@@ -192,7 +192,7 @@ import Testing
   @Test func resetsWhereWhatWasDeletedComesBack() {
     var stand = TailStand.following("s", holding: 3)
     let backup = stand.redis.keys["s"]
-    _ = stand.redis.delete("s", at: 2)
+    stand.redis.delete("s", at: 2)
     _ = stand.noticed()
     _ = stand.answered()
     #expect(stand.answered() == ["s rebased 2"])
@@ -210,7 +210,7 @@ import Testing
       #expect(stand.answered() == ["s + \(id)"])
     }
     stand.add(7)
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     _ = stand.noticed()
     _ = stand.answered()
     #expect(stand.answered() == ["s + 7"])
@@ -222,7 +222,7 @@ import Testing
     // Another master: as many entries, as much added, another history.
     stand.redis.keys["s"] = nil
     for id in 1...4 { stand.add(UInt64(id), ["data": "new"]) }
-    _ = stand.redis.trim("s", to: 1)
+    stand.redis.trim("s", to: 1)
     _ = stand.did { $0.connected(source: .tracking) }
     _ = stand.answered()
     #expect(stand.answered() == ["s reset trimmed 3 base 4"])

@@ -1,6 +1,7 @@
 import BatonProtocol
 import NIOCore
 import NIOEmbedded
+import TestSupport
 
 @testable import BatonRedis
 @testable import BatonSession
@@ -174,9 +175,9 @@ final class Fleet: @unchecked Sendable {
 
   func plan(after delay: Int, _ happen: @escaping () -> Void) { network.at(now + Int64(delay), happen) }
 
-  func complain(_ words: String, _ device: SimulatedDevice? = nil) {
+  func complain(_ words: String, _ device: SimulatedDevice? = nil, in session: SessionName? = nil) {
     var story: [(Int64, String)] = device?.story ?? []
-    if let device { story += stories[device.session] ?? [] }
+    if let session = device?.session ?? session { story += stories[session] ?? [] }
     let past = (story + (stories[SessionName?.none] ?? [])).sorted { $0.0 < $1.0 }.suffix(90)
     let who = device.map { "device \($0.number) of \($0.session) on node \($0.node?.number ?? -1): " } ?? ""
     complaints.append("at \(now) ms, \(who)\(words)\n\(past.map { "  \($0.0) \($0.1)" }.joined(separator: "\n"))")

@@ -1,5 +1,6 @@
 import BatonProtocol
 import NIOCore
+import TestSupport
 
 @testable import BatonSession
 @testable import BatonStore
@@ -184,6 +185,10 @@ extension Fleet {
       device.sawEnd =
         device.untilEnd && offset.id == device.offset?.id && history.entry(offset)?.endsResponse == true
       device.place = offset.id
+      if let holds = device.holds, offset.id < holds.id, history.wasDeleted(holds), let entry = history.entry(offset) {
+        // It takes the offset as its own: should a restore bring the deleted entry back, it comes again (section 4).
+        device.holds = entry
+      }
       if let holds = device.holds, stream(device.session)?.lastGenerated == holds.id,
         history.serial(holds.offset).map({ history.lineages.last?.contains($0) }) != true
       {

@@ -1,4 +1,5 @@
 import BatonProtocol
+import TestSupport
 
 @testable import BatonSession
 @testable import BatonStore
@@ -25,7 +26,7 @@ extension Fleet {
       if quietSince != nil { return }
       lease(session)
       if isCalm || redis.writeRefusal != nil || redis.keys[key(session)] == nil { return }
-      let response = LeasedResponse(session, "leased\(redis.serial)", at: now)
+      let response = LeasedResponse(session, "\(session).leased\(redis.serial)", at: now)
       append(session, [("event", "start"), ("response", response.name)])
       leased[response.name] = response
       record(response)
@@ -36,6 +37,7 @@ extension Fleet {
   private func record(_ response: LeasedResponse, state: String = "open") {
     response.renewals += 1
     response.renewedAt = now
+    note(response.session, "\(response.name) has the token p.\(response.renewals)")
     redis.setField(
       key(response.session) + ":producers", response.name, "1 0 \(state) p.\(response.renewals) - \(now)")
   }
@@ -74,13 +76,10 @@ extension Fleet {
   func producerLost(_ session: SessionName, _ name: String) {
     tally.lost += 1
     guard let response = leased.removeValue(forKey: name) else { return }
+    let age = now - response.renewedAt
     // Writes that are refused for longer than a lease is good for would have kept the producer from renewing it.
-    if response.diedAt == nil {
-      complain("\(name) was ended, and its producer renewed it \(now - response.renewedAt) ms ago")
-    }
-    if now - response.renewedAt < 14_000 {
-      complain("\(name) was ended \(now - response.renewedAt) ms after its last renewal")
-    }
+    if response.diedAt == nil { complain("\(name) was ended, and its producer renewed it \(age) ms ago", in: session) }
+    if age < 14_000 { complain("\(name) was ended \(age) ms after its last renewal", in: session) }
   }
 
   /// With somebody attached, whoever died long ago has been noticed.
@@ -89,7 +88,8 @@ extension Fleet {
       guard let diedAt = response.diedAt, now - diedAt > 60_000, state(response) == "open",
         devices.contains(where: { $0.session == response.session && $0.node != nil })
       else { continue }
-      complain("\(response.name) of \(response.session) is open, and its producer died at \(diedAt)")
+      complain(
+        "\(response.name) of \(response.session) is open, and its producer died at \(diedAt)", in: response.session)
     }
   }
 }

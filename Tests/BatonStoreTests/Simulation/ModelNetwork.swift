@@ -2,6 +2,7 @@ import BatonRedis
 import BatonStore
 import NIOCore
 import NIOEmbedded
+import TestSupport
 
 /// Connections between gateways and one model server, in virtual time, with all that happens to connections.
 final class ModelNetwork: @unchecked Sendable {

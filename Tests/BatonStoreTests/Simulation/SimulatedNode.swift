@@ -1,6 +1,7 @@
 import BatonProtocol
 import BatonRedis
 import NIOCore
+import TestSupport
 
 @testable import BatonSession
 @testable import BatonStore
@@ -73,7 +74,7 @@ final class SimulatedNode: StoreSubscriber, @unchecked Sendable {
       } else if isAlive, notices == 0 {
         fleet.complain("node \(number) believes in notices, and none has come")
       }
-    case .up(let role, _): fleet.note(nil, "node \(number) has a connection for \(role)")
+    case .up(let role): fleet.note(nil, "node \(number) has a connection for \(role)")
     case .disconnected(let role, let failure):
       fleet.note(nil, "node \(number) is without its connection for \(role): \(failure.error)")
       if !failure.isRepeated { lines += 1 }

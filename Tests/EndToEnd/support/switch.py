@@ -38,14 +38,34 @@ class Switch:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
-                try:
-                    far = socket.create_connection(("127.0.0.1", self.target))
-                except (OSError, TypeError):
-                    near.close()
-                    continue
-                self.pairs.append((near, far))
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+                self._join(near, self.target)
+
+    def _join(self, near, target, first=b""):
+        try:
+            far = socket.create_connection(("127.0.0.1", target))
+            far.sendall(first)
+        except (OSError, TypeError):
+            near.close()
+            return
+        self.pairs.append((near, far))
+        for source, sink in ((near, far), (far, near)):
+            threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+
+
+class SwitchByName(Switch):
+    """Sends the connections whose first bytes hold `name`, as CLIENT SETNAME does, to a server of their own."""
+
+    def __init__(self, target, name, special):
+        self.name, self.special = name.encode(), special
+        super().__init__(target)
+
+    def _join(self, near, target, first=b""):
+        def look():
+            with contextlib.suppress(OSError):
+                first = near.recv(65536)
+                super(SwitchByName, self)._join(near, self.special if self.name in first else target, first)
+
+        threading.Thread(target=look, daemon=True).start()
 
 
 def _copy(source, sink):

@@ -1,0 +1,21 @@
+/// SplitMix64: a whole run follows from one number.
+package struct Dice: RandomNumberGenerator {
+  private var state: UInt64
+
+  package init(seed: UInt64) { state = seed }
+
+  package mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+    z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+    return z ^ (z >> 31)
+  }
+
+  package mutating func roll<Number: FixedWidthInteger>(_ range: ClosedRange<Number>) -> Number {
+    .random(in: range, using: &self)
+  }
+
+  /// - Parameter percent: 0 to 100.
+  package mutating func chance(_ percent: Double) -> Bool { Double.random(in: 0..<100, using: &self) < percent }
+}

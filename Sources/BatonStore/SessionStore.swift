@@ -94,6 +94,7 @@ package final class SessionStore: @unchecked Sendable {
   private func noted(_ event: StoreEvent) {
     observe(event)
     switch event {
+    case .up: eventLoop.assumeIsolated().execute { [weak self] in self?.leaveOtherServers() }
     case .disconnected(let role, _):
       servers[role] = nil
       if role == .commands { leases?.begunAnew() }
@@ -101,6 +102,9 @@ package final class SessionStore: @unchecked Sendable {
     default: break
     }
   }
+
+  private static let elsewhere = RedisError.connectFailed(
+    "another server answers there than the one that is followed")
 
   /// All connections go to the server of the tail's. Who is not told which server it is can't compare.
   private func admit(
@@ -114,21 +118,25 @@ package final class SessionStore: @unchecked Sendable {
       case .success(let replies): id = (try? replies.first?.decodedInfo())?["run_id"]
       }
       if role != .tail, let id, let tail = self.servers[.tail], tail != id {
-        return done(.failure(.connectFailed("another server answers there than the one that is followed")))
+        return done(.failure(SessionStore.elsewhere))
       }
       self.servers[role] = id
-      if role == .tail, let id, self.servers.values.contains(where: { $0 != id }) {
-        self.servers = [.tail: id]
-        self.leave(because: .connectionLost, but: .tail)
-      }
       done(.success(()))
     }
   }
 
-  private func leave(because error: RedisError, but role: StoreConnection? = nil) {
-    if role != .tail { tail?.leave(because: error) }
-    if role != .history { history?.leave(because: error) }
-    if role != .commands { commands?.leave(because: error) }
+  /// The tail may have been asked which server it is on while another connection was on its way up.
+  private func leaveOtherServers() {
+    guard let tail = servers[.tail] else { return }
+    func isElsewhere(_ role: StoreConnection) -> Bool { servers[role].map { $0 != tail } ?? false }
+    if isElsewhere(.history) { history?.leave(because: SessionStore.elsewhere) }
+    if isElsewhere(.commands) { commands?.leave(because: SessionStore.elsewhere) }
+  }
+
+  private func leave(because error: RedisError) {
+    tail?.leave(because: error)
+    history?.leave(because: error)
+    commands?.leave(because: error)
   }
 
   /// Ready is who can let devices in and write what they post.

@@ -23,6 +23,7 @@ let configuration: Target.Dependency = .product(name: "Configuration", package: 
 let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
 let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit")
+let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift")
 let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
 
 let package = Package(
@@ -47,6 +48,7 @@ let package = Package(
     .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
     .package(url: "https://github.com/vapor/jwt-kit.git", from: "5.7.1"),
   ],
   targets: [
@@ -55,8 +57,8 @@ let package = Package(
       name: "baton",
       dependencies: [
         "BatonGateway", "BatonProducer", "BatonClient", "BatonStore", "BatonRedis", "BatonSession", "BatonProtocol",
-        nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
-        nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient,
+        "CBatonEpoll", nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
+        nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient, histogram,
       ]),
 
     // products
@@ -94,16 +96,23 @@ let package = Package(
 
     // outside
     .target(name: "CBatonHiredis", linkerSettings: [.linkedLibrary("hiredis")]),
+    .systemLibrary(name: "CBatonEpoll"),
     .systemLibrary(name: "CBatonZlib", providers: [.apt(["zlib1g-dev"])]),
 
     // tests
     .executableTarget(
       name: "websocket-echo", dependencies: ["BatonWebSocket", nio, nioPosix, nioHTTP1], path: "Tests/WebSocketEcho"),
+    .executableTarget(
+      name: "count",
+      dependencies: ["BatonStore", "BatonSession", "BatonRedis", "BatonWebSocket", "BatonProtocol", nio],
+      path: "Tests/Count"),
     .target(name: "RedisServer", path: "Tests/RedisServer"),
     .target(name: "TestSupport", path: "Tests/TestSupport"),
     .testTarget(
       name: "BatonRedisTests",
-      dependencies: ["BatonRedis", "RedisServer", "TestSupport", nio, nioPosix, nioConcurrency, nioEmbedded]),
+      dependencies: [
+        "BatonRedis", "CBatonHiredis", "RedisServer", "TestSupport", nio, nioPosix, nioConcurrency, nioEmbedded,
+      ]),
     .testTarget(
       name: "BatonWebSocketTests",
       dependencies: ["BatonWebSocket", "TestSupport", nio, nioHTTP1, nioWebSocket, nioEmbedded]),

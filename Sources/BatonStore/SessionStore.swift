@@ -185,6 +185,11 @@ package final class SessionStore: @unchecked Sendable {
   /// The session is to be read now.
   package func touch(_ session: SessionName, ticket: UInt64) { tail?.touch(session, ticket: ticket) }
 
+  /// What is new in the session is read so much later, with what has come meanwhile; 0: at once. Milliseconds.
+  package func pace(_ session: SessionName, milliseconds: Int64) {
+    tail?.pace(session, milliseconds: milliseconds)
+  }
+
   private func tell(_ session: SessionName, _ update: TailUpdate) {
     guard followed.contains(session) else { return }
     updates.append((session, update))
@@ -201,7 +206,7 @@ package final class SessionStore: @unchecked Sendable {
   private func note(_ session: SessionName, _ update: TailUpdate) {
     switch update {
     case .appended(let segment):
-      if let last = segment.entries.last { observe(.entriesRead(segment.entries.count, newest: last.id)) }
+      if let last = segment.entries.end { observe(.entriesRead(segment.entries.count, newest: last.id)) }
       leases?.noticed(session, segment.entries)
     case .opened, .rebased: leases?.missed(session)
     case .reset(let reset, _):

@@ -32,6 +32,13 @@ extension ByteBuffer {
     if let mask { self.mask(from: start, with: mask) }
   }
 
+  /// Appends one whole unmasked text frame whose payload of `length` bytes `body` writes.
+  package mutating func writeWebSocketText(length: Int, _ body: (UnsafeMutableRawBufferPointer) -> Int) {
+    reserveCapacity(minimumWritableBytes: 10 + length)
+    writeWebSocketHeader(.text, length: length, mask: nil, final: true)
+    writeWithUnsafeMutableBytes(minimumWritableBytes: length, body)
+  }
+
   /// Appends one whole unmasked text frame whose payload is what `body` appends, without a second buffer:
   /// room for the shortest header is left, and only a payload of more than 125 bytes is moved (by 2 or 8 bytes).
   package mutating func writeWebSocketText(_ body: (inout ByteBuffer) throws -> Void) rethrows {

@@ -77,7 +77,7 @@ static void *cut(BatonRESPReader *reader, const redisReadTask *task, bool isStri
 }
 
 static void begin(BatonRESPReader *reader) {
-  reader->nodeCount = reader->byteCount = reader->entry = 0;
+  reader->nodeCount = reader->byteCount = reader->framing = reader->entry = 0;
   reader->cut = false;
   if (reader->byteCapacity > keptCapacity) {
     free(reader->bytes);
@@ -118,9 +118,9 @@ static size_t append(BatonRESPReader *reader, const redisReadTask *task, BatonRE
 
 static bool isFull(const BatonRESPReader *reader) { return reader->nodeCount >= reader->limits.maxElements; }
 
-/// False when there is no memory.
-static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *string, size_t length) {
-  size_t total = reader->byteCount + length;
+/// With its length in front of it, big-endian, where `isFramed`. False when there is no memory.
+static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *string, size_t length, bool isFramed) {
+  size_t total = reader->byteCount + length + (isFramed ? 4 : 0);
   if (total > reader->byteCapacity) {
     size_t capacity = reader->byteCapacity ? reader->byteCapacity : 1024;
     while (capacity < total) capacity *= 2;
@@ -129,8 +129,13 @@ static bool store(BatonRESPReader *reader, BatonRESPNode *node, const char *stri
     reader->bytes = bytes;
     reader->byteCapacity = capacity;
   }
-  if (length) memcpy(reader->bytes + reader->byteCount, string, length);
-  node->offset = (uint32_t)reader->byteCount;
+  uint8_t *to = reader->bytes + reader->byteCount;
+  if (isFramed) {
+    for (int shift = 24; shift >= 0; shift -= 8) *to++ = (uint8_t)(length >> shift);
+    reader->framing += 4;
+  }
+  if (length) memcpy(to, string, length);
+  node->offset = (uint32_t)(to - reader->bytes);
   node->length = (uint32_t)length;
   reader->byteCount = total;
   return true;
@@ -143,6 +148,7 @@ static bool keepsEntry(BatonRESPReader *reader, const redisReadTask *task, size_
   if (task->idx == 0) {
     reader->entryBytes = 0;
     reader->entryStart = reader->byteCount;
+    reader->entryFraming = reader->framing;
   }
   reader->entryBytes += length;
   if (node->kind == BatonRESPArray) {
@@ -152,6 +158,7 @@ static bool keepsEntry(BatonRESPReader *reader, const redisReadTask *task, size_
     node->length = elements > UINT32_MAX ? UINT32_MAX : (uint32_t)elements;
     reader->nodeCount = reader->entry + 1;
     reader->byteCount = reader->entryStart;
+    reader->framing = reader->entryFraming;
   }
   node->value = (int64_t)reader->entryBytes;
   return false;
@@ -172,12 +179,12 @@ static void *createString(const redisReadTask *task, char *string, size_t length
   bool isKept = kind != BatonRESPString && !isElided ? !isInElided(reader, task)
     : !isInEntry(reader, task) || keepsEntry(reader, task, length, isElided);
   if (!isKept) return ended(reader, task, DROPPED);
-  bool fits = isElided || reader->byteCount + length <= reader->limits.maxReplyBytes;
+  bool fits = isElided || reader->byteCount - reader->framing + length <= reader->limits.maxReplyBytes;
   if (task->parent && (!fits || isFull(reader))) return cut(reader, task, true);
   size_t index = append(reader, task, fits ? kind : BatonRESPElided);
   if (index == SIZE_MAX) return NULL;
   if (fits && !isElided) {
-    if (!store(reader, &reader->nodes[index], string, length)) return NULL;
+    if (!store(reader, &reader->nodes[index], string, length, isInEntry(reader, task))) return NULL;
   } else {
     reader->nodes[index].value = (int64_t)length;
     reader->nodes[index].length = 1;

@@ -21,4 +21,6 @@ struct BatonRESPReader {
   uint64_t entryBytes;
   /// Where they begin in the arena.
   size_t entryStart;
+  /// Bytes of the arena that are lengths of strings, and how many there were at `entryStart`.
+  size_t framing, entryFraming;
 };

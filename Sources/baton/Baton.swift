@@ -6,7 +6,15 @@ import Foundation
 struct Baton: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "baton", abstract: "Streams AI answers that survive lost connections.", version: batonVersion,
-    subcommands: [Serve.self, Dev.self, Attach.self, Publish.self, Token.self])
+    subcommands: commands)
+
+  private static var commands: [any ParsableCommand.Type] {
+    var commands: [any ParsableCommand.Type] = [Serve.self, Dev.self, Attach.self, Publish.self, Token.self]
+    #if os(Linux)
+      commands.append(Bench.self)
+    #endif
+    return commands
+  }
 
   static func main() async {
     ProcessStart.prepare()

@@ -25,6 +25,9 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private var stall = StallWatch()
   private var isPumping = false
   private var isClosed = false
+  /// How long it can wait for what is new: its rollup window while it is live, but for what the tail's clock is late.
+  /// Milliseconds.
+  private(set) var paceMs: Int64 = 0
 
   /// - Parameter gone: the connection has ended, at any moment.
   init(
@@ -60,7 +63,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// Before the device is let in: server-sent events are answered 204 where nothing is left to be sent.
   private func hold(_ step: Cursor.Step) {
     if case .deliver(let delivery) = step, let only = request.attach.onlyResponse,
-      !delivery.entries.contains(where: { $0.response == only })
+      !delivery.entries.contains(where: { $0.isOf(only) })
     {
       return
     }
@@ -86,8 +89,8 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     let steps = held
     held = []
     for step in steps { perform(step, wire) }
-    wire.flush()
     pump()
+    wire.flush()
   }
 
   func pump() {
@@ -97,8 +100,30 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     // A flush can make the device writable again before it returns.
     while advance() { wire?.flush() }
     if wire?.isWritable != false { charges.removeAll() }
+    if case .window(let window) = request.attach.rollup { setPace(cursor.isLive ? Int64(window) - 20 : 0) }
     // Nothing came that would end the wait for something to send.
     if admission != nil, cursor.isLive, !cursor.isFinishing { admit(.admitted(self)) }
+  }
+
+  /// The room's newest segment, where that is all there is to do for this device.
+  ///
+  /// - Parameter start: the index of its first entry in the room's log.
+  /// - Returns: false where nothing was done: it is to be pumped.
+  func take(_ segment: Segment, at start: Int) -> Bool {
+    guard let wire, !isPumping, !isClosed, charges.isEmpty, wire.isWritable,
+      cursor.takesNewest(segment, at: start, room.log)
+    else { return false }
+    isPumping = true
+    wire.writeAndFlush(bytes(of: Delivery(segment, 0..<segment.entries.count, joined: false)))
+    isPumping = false
+    return true
+  }
+
+  private func bytes(of delivery: Delivery) -> ByteBuffer {
+    let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse, hub.encodings)
+    hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
+    hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
+    return bytes
   }
 
   /// As far as the device takes bytes; false where nothing was written.
@@ -119,6 +144,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       }
     }
     return wrote
+  }
+
+  private func setPace(_ pace: Int64) {
+    guard pace != paceMs, !isClosed else { return }
+    let wasHasty = paceMs == 0
+    paceMs = pace
+    if wasHasty != (pace == 0) { room.paceChanged(isHasty: pace == 0) }
   }
 
   func windowPassed() {
@@ -222,14 +254,11 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private func perform(_ step: Cursor.Step, _ wire: any DeviceWire) {
     switch step {
     case .deliver(let delivery):
-      let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse)
-      hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
-      hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
-      wire.write(bytes)
+      wire.write(bytes(of: delivery))
       if let charge = delivery.segment.charge { charges.append(charge) }
     case .attached(let offset, let first, let last):
       hub.metrics.resumed(offset == .zero ? .waiting : .history)
-      wire.send(
+      wire.write(
         .attached(
           ControlFrame.Attached(
             session: request.attach.session.description, device: request.attach.device, node: node.name,
@@ -238,13 +267,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     case .reset(let reset):
       hub.metrics.reset(reset.reason)
       hub.metrics.resumed(.reset)
-      wire.send(.reset(reset))
-    case .behind: wire.send(.behind)
-    case .live(let offset): wire.send(.live(offset))
-    case .stalled: wire.send(.stalled)
+      wire.write(.reset(reset))
+    case .behind: wire.write(.behind)
+    case .live(let offset): wire.write(.live(offset))
+    case .stalled: wire.write(.stalled)
     case .finish: wire.close(.normal, reason: "done")
     case .wrongType:
-      wire.send(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
+      wire.write(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
       wire.close(.internalError, reason: "wrong type")
     case .unavailable: wire.close(.tryAgainLater, reason: "the store is out of reach")
     case .read, .touch: break

@@ -6,24 +6,29 @@ import NIOCore
 /// The bytes of entries on each wire.
 enum FrameBytes {
   /// Shared with every device that wants the same.
-  static func of(_ delivery: Delivery, _ wire: Segment.Encoding.Wire, only response: String?) -> ByteBuffer {
-    if response == nil, delivery.isWhole {
-      return delivery.segment.encoded(Segment.Encoding(wire, joined: delivery.joined), from: delivery.range.lowerBound)
-      {
-        encode($0, wire, joined: delivery.joined)
-      }
+  static func of(
+    _ delivery: Delivery, _ wire: Segment.Encoding.Wire, only response: String?, _ cache: EncodingCache
+  ) -> ByteBuffer {
+    if let response {
+      return encode(Entries(delivery.entries.filter { $0.isOf(response) }), wire, joined: delivery.joined)
     }
-    guard let response else { return encode(delivery.entries, wire, joined: delivery.joined) }
-    return encode(delivery.entries.filter { $0.response == response }, wire, joined: delivery.joined)
+    let make = { encode(delivery.entries, wire, joined: delivery.joined) }
+    guard delivery.isWhole else { return make() }
+    let encoding = Segment.Encoding(wire, joined: delivery.joined)
+    if let page = delivery.segment.page { return page.encoded(encoding, from: delivery.range.lowerBound, make) }
+    return cache.encoded(delivery.segment, encoding, from: delivery.range.lowerBound, make)
   }
 
-  private static func encode(
-    _ entries: some Collection<Entry>, _ wire: Segment.Encoding.Wire, joined: Bool
-  ) -> ByteBuffer {
+  private static func encode(_ entries: Entries, _ wire: Segment.Encoding.Wire, joined: Bool) -> ByteBuffer {
     var bytes = ByteBuffer()
     switch wire {
     case .webSocket:
-      EntryFrames.encode(entries, joined: joined) { json, _ in bytes.writeWebSocketFrame(.text, payload: json) }
+      var size = 0
+      EntryFrames.frames(entries, joined: joined) { size += $0.byteCount + 10 }
+      bytes.reserveCapacity(size)
+      EntryFrames.frames(entries, joined: joined) { frame in
+        bytes.writeWebSocketText(length: frame.byteCount) { frame.write(to: $0) }
+      }
     case .events:
       EntryFrames.encode(entries, joined: joined) { json, last in
         bytes.writeString("id: \(last.offset)\ndata: ")

@@ -25,8 +25,8 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   private let node: NodeDescription
   // Set once, at the end of `init`.
   private var loops: [ObjectIdentifier: LoopHub] = [:]
-  /// Who follows a session, one room an event loop; on the store's.
-  private var rooms: [SessionName: [Room]] = [:]
+  /// Who follows a session, one room an event loop, and how long each can wait for what is new; on the store's.
+  private var rooms: [SessionName: [(room: Room, paceMs: Int64)]] = [:]
   private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
 
   /// - Parameter group: the event loops that connections are accepted on.
@@ -59,20 +59,32 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   // MARK: on the store's event loop
 
   func follow(_ session: SessionName, for room: Room) {
-    rooms[session, default: []].append(room)
+    rooms[session, default: []].append((room, 0))
+    pace(session)
     for update in store.follow(session) { tell(room, update) }
     hop()
   }
 
   func unfollow(_ session: SessionName, for room: Room) {
-    rooms[session]?.removeAll { $0 === room }
-    guard rooms[session]?.isEmpty == true else { return }
+    rooms[session]?.removeAll { $0.room === room }
+    guard rooms[session]?.isEmpty == true else { return pace(session) }
     rooms[session] = nil
     store.unfollow(session)
   }
 
+  /// Nobody in the room wants what is new sooner than after so long. Milliseconds.
+  func pace(_ session: SessionName, of room: Room, milliseconds: Int64) {
+    guard let index = rooms[session]?.firstIndex(where: { $0.room === room }) else { return }
+    rooms[session]?[index].paceMs = milliseconds
+    pace(session)
+  }
+
+  private func pace(_ session: SessionName) {
+    store.pace(session, milliseconds: rooms[session]?.map(\.paceMs).min() ?? 0)
+  }
+
   package func updated(_ updates: [SessionUpdate]) {
-    for (session, update) in updates { for room in rooms[session] ?? [] { tell(room, update) } }
+    for (session, update) in updates { for (room, _) in rooms[session] ?? [] { tell(room, update) } }
     hop()
   }
 
@@ -80,12 +92,14 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
     told[ObjectIdentifier(room.eventLoop), default: (room.eventLoop, [])].updates.append((room, update))
   }
 
-  /// One hop for each event loop and batch.
+  /// One hop for each event loop and batch; none to the store's own.
   private func hop() {
     guard !told.isEmpty else { return }
-    for (loop, updates) in told.values {
+    let batches = told.values
+    told.removeAll(keepingCapacity: true)
+    for (loop, updates) in batches where !loop.inEventLoop {
       loop.execute { for (room, update) in updates { room.apply(update) } }
     }
-    told.removeAll(keepingCapacity: true)
+    for (loop, updates) in batches where loop.inEventLoop { for (room, update) in updates { room.apply(update) } }
   }
 }

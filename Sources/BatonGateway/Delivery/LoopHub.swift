@@ -11,10 +11,12 @@ final class LoopHub: @unchecked Sendable {
   let counters: LoopCounters
   let metrics: GatewayMetrics
   let budget: WindowBudget
+  let encodings = EncodingCache()
   private var rooms: [SessionName: Room] = [:]
   private var windows: [Int: [ObjectIdentifier: AttachedDevice]] = [:]
 
-  private unowned let hub: Hub
+  /// Gone once the gateway has ended.
+  private weak var hub: Hub?
 
   init(
     _ eventLoop: any EventLoop, hub: Hub, store: SessionStore, limits: WindowLimits, metrics: GatewayMetrics,
@@ -26,6 +28,7 @@ final class LoopHub: @unchecked Sendable {
     counters = metrics.makeLoopCounters()
     eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { [weak self] task in
       guard let self else { return task.cancel() }
+      self.encodings.forget()
       let now = NIODeadline.now()
       let isShort = store.budget.isShort
       for room in self.rooms.values {
@@ -40,14 +43,18 @@ final class LoopHub: @unchecked Sendable {
     if let room = rooms[session] { return room }
     let room = Room(session, in: self)
     rooms[session] = room
-    store.eventLoop.execute { [hub] in hub.follow(session, for: room) }
+    store.eventLoop.execute { [weak hub] in hub?.follow(session, for: room) }
     return room
   }
 
   func close(_ room: Room) {
     guard rooms[room.session] === room else { return }
     rooms[room.session] = nil
-    store.eventLoop.execute { [hub] in hub.unfollow(room.session, for: room) }
+    store.eventLoop.execute { [weak hub] in hub?.unfollow(room.session, for: room) }
+  }
+
+  func pace(_ room: Room, milliseconds: Int64) {
+    store.eventLoop.execute { [weak hub] in hub?.pace(room.session, of: room, milliseconds: milliseconds) }
   }
 
   func account(_ bytes: Int) { if bytes != 0 { budget.add(bytes) } }

@@ -6,10 +6,13 @@ import NIOCore
 final class Room: @unchecked Sendable {
   let session: SessionName
   let eventLoop: any EventLoop
-  private unowned let hub: LoopHub
+  private let hub: LoopHub
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
   private var lastAppend = NIODeadline.now()
+  /// Devices that want everything at once, and what was told of it. Milliseconds.
+  private var hasty = 0
+  private var paceMs: Int64 = 0
 
   init(_ session: SessionName, in hub: LoopHub) {
     self.session = session
@@ -17,14 +20,32 @@ final class Room: @unchecked Sendable {
     eventLoop = hub.eventLoop
   }
 
-  func join(_ device: AttachedDevice) { devices.append(device) }
+  func join(_ device: AttachedDevice) {
+    devices.append(device)
+    if device.paceMs == 0 { hasty += 1 }
+    reconsiderPace()
+  }
 
   func leave(_ device: AttachedDevice) {
+    if device.paceMs == 0 { hasty -= 1 }
     if let index = devices.firstIndex(where: { $0 === device }) { devices.swapAt(index, devices.count - 1) }
     if devices.last === device { devices.removeLast() }
-    guard devices.isEmpty else { return }
+    guard devices.isEmpty else { return reconsiderPace() }
     account { $0.shrink(toBytes: 0) }
     hub.close(self)
+  }
+
+  /// A device wants everything at once now, or does so no more.
+  func paceChanged(isHasty: Bool) {
+    hasty += isHasty ? 1 : -1
+    reconsiderPace()
+  }
+
+  private func reconsiderPace() {
+    let pace = hasty > 0 ? 0 : devices.lazy.map(\.paceMs).min() ?? 0
+    guard pace != paceMs else { return }
+    paceMs = pace
+    hub.pace(self, milliseconds: pace)
   }
 
   func apply(_ update: TailUpdate) {
@@ -32,9 +53,22 @@ final class Room: @unchecked Sendable {
     account { $0.apply(update) }
     let limit = hub.isOverBudget ? min(log.bytes / 2, hub.limits.windowBytes) : hub.limits.windowBytes
     log.willShrink(toBytes: limit)
-    for device in devices { device.pump() }
-    if case .appended = update { lastAppend = .now() }
+    if case .appended(let segment) = update {
+      deliver(segment)
+      lastAppend = .now()
+    } else {
+      for device in devices { device.pump() }
+    }
     account { $0.shrink(toBytes: limit) }
+  }
+
+  /// To those who are live and level, which are nearly all, the same bytes.
+  private func deliver(_ segment: Segment) {
+    let start = log.next - segment.entries.count
+    for device in devices where !device.take(segment, at: start) {
+      // It was read so late because nobody wanted it sooner.
+      if paceMs > 0, device.paceMs <= paceMs { device.windowPassed() } else { device.pump() }
+    }
   }
 
   /// The window goes soon after the last entry.

@@ -44,13 +44,22 @@ package protocol DeviceWire: AnyObject {
   var bufferedBytes: Int { get }
   /// Who is behind it now: devices may send a newer token. Nil where nobody is asked for one.
   var identity: Identity? { get }
-  /// One control frame, at once.
-  func send(_ frame: ControlFrame)
+  /// One control frame; it does not leave before `flush`.
+  func write(_ frame: ControlFrame)
   /// Bytes that are already in the wire's form, shared with other devices; nothing leaves before `flush`.
   func write(_ bytes: ByteBuffer)
   func flush()
+  func writeAndFlush(_ bytes: ByteBuffer)
   /// Ends the connection: WebSocket with a close frame, server-sent events by ending the response. Once is enough.
   func close(_ code: CloseCode, reason: String)
+}
+
+extension DeviceWire {
+  /// One control frame, at once.
+  package func send(_ frame: ControlFrame) {
+    write(frame)
+    flush()
+  }
 }
 
 extension CloseCode {

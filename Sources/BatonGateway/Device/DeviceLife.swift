@@ -8,12 +8,19 @@ final class DeviceLife {
   let settings: DeviceSettings
   private(set) var identity: Identity?
   private let expiry = ExpiryWatch()
+  /// The ticker's turn that it belongs to.
+  fileprivate var slot = 0
   private var stall = StallWatch()
-  private var ticks: RepeatedTask?
+  private let ticker: DeviceTicker
+  private var tick: (() -> Void)?
   private var ended: (() -> Void)?
 
   /// - Parameter ended: called once, when the connection is gone.
-  init(request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ended: @escaping () -> Void) {
+  init(
+    request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ticker: DeviceTicker,
+    ended: @escaping () -> Void
+  ) {
+    self.ticker = ticker
     self.request = request
     self.driver = driver
     self.settings = settings
@@ -22,10 +29,9 @@ final class DeviceLife {
   }
 
   /// - Parameter tick: called every `DeviceSettings.tick`.
-  func start(_ wire: any DeviceWire, on eventLoop: any EventLoop, tick: @escaping @Sendable () -> Void) {
-    ticks = eventLoop.scheduleRepeatedTask(initialDelay: settings.tick, delay: settings.tick) { _ in
-      tick()
-    }
+  func start(_ wire: any DeviceWire, on eventLoop: any EventLoop, tick: @escaping () -> Void) {
+    self.tick = tick
+    ticker.insert(self)
     driver.start(wire)
     watchExpiry(wire, on: eventLoop)
   }
@@ -50,9 +56,11 @@ final class DeviceLife {
 
   /// The wire is closing.
   func stopTicking() {
-    ticks?.cancel()
-    ticks = nil
+    tick = nil
+    ticker.remove(self)
   }
+
+  fileprivate func ticked() { tick?() }
 
   func end() {
     guard let ended = ended.take() else { return }
@@ -60,6 +68,52 @@ final class DeviceLife {
     expiry.cancel()
     driver.closed()
     ended()
+  }
+}
+
+/// Looks at each device of one event loop once in a while: one timer for all of them, which are spread over its turns. On
+/// its event loop.
+final class DeviceTicker {
+  /// Turns in which all devices are looked at.
+  private static let turns = 16
+
+  private let eventLoop: any EventLoop
+  private let step: TimeAmount
+  private var devices: [[ObjectIdentifier: DeviceLife]] = Array(repeating: [:], count: DeviceTicker.turns)
+  private var turn = 0
+  private var next = 0
+  private var count = 0
+  private var isTicking = false
+
+  /// - Parameter interval: between two looks at a device.
+  init(on eventLoop: any EventLoop, interval: TimeAmount) {
+    self.eventLoop = eventLoop
+    step = .nanoseconds(max(interval.nanoseconds / Int64(DeviceTicker.turns), 1_000_000))
+  }
+
+  func insert(_ life: DeviceLife) {
+    life.slot = next
+    next = (next + 1) % DeviceTicker.turns
+    devices[life.slot][ObjectIdentifier(life)] = life
+    count += 1
+    if !isTicking { tickLater() }
+  }
+
+  func remove(_ life: DeviceLife) {
+    if devices[life.slot].removeValue(forKey: ObjectIdentifier(life)) != nil { count -= 1 }
+  }
+
+  private func tickLater() {
+    isTicking = true
+    let bound = NIOLoopBound(self, eventLoop: eventLoop)
+    eventLoop.scheduleTask(in: step) { bound.value.tick() }
+  }
+
+  private func tick() {
+    isTicking = false
+    for life in devices[turn].values { life.ticked() }
+    turn = (turn + 1) % DeviceTicker.turns
+    if count > 0 { tickLater() }
   }
 }
 

@@ -6,13 +6,19 @@ package final class DeviceRegistry: Sendable {
   private struct Loop {
     let eventLoop: any EventLoop
     let drivers: NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]>
+    let ticker: NIOLoopBound<DeviceTicker>
   }
 
   private let loops: NIOLockedValueBox<[ObjectIdentifier: Loop]> = NIOLockedValueBox([:])
   private let total = NIOLockedValueBox(0)
   package let limit: Int
+  /// How often each device is looked at.
+  private let tick: TimeAmount
 
-  package init(limit: Int) { self.limit = limit }
+  package init(limit: Int, settings: DeviceSettings) {
+    self.limit = limit
+    tick = settings.tick
+  }
 
   package var count: Int { total.withLockedValue { $0 } }
 
@@ -35,12 +41,21 @@ package final class DeviceRegistry: Sendable {
     box(eventLoop).value[ObjectIdentifier(driver)] = nil
   }
 
+  /// On its event loop.
+  func ticker(_ eventLoop: any EventLoop) -> DeviceTicker { loop(eventLoop).ticker.value }
+
   private func box(_ eventLoop: any EventLoop) -> NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]> {
+    loop(eventLoop).drivers
+  }
+
+  private func loop(_ eventLoop: any EventLoop) -> Loop {
     loops.withLockedValue { loops in
-      if let loop = loops[ObjectIdentifier(eventLoop)] { return loop.drivers }
-      let drivers = NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]>([:], eventLoop: eventLoop)
-      loops[ObjectIdentifier(eventLoop)] = Loop(eventLoop: eventLoop, drivers: drivers)
-      return drivers
+      if let loop = loops[ObjectIdentifier(eventLoop)] { return loop }
+      let loop = Loop(
+        eventLoop: eventLoop, drivers: NIOLoopBoundBox([:], eventLoop: eventLoop),
+        ticker: NIOLoopBound(DeviceTicker(on: eventLoop, interval: tick), eventLoop: eventLoop))
+      loops[ObjectIdentifier(eventLoop)] = loop
+      return loop
     }
   }
 

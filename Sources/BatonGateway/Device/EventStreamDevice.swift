@@ -32,8 +32,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   func start() {
     guard let context else { return }
     hasStarted = true
-    let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    life.start(self, on: context.eventLoop) { bound.value.tick() }
+    life.start(self, on: context.eventLoop) { self.tick() }
   }
 
   private func end() {
@@ -72,8 +71,12 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   var bufferedBytes: Int { context?.channel.bufferedBytes ?? 0 }
   var identity: Identity? { life.identity }
 
-  func send(_ frame: ControlFrame) {
+  func write(_ frame: ControlFrame) {
     write(EventStream.block(frame, as: life.request.wire, retry: life.settings.retry))
+  }
+
+  func writeAndFlush(_ bytes: ByteBuffer) {
+    write(bytes)
     flush()
   }
 

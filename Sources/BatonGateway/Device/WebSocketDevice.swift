@@ -26,6 +26,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   func handlerAdded(context: ChannelHandlerContext) { self.context = context }
   func handlerRemoved(context: ChannelHandlerContext) {
     life.end()
+    isWritable = false
     self.context = nil
   }
 
@@ -33,8 +34,8 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   func start() {
     guard let context else { return }
     hasStarted = true
-    let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    life.start(self, on: context.eventLoop) { bound.value.tick() }
+    isWritable = context.channel.isWritable
+    life.start(self, on: context.eventLoop) { self.tick() }
   }
 
   // MARK: From the device
@@ -120,6 +121,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   }
 
   func channelWritabilityChanged(context: ChannelHandlerContext) {
+    isWritable = context.channel.isWritable
     if heldRead, context.channel.isWritable {
       sincePing = .zero
       read(context: context)
@@ -130,11 +132,12 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
 
   // MARK: DeviceWire
 
-  var isWritable: Bool { context?.channel.isWritable ?? false }
+  /// NIO tells of each change at once.
+  private(set) var isWritable = false
   var bufferedBytes: Int { context?.channel.bufferedBytes ?? 0 }
   var identity: Identity? { life.identity }
 
-  func send(_ frame: ControlFrame) {
+  func write(_ frame: ControlFrame) {
     guard let context else { return }
     var bytes = context.channel.allocator.buffer(capacity: 160)
     bytes.writeWebSocketText { bytes in
@@ -143,11 +146,12 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       frame.write(into: &json)
       bytes = json.buffer
     }
-    context.writeAndFlush(wrapOutboundOut(bytes), promise: nil)
+    context.write(wrapOutboundOut(bytes), promise: nil)
   }
 
   func write(_ bytes: ByteBuffer) { context?.write(wrapOutboundOut(bytes), promise: nil) }
   func flush() { context?.flush() }
+  func writeAndFlush(_ bytes: ByteBuffer) { context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil) }
 
   func close(_ code: CloseCode, reason: String) {
     life.stopTicking()

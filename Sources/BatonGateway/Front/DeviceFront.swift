@@ -217,7 +217,9 @@ package final class DeviceFront: Sendable {
         front.registry.leave()
         front.metrics.deviceLeft()
       }
-      let life = DeviceLife(request: request, driver: driver, settings: front.settings, ended: ended)
+      let life = DeviceLife(
+        request: request, driver: driver, settings: front.settings, ticker: front.registry.ticker(eventLoop),
+        ended: ended)
       switch request.wire {
       case .webSocket:
         let end = WebSocketEnd(role: .server)

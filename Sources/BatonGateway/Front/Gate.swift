@@ -298,8 +298,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
         let head = channel.allocator.buffer(string: admitted.responseHead)
         // Past the gate, whose outbound is HTTP parts.
         try admitted.install(channel, before: gate)
+        // Flushed with what the device is sent first.
         context.write(NIOAny(head), promise: nil)
-        context.flush()
       } catch {
         admitted.abandon()
         context.close(promise: nil)
@@ -312,12 +312,14 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func leave(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {
     // From here, not from the end of the pipeline: Hummingbird's handlers let no read through any more.
     context.read()
+    let channel = context.channel
     if hasHTTP {
       context.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
     } else {
       context.pipeline.syncOperations.removeHandler(self, promise: nil)
     }
     admitted.start()
+    channel.flush()
     for bytes in leftovers { admitted.replay(bytes) }
     leftovers = []
   }

@@ -35,7 +35,7 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
   package func setup(channel: any Channel, logger: Logger) -> EventLoopFuture<GatedConnection> {
     channel.eventLoop.makeCompletedFuture {
       try channel.syncOptions?.setOption(
-        .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 1024, maximum: 65_536))
+        .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 512, maximum: 65_536))
       let pipeline = channel.pipeline.syncOperations
       if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls)) }
       var decoderLimits = NIOHTTPDecoderLimitConfiguration()

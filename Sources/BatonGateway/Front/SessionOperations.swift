@@ -70,7 +70,7 @@ package struct HistoryPage: Sendable {
   /// Kept until the page is written.
   package var charges: [MemoryCharge]
 
-  static func bytes(_ entry: Entry) -> Int { entry.payload == .tooBig ? 0 : entry.bytes }
+  static func bytes(_ entry: Entry) -> Int { entry.isTooBig ? 0 : entry.bytes }
 
   package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool, charges: [MemoryCharge] = []) {
     self.entries = entries

@@ -132,7 +132,7 @@ package struct GatewayParts: Sendable {
 
   package init(configuration: GatewayConfiguration, metrics: GatewayMetrics = GatewayMetrics(), logger: Logger) {
     eventLoopGroup = MultiThreadedEventLoopGroup(numberOfThreads: configuration.threads)
-    registry = DeviceRegistry(limit: configuration.maxDevices)
+    registry = DeviceRegistry(limit: configuration.maxDevices, settings: configuration.devices)
     self.metrics = metrics
     self.logger = logger
   }

@@ -1,7 +1,7 @@
 import NIOCore
 
-/// One item of the stream, as it was read.
-package struct Entry: Sendable {
+/// One item of the stream, as it was read: a place in an arena of entries, which it keeps.
+package struct Entry: @unchecked Sendable {
   package enum Payload: Sendable, Equatable {
     case none
     case text(ByteBuffer)
@@ -21,44 +21,130 @@ package struct Entry: Sendable {
     }
   }
 
-  package var id: EntryID
-  /// Nil only where the entry was too large to be read.
-  package var check: UInt32?
-  package var event: String = Entry.token
-  package var response: String?
-  package var n: UInt64?
-  /// How many deltas it holds; 1 where the producer joined none.
-  package var joined: UInt64 = 1
-  package var payload: Payload = .none
-  package var fields: [Field] = []
-  /// Names and values together.
-  package var bytes: Int = 0
+  let arena: EntryArena
+  let index: Int
 
   package static let token = "token"
 
-  package init(id: EntryID, check: UInt32?) {
-    self.id = id
-    self.check = check
+  private func read<R>(_ body: (EntryRecord, UnsafeRawPointer) -> R) -> R {
+    arena.withContents { records, bytes in body(records[index], bytes) }
   }
 
-  /// What it costs in memory, about: nothing of what is too large is kept.
-  package var keptBytes: Int { 96 + (payload == .tooBig ? 0 : bytes) }
+  private var record: EntryRecord { read { record, _ in record } }
 
-  package var offset: Offset { Offset(id: id, check: check) }
+  package var id: EntryID { record.id }
+  /// Nil only where the entry was too large to be read.
+  package var check: UInt32? { record.offset.check }
+  package var n: UInt64? { record.hasN ? record.n : nil }
+  /// How many deltas it holds; 1 where the producer joined none.
+  package var joined: UInt64 { record.joined }
+  /// Names and values together.
+  package var bytes: Int { record.bytes }
+  package var isTooBig: Bool { record.kind == .tooBig }
+  package var offset: Offset { record.offset }
   package var place: Place { Place(offset: offset) }
 
-  /// `end`, `error` and `cancelled` end a response.
-  package var endsResponse: Bool { event == "end" || event == "error" || event == "cancelled" }
+  package var event: String {
+    read { record, bytes in
+      record.eventLength == 0 ? Entry.token : String(decoding: Entry.event(record, bytes), as: UTF8.self)
+    }
+  }
 
-  /// Whether `next` may be joined to this one in a frame (PROTOCOL 4).
-  package func joins(_ next: Entry) -> Bool {
-    guard event == Entry.token, next.event == Entry.token, response == next.response,
-      fields.isEmpty, next.fields.isEmpty, case .text = payload, case .text = next.payload
-    else { return false }
-    switch (n, next.n) {
-    case (nil, nil): return true
-    case (let n?, let m?): return m >= next.joined && m - next.joined == n
-    default: return false
+  package var response: String? {
+    read { record, bytes in
+      record.responseLength == 0 ? nil : String(decoding: Entry.response(record, bytes), as: UTF8.self)
+    }
+  }
+
+  package var payload: Payload {
+    read { record, bytes in
+      switch record.kind {
+      case .none: .none
+      case .tooBig: .tooBig
+      case .text: .text(ByteBuffer(bytes: Entry.data(record, bytes)))
+      case .binary: .binary(ByteBuffer(bytes: Entry.data(record, bytes)))
+      }
+    }
+  }
+
+  /// The other fields, in their order.
+  package var fields: [Field] {
+    read { record, bytes in
+      var at = bytes + Int(record.start) + Entry.known(record)
+      func next(_ length: Int) -> ByteBuffer {
+        defer { at += length }
+        return ByteBuffer(bytes: UnsafeRawBufferPointer(start: at, count: length))
+      }
+      return (0..<record.fieldCount).map { _ in
+        let name = Int(at.loadUnaligned(as: UInt32.self))
+        let value = Int(at.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+        at += 8
+        return Field(name: next(name), value: next(value))
+      }
+    }
+  }
+
+  /// `end`, `error` and `cancelled` end a response.
+  package var endsResponse: Bool {
+    read { record, bytes in
+      guard record.eventLength > 0 else { return false }
+      let event = Entry.event(record, bytes)
+      return event.elementsEqual("end".utf8) || event.elementsEqual("error".utf8)
+        || event.elementsEqual("cancelled".utf8)
+    }
+  }
+
+  /// Whether it is of this response.
+  package func isOf(_ response: String) -> Bool {
+    read { record, bytes in Entry.response(record, bytes).elementsEqual(response.utf8) }
+  }
+
+  // MARK: where things lie
+
+  static func data(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(start: bytes + Int(record.start), count: Int(record.dataLength))
+  }
+
+  static func response(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(
+      start: bytes + Int(record.start) + Int(record.dataLength), count: Int(record.responseLength))
+  }
+
+  static func event(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(
+      start: bytes + Int(record.start) + Int(record.dataLength) + Int(record.responseLength),
+      count: Int(record.eventLength))
+  }
+
+  private static func known(_ record: EntryRecord) -> Int {
+    Int(record.dataLength) + Int(record.responseLength) + Int(record.eventLength)
+  }
+
+  /// Of all its bytes in the arena.
+  static func length(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> Int {
+    var length = known(record)
+    for _ in 0..<record.fieldCount {
+      let at = bytes + Int(record.start) + length
+      length += 8 + Int(at.loadUnaligned(as: UInt32.self)) + Int(at.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
+    }
+    return length
+  }
+}
+
+extension Entries {
+  /// Whether the entry behind this one may be joined to it in a frame (PROTOCOL 4).
+  func joinsNext(_ index: Int) -> Bool {
+    arena.withContents { records, bytes in
+      let (one, next) = (records[index], records[index + 1])
+      guard one.eventLength == 0, next.eventLength == 0, one.kind == .text, next.kind == .text,
+        one.fieldCount == 0, next.fieldCount == 0, one.responseLength == next.responseLength,
+        Entry.response(one, bytes).elementsEqual(Entry.response(next, bytes))
+      else { return false }
+      switch (one.hasN, next.hasN) {
+      case (false, false): return true
+      case (true, true): return next.n >= next.joined && next.n - next.joined == one.n
+      default: return false
+      }
     }
   }
 }

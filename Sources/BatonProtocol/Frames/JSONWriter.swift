@@ -43,12 +43,10 @@ package struct JSONWriter {
     needsComma = true
   }
 
-  /// One string out of several pieces of UTF-8.
-  package mutating func joinedValue(_ pieces: ((ByteBuffer) -> Void) -> Void) {
+  /// A value that is written already.
+  package mutating func value(json: ByteBuffer) {
     comma()
-    buffer.writeStaticString("\"")
-    pieces { piece in piece.withUnsafeReadableBytes { escape($0) } }
-    buffer.writeStaticString("\"")
+    buffer.writeImmutableBuffer(json)
     needsComma = true
   }
 
@@ -116,48 +114,23 @@ package struct JSONWriter {
   }
 
   private mutating func escape(_ bytes: UnsafeRawBufferPointer) {
-    var start = 0
-    for (index, byte) in bytes.enumerated()
-    where byte < 0x20 || byte == UInt8(ascii: "\"") || byte == UInt8(ascii: "\\") {
-      buffer.writeBytes(UnsafeRawBufferPointer(rebasing: bytes[start..<index]))
-      start = index + 1
-      switch byte {
-      case UInt8(ascii: "\""): buffer.writeStaticString("\\\"")
-      case UInt8(ascii: "\\"): buffer.writeStaticString("\\\\")
-      case UInt8(ascii: "\n"): buffer.writeStaticString("\\n")
-      case UInt8(ascii: "\r"): buffer.writeStaticString("\\r")
-      case UInt8(ascii: "\t"): buffer.writeStaticString("\\t")
-      default:
-        buffer.writeStaticString("\\u00")
-        buffer.writeInteger(JSONWriter.hex[Int(byte >> 4)])
-        buffer.writeInteger(JSONWriter.hex[Int(byte & 15)])
-      }
+    buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: TextScan.escapedLength(bytes)) { memory in
+      var out = RawWriter(memory)
+      out.write(escaping: bytes)
+      return out.count
     }
-    buffer.writeBytes(UnsafeRawBufferPointer(rebasing: bytes[start...]))
   }
-
-  private static let hex = Array("0123456789abcdef".utf8)
 }
 
 extension ByteBuffer {
   /// RFC 4648 section 4, padded.
   package mutating func writeBase64(_ bytes: ByteBuffer) {
-    let alphabet = ByteBuffer.base64Alphabet
-    bytes.withUnsafeReadableBytes { raw in
-      var index = 0
-      while index < raw.count {
-        let left = raw.count - index
-        let word =
-          UInt32(raw[index]) << 16 | (left > 1 ? UInt32(raw[index + 1]) << 8 : 0)
-          | (left > 2 ? UInt32(raw[index + 2]) : 0)
-        writeInteger(alphabet[Int(word >> 18)])
-        writeInteger(alphabet[Int(word >> 12 & 63)])
-        writeInteger(left > 1 ? alphabet[Int(word >> 6 & 63)] : UInt8(ascii: "="))
-        writeInteger(left > 2 ? alphabet[Int(word & 63)] : UInt8(ascii: "="))
-        index += 3
+    _ = bytes.withUnsafeReadableBytes { raw in
+      writeWithUnsafeMutableBytes(minimumWritableBytes: (raw.count + 2) / 3 * 4) { memory in
+        var out = RawWriter(memory)
+        out.write(base64: raw)
+        return out.count
       }
     }
   }
-
-  private static let base64Alphabet = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".utf8)
 }

@@ -1,10 +1,19 @@
 /// The name of a session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`, and not `.` or `..`.
 public struct SessionName: Hashable, Sendable, CustomStringConvertible {
   public let description: String
+  /// Names are looked up far more often than made.
+  private let hash: Int
 
   public init?(_ text: String) {
     guard Shape.name(text.utf8, upTo: 128), text != ".", text != ".." else { return nil }
     description = text
+    hash = text.hashValue
+  }
+
+  public func hash(into hasher: inout Hasher) { hasher.combine(hash) }
+
+  public static func == (one: SessionName, other: SessionName) -> Bool {
+    one.hash == other.hash && one.description == other.description
   }
 }
 

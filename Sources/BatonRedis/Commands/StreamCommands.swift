@@ -62,27 +62,11 @@ extension RESPReply {
     return id
   }
 
-  /// XREAD's answer: the streams with something new, by their place among the `keys` that were asked for. Where the
-  /// reply ``isCut``, nothing is known of the streams behind the last.
+  /// As ``streams(_:)``, with the entries taken out.
   package func decodedStreams(_ keys: [String]) throws(RedisError) -> [(index: Int, read: RawEntries)] {
-    try accepted()
-    if isNull { return [] }
-    guard let elements else { throw .unexpectedReply("XREAD") }
-    var streams: [(index: Int, read: RawEntries)] = []
-    streams.reserveCapacity(elements.count)
-    var index = 0
-    for stream in elements {
-      guard var pair = stream.elements, pair.count == 2, let key = pair.next(), let entries = pair.next() else {
-        throw .unexpectedReply("XREAD")
-      }
-      // Redis answers in the order of the question.
-      guard let name = key.bytes else { throw .unexpectedReply("XREAD") }
-      while index < keys.count, !keys[index].utf8.elementsEqual(name.readableBytesView) { index += 1 }
-      guard index < keys.count else { throw .unexpectedReply("XREAD") }
-      streams.append((index, try entries.decodedEntries("XREAD")))
-      index += 1
-    }
-    return streams
+    var read: [(index: Int, read: RawEntries)] = []
+    for (index, entries) in try streams(keys) { read.append((index, try entries.decodedEntries("XREAD"))) }
+    return read
   }
 }
 
@@ -95,23 +79,31 @@ package struct RedisStreamInfo: Sendable {
   package let entriesAdded: UInt64?
   /// Nil before Redis 7.
   package let maxDeletedEntryID: RedisStreamID?
-  package let firstEntry: RawEntry?
-  package let lastEntry: RawEntry?
+  /// The first and the last entry, for ``RESPReply/oneEntry(_:)``.
+  package let first: RESPReply?
+  package let last: RESPReply?
+
+  package var firstEntry: RawEntry? { first?.decodedEntry }
+  package var lastEntry: RawEntry? { last?.decodedEntry }
 
   package init(_ reply: RESPReply) throws(RedisError) {
     guard var elements = try reply.accepted().elements else { throw .unexpectedReply("XINFO STREAM") }
     var (length, entriesAdded) = (Int64?.none, Int64?.none)
     var (lastID, deletedID) = (RedisStreamID?.none, RedisStreamID?.none)
-    var (first, last) = (RawEntry?.none, RawEntry?.none)
-    while let name = elements.next()?.text, let value = elements.next() {
-      switch name {
-      case "length": length = value.integer
-      case "entries-added": entriesAdded = value.integer
-      case "last-generated-id": lastID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
-      case "max-deleted-entry-id": deletedID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
-      case "first-entry": first = value.decodedEntry
-      case "last-entry": last = value.decodedEntry
-      default: break
+    var (first, last) = (RESPReply?.none, RESPReply?.none)
+    while let name = elements.next(), let value = elements.next() {
+      if name.isString("length") {
+        length = value.integer
+      } else if name.isString("entries-added") {
+        entriesAdded = value.integer
+      } else if name.isString("last-generated-id") {
+        lastID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
+      } else if name.isString("max-deleted-entry-id") {
+        deletedID = value.bytes.flatMap { RedisStreamID($0.readableBytesView) }
+      } else if name.isString("first-entry") {
+        first = value.isEntry ? value : nil
+      } else if name.isString("last-entry") {
+        last = value.isEntry ? value : nil
       }
     }
     guard let length, let lastID, (length == 0) == (first == nil), (length == 0) == (last == nil) else {
@@ -119,6 +111,6 @@ package struct RedisStreamInfo: Sendable {
     }
     self.length = Int(length)
     self.entriesAdded = entriesAdded.map { UInt64(bitPattern: $0) }
-    (lastGeneratedID, maxDeletedEntryID, firstEntry, lastEntry) = (lastID, deletedID, first, last)
+    (lastGeneratedID, maxDeletedEntryID, self.first, self.last) = (lastID, deletedID, first, last)
   }
 }

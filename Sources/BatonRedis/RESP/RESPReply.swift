@@ -26,6 +26,15 @@ package struct RESPReply: Sendable {
       isCut = reply.cut
     }
 
+    /// The nodes, and where the bytes begin. Neither may be kept.
+    func withContents<R>(_ body: (UnsafeBufferPointer<BatonRESPNode>, UnsafeRawPointer) -> R) -> R {
+      nodes.withUnsafeBufferPointer { nodes in
+        bytes.withUnsafeReadableBytes { bytes in
+          body(nodes, bytes.baseAddress ?? UnsafeRawPointer(bitPattern: 8).unsafelyUnwrapped)
+        }
+      }
+    }
+
     func slice(_ node: BatonRESPNode) -> ByteBuffer {
       bytes.getSlice(at: Int(node.offset), length: Int(node.length)) ?? ByteBuffer()
     }

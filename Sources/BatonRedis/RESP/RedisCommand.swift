@@ -14,6 +14,8 @@ package struct RedisCommand: Sendable, CustomStringConvertible {
   package let name: String
   package let encoded: ByteBuffer
 
+  init(name: String, encoded: ByteBuffer) { (self.name, self.encoded) = (name, encoded) }
+
   package init(_ name: String, _ arguments: Argument...) { self.init(name, arguments) }
 
   package init(_ name: String, _ arguments: [Argument]) {
@@ -38,6 +40,36 @@ package struct RedisCommand: Sendable, CustomStringConvertible {
 
   /// The name alone: arguments may be secrets.
   package var description: String { name }
+}
+
+/// Writes a command of many arguments, piece by piece.
+package struct RedisCommandWriter {
+  private let name: String
+  private var buffer = ByteBuffer()
+
+  /// - Parameters:
+  ///   - arguments: as many as follow.
+  ///   - size: bytes of them all, about.
+  package init(_ name: String, arguments: Int, size: Int) {
+    self.name = name
+    buffer.reserveCapacity(size + 64)
+    buffer.writeStaticString("*")
+    buffer.writeDecimal(Int64(arguments + 1))
+    buffer.writeBulk(name)
+  }
+
+  /// One argument out of these pieces.
+  package mutating func write(_ parts: String...) {
+    buffer.writeStaticString("$")
+    buffer.writeDecimal(Int64(parts.reduce(0) { $0 + $1.utf8.count }))
+    for part in parts { buffer.writeString(part) }
+    buffer.writeStaticString("\r\n")
+  }
+
+  package mutating func write(_ number: Int64) { buffer.writeBulk(String(number)) }
+  package mutating func write(_ id: RedisStreamID) { buffer.writeBulk(id.description) }
+
+  package var command: RedisCommand { RedisCommand(name: name, encoded: buffer) }
 }
 
 extension RedisCommand.Argument {

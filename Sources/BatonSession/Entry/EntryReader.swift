@@ -2,101 +2,185 @@ import BatonProtocol
 import CBatonZlib
 import NIOCore
 
-/// Makes entries of the names and values that Redis returns. A value of a read: it lends one entry's response name to the next.
-package struct EntryReader {
+/// Makes entries of the names and values that Redis returns, side by side in one arena.
+package struct EntryReader: ~Copyable, Sendable {
   /// `--max-entry-bytes`: entries whose names and values together exceed it are not kept.
   package let maxEntryBytes: Int
   /// Fields of a wrong shape, since the reader was made.
   package private(set) var misshapen = 0
-  private var lastResponse: String?
+  private var builder = EntriesBuilder()
 
   package init(maxEntryBytes: Int) {
     self.maxEntryBytes = maxEntryBytes
   }
 
+  /// What was taken since the last time.
+  package mutating func finish() -> Entries { builder.finish() }
+
   /// An entry that was not read whole because one of its strings was too large to be taken in.
-  package func elided(_ id: EntryID, bytes: Int) -> Entry {
-    var entry = Entry(id: id, check: nil)
-    entry.payload = .tooBig
-    entry.bytes = bytes
-    return entry
+  package mutating func takeElided(_ id: EntryID, bytes: Int) {
+    var record = EntryRecord(id)
+    (record.kind, record.bytes, record.start) = (.tooBig, bytes, UInt32(truncatingIfNeeded: builder.position))
+    builder.append(record)
   }
 
-  package mutating func entry(_ id: EntryID, _ pairs: [Entry.Field]) -> Entry {
-    var entry = Entry(id: id, check: Check.of(pairs))
-    for pair in pairs { entry.bytes += pair.name.readableBytes + pair.value.readableBytes }
-    if entry.bytes > maxEntryBytes { entry.payload = .tooBig }
+  /// One entry.
+  ///
+  /// - Parameters:
+  ///   - bytes: of its names and values together.
+  ///   - check: the check of PROTOCOL 1.
+  ///   - count: of pairs.
+  ///   - pair: the names and values, in stored order; asked for more than once.
+  package mutating func take(
+    _ id: EntryID, bytes: Int, check: UInt32, count: Int,
+    _ pair: (Int) -> (name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)
+  ) {
+    var record = EntryRecord(id)
+    (record.bytes, record.check, record.hasCheck) = (bytes, check, true)
+    record.start = UInt32(truncatingIfNeeded: builder.position)
+    let isTooBig = bytes > maxEntryBytes
+    if isTooBig { record.kind = .tooBig }
+    // The first of a name counts; where it has a wrong shape it stays among the others, as the second does.
     var seen: Known = []
-    var joinedField: (Entry.Field, at: Int)?
-    for pair in pairs {
-      guard let name = Known(pair.name) else {
-        if entry.payload != .tooBig, pair.name.readableBytesView.first != UInt8(ascii: "_") {
-          entry.fields.append(pair)
-        }
+    var others = 0
+    var found = (data: -1, response: -1, event: -1, joined: -1)
+    for index in 0..<count {
+      let (name, value) = pair(index)
+      guard let known = Known(name) else {
+        if name.first != UInt8(ascii: "_") { others += 1 }
         continue
       }
-      let isFirst = seen.insert(name).inserted
-      if isFirst, name == .joined {
-        joinedField = (pair, entry.fields.count)
-      } else if !(isFirst && take(name, pair.value, into: &entry)) {
-        if isFirst { misshapen += 1 }
-        if entry.payload != .tooBig { entry.fields.append(pair) }
+      guard seen.insert(known).inserted else {
+        others += 1
+        continue
+      }
+      var isTaken = true
+      switch known {
+      case .data: found.data = index
+      case .response:
+        isTaken = Shape.name(value, upTo: 128)
+        if isTaken { found.response = index }
+      case .event:
+        isTaken = Shape.event(value)
+        if isTaken { found.event = index }
+      case .n:
+        if let n = Shape.number(value) { record.n = n } else { isTaken = false }
+      default: found.joined = index
+      }
+      if !isTaken {
+        misshapen += 1
+        others += 1
+        seen.formUnion(Known(wrong: known))
       }
     }
-    if let (field, place) = joinedField {
-      if let joined = Shape.number(field.value.readableBytesView), joined <= entry.n ?? .max {
-        entry.joined = joined
+    if found.joined >= 0 {
+      if let joined = Shape.number(pair(found.joined).value), !record.hasN || joined <= record.n {
+        record.joined = joined
       } else {
         misshapen += 1
-        if entry.payload != .tooBig { entry.fields.insert(field, at: place) }
+        others += 1
+        seen.formUnion(Known(wrong: .joined))
       }
     }
-    return entry
+    if found.data >= 0, !isTooBig {
+      let data = pair(found.data).value
+      switch TextScan(data) {
+      case .plain: record.kind = .text
+      case .escaped: (record.kind, record.isPlain) = (.text, false)
+      case .binary: record.kind = .binary
+      }
+      record.dataLength = UInt32(truncatingIfNeeded: data.count)
+      builder.append(data)
+    }
+    if found.response >= 0 {
+      let response = pair(found.response).value
+      record.responseLength = UInt8(truncatingIfNeeded: response.count)
+      builder.append(response)
+    }
+    if found.event >= 0 {
+      let event = pair(found.event).value
+      if !event.elementsEqual(Entry.token.utf8) {
+        record.eventLength = UInt8(truncatingIfNeeded: event.count)
+        builder.append(event)
+      }
+    }
+    if others > 0, !isTooBig { takeOthers(&record, seen, count, pair) }
+    builder.append(record)
   }
 
-  /// False where the value has a wrong shape.
-  private mutating func take(_ name: Known, _ value: ByteBuffer, into entry: inout Entry) -> Bool {
-    let bytes = value.readableBytesView
-    switch name {
-    case .data:
-      if entry.payload != .tooBig { entry.payload = UTF8Check.isValid(value) ? .text(value) : .binary(value) }
-    case .event:
-      guard Shape.event(bytes) else { return false }
-      entry.event = String(decoding: bytes, as: UTF8.self)
-    case .response:
-      guard Shape.name(bytes, upTo: 128) else { return false }
-      if lastResponse.map({ $0.utf8.elementsEqual(bytes) }) != true {
-        lastResponse = String(decoding: bytes, as: UTF8.self)
+  private mutating func takeOthers(
+    _ record: inout EntryRecord, _ known: Known, _ count: Int,
+    _ pair: (Int) -> (name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)
+  ) {
+    var taken: Known = []
+    for index in 0..<count {
+      let (name, value) = pair(index)
+      if let one = Known(name) {
+        if taken.insert(one).inserted, !known.contains(Known(wrong: one)) { continue }
+      } else if name.first == UInt8(ascii: "_") {
+        continue
       }
-      entry.response = lastResponse
-    default:
-      guard let n = Shape.number(bytes) else { return false }
-      entry.n = n
+      record.fieldCount += 1
+      builder.append(length: name.count)
+      builder.append(length: value.count)
+      builder.append(name)
+      builder.append(value)
     }
-    return true
   }
 
   private struct Known: OptionSet {
-    let rawValue: UInt8
+    let rawValue: UInt16
     static let data = Known(rawValue: 1)
     static let event = Known(rawValue: 2)
     static let response = Known(rawValue: 4)
     static let n = Known(rawValue: 8)
     static let joined = Known(rawValue: 16)
 
-    init(rawValue: UInt8) { self.rawValue = rawValue }
+    init(rawValue: UInt16) { self.rawValue = rawValue }
 
-    init?(_ name: ByteBuffer) {
-      let bytes = name.readableBytesView
-      switch bytes.count {
-      case 1 where bytes.elementsEqual("n".utf8): self = .n
-      case 4 where bytes.elementsEqual("data".utf8): self = .data
-      case 5 where bytes.elementsEqual("event".utf8): self = .event
-      case 6 where bytes.elementsEqual("joined".utf8): self = .joined
-      case 8 where bytes.elementsEqual("response".utf8): self = .response
+    /// Says that the first of this name has a wrong shape.
+    init(wrong known: Known) { rawValue = known.rawValue << 8 }
+
+    init?(_ name: UnsafeRawBufferPointer) {
+      switch name.count {
+      case 1 where name[0] == UInt8(ascii: "n"): self = .n
+      case 4 where name.elementsEqual("data".utf8): self = .data
+      case 5 where name.elementsEqual("event".utf8): self = .event
+      case 6 where name.elementsEqual("joined".utf8): self = .joined
+      case 8 where name.elementsEqual("response".utf8): self = .response
       default: return nil
       }
     }
+  }
+}
+
+extension EntryReader {
+  /// One entry by itself, out of fields that are there already.
+  package mutating func entry(_ id: EntryID, _ pairs: [Entry.Field]) -> Entry {
+    var whole = ByteBuffer()
+    var bounds: [(name: Range<Int>, value: Range<Int>)] = []
+    for pair in pairs {
+      let start = whole.writerIndex
+      let middle = start + pair.name.readableBytes
+      bounds.append((start..<middle, middle..<middle + pair.value.readableBytes))
+      whole.writeImmutableBuffer(pair.name)
+      whole.writeImmutableBuffer(pair.value)
+    }
+    whole.withUnsafeReadableBytes { bytes in
+      take(id, bytes: bytes.count, check: Check.of(pairs), count: pairs.count) { index in
+        (
+          UnsafeRawBufferPointer(rebasing: bytes[bounds[index].name]),
+          UnsafeRawBufferPointer(rebasing: bytes[bounds[index].value])
+        )
+      }
+    }
+    return builder.finish()[0]
+  }
+
+  /// See ``takeElided(_:bytes:)``.
+  package mutating func elided(_ id: EntryID, bytes: Int) -> Entry {
+    takeElided(id, bytes: bytes)
+    return builder.finish()[0]
   }
 }
 
@@ -104,28 +188,25 @@ package struct EntryReader {
 package enum Check {
   /// zlib's CRC-32 over names and values in stored order, each preceded by its length as 4 bytes big-endian.
   package static func of(_ pairs: [Entry.Field]) -> UInt32 {
-    var crc = crc32(0, nil, 0)
-    func add(_ bytes: ByteBuffer) {
-      withUnsafeBytes(of: UInt32(truncatingIfNeeded: bytes.readableBytes).bigEndian) { length in
-        crc = crc32(crc, length.baseAddress?.assumingMemoryBound(to: UInt8.self), 4)
-      }
-      bytes.withUnsafeReadableBytes { content in
-        guard let start = content.baseAddress, content.count > 0 else { return }
-        crc = crc32(crc, start.assumingMemoryBound(to: UInt8.self), UInt32(truncatingIfNeeded: content.count))
-      }
-    }
+    var framed = ByteBuffer()
     for pair in pairs {
-      add(pair.name)
-      add(pair.value)
+      for part in [pair.name, pair.value] {
+        framed.writeInteger(UInt32(truncatingIfNeeded: part.readableBytes))
+        framed.writeImmutableBuffer(part)
+      }
     }
-    return UInt32(truncatingIfNeeded: crc)
+    return framed.withUnsafeReadableBytes { of($0) }
+  }
+
+  /// - Parameter framed: the names and values with their lengths.
+  package static func of(_ framed: UnsafeRawBufferPointer) -> UInt32 {
+    let start = framed.baseAddress?.assumingMemoryBound(to: UInt8.self)
+    return UInt32(truncatingIfNeeded: crc32(crc32(0, nil, 0), start, UInt32(truncatingIfNeeded: framed.count)))
   }
 }
 
 package enum UTF8Check {
   package static func isValid(_ bytes: ByteBuffer) -> Bool {
-    bytes.withUnsafeReadableBytes { raw in
-      raw.allSatisfy { $0 < 0x80 } || String(validating: raw, as: UTF8.self) != nil
-    }
+    bytes.withUnsafeReadableBytes { if case .binary = TextScan($0) { false } else { true } }
   }
 }

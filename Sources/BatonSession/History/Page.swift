@@ -40,9 +40,9 @@ package struct Page: Sendable {
   /// False where the read came to the end of the stream.
   package var more: Bool
 
-  package var entries: [Entry] { segment.entries }
+  package var entries: Entries { segment.entries }
 
-  package init(info: StreamInfo?, entries: [Entry], more: Bool, charge: MemoryCharge? = nil) {
+  package init(info: StreamInfo?, entries: Entries, more: Bool, charge: MemoryCharge? = nil) {
     self.info = info
     self.segment = Segment(entries, charge: charge)
     self.more = more
@@ -51,7 +51,7 @@ package struct Page: Sendable {
 
 /// How a page read ended.
 package enum PageOutcome: Sendable {
-  case page(Page)
+  indirect case page(Page)
   case wrongType
   /// The store did not answer; ask again when it is back.
   case unavailable

@@ -8,7 +8,9 @@ import Collections
 /// is refused or cut is that session's patience alone.
 package struct PageReads: Sendable {
   package struct Configuration: Sendable {
-    package var maxInFlight = 4
+    /// Reads at a time, and the bytes that they are meant to bring together.
+    package var maxInFlight = 8
+    package var maxFlightBytes = 512 * 1024
     /// Bytes that one read is meant to bring; its COUNT follows from the sizes seen.
     package var readBytes = 128 * 1024
     /// COUNT where nothing is known of a session's entries, and by how much it may grow from read to read.
@@ -42,7 +44,9 @@ package struct PageReads: Sendable {
   private struct Queue {
     var waiting: OrderedDictionary<PageRequest, [Waiter]> = [:]
     /// As it was asked for, and as it was sent.
-    var inFlight: (asked: PageRequest, sent: PageRequest, waiters: [Waiter])?
+    var inFlight: (asked: PageRequest, sent: PageRequest, bytes: Int, waiters: [Waiter])?
+    /// Its place among the `turns`.
+    var turn: UInt64
     var failures = 0
     var isSuspect = false
     var losses = 0
@@ -51,15 +55,26 @@ package struct PageReads: Sendable {
   }
 
   private let configuration: Configuration
-  private var queues: OrderedDictionary<SessionName, Queue> = [:]
-  private var sizes: OrderedDictionary<SessionName, (bytes: Int, most: Int)> = [:]
+  private var queues: [SessionName: Queue] = [:]
+  /// Who is next; a turn whose session has another one by now is void.
+  private var turns: Deque<(session: SessionName, number: UInt64)> = []
+  private var drawn: UInt64 = 0
+  private var sizes = SizeMemory()
+  /// What an entry weighs where nothing is known of its session: as much as the largest that were seen lately.
+  private var typicalBytes: Int
   private var isConnected = false
   private var lostAt: Int64?
   private var shutUntil: Int64 = 0
   private var inFlight = 0
+  private var flightBytes = 0
+  /// Nobody has waited for too long before. Milliseconds.
+  private var nextExpiry = Int64.max
   private var clock: Int64 = 0
 
-  package init(_ configuration: Configuration = Configuration()) { self.configuration = configuration }
+  package init(_ configuration: Configuration = Configuration()) {
+    self.configuration = configuration
+    typicalBytes = configuration.readBytes / configuration.firstCount
+  }
 
   /// Somebody waits for something.
   package var isIdle: Bool { queues.isEmpty }
@@ -71,7 +86,9 @@ package struct PageReads: Sendable {
     clock = now
     if !waits, let lostAt, now - lostAt >= 2_000 { return [.answer([id], .unavailable)] }
     let waiter = Waiter(id: id, until: waits ? nil : now + configuration.patienceMs)
-    queues[request.session, default: Queue()].waiting[request, default: []].append(waiter)
+    if queues[request.session] == nil { queues[request.session] = Queue(turn: drawTurn(request.session)) }
+    queues[request.session]?.waiting[request, default: []].append(waiter)
+    nextExpiry = min(nextExpiry, waiter.until ?? .max)
     return []
   }
 
@@ -91,18 +108,28 @@ package struct PageReads: Sendable {
     clock = now
     var actions = expired()
     guard isConnected, now >= shutUntil else { return actions }
-    for session in queues.keys {
-      guard inFlight < configuration.maxInFlight, var queue = queues[session] else { break }
+    var index = 0
+    while index < turns.count, inFlight < configuration.maxInFlight {
+      let (session, number) = turns[index]
+      guard var queue = queues[session], queue.turn == number else {
+        turns.remove(at: index)
+        continue
+      }
+      index += 1
       guard queue.inFlight == nil, queue.due <= now, let asked = queue.waiting.keys.first else { continue }
       // Read alone: it may have been the one that cost the last connection.
       if queue.isSuspect, inFlight > 0 { continue }
       let (sent, bytes) = sized(asked, isSuspect: queue.isSuspect)
+      if inFlight > 0, flightBytes + bytes > configuration.maxFlightBytes { break }
       guard fits(bytes) else { break }
       let waiters = queue.waiting.removeValue(forKey: asked) ?? []
-      queue.inFlight = (asked, sent, waiters)
+      queue.inFlight = (asked, sent, bytes, waiters)
       inFlight += 1
+      flightBytes += bytes
       // The next turn is another session's.
-      queues[session] = nil
+      index -= 1
+      turns.remove(at: index)
+      queue.turn = drawTurn(session)
       queues[session] = queue
       actions.append(.send(sent))
       if queue.isSuspect { break }
@@ -110,17 +137,28 @@ package struct PageReads: Sendable {
     return actions
   }
 
+  private mutating func drawTurn(_ session: SessionName) -> UInt64 {
+    if turns.count > 2 * queues.count + 64 { turns.removeAll { queues[$0.session]?.turn != $0.number } }
+    drawn += 1
+    turns.append((session, drawn))
+    return drawn
+  }
+
   private mutating func expired() -> [Action] {
+    guard clock >= nextExpiry else { return [] }
+    nextExpiry = .max
     var late: [UInt64] = []
     for (session, var queue) in queues {
-      for (request, waiters) in queue.waiting where waiters.contains(where: { $0.until.map { $0 <= clock } ?? false }) {
-        late += waiters.filter { $0.until.map { $0 <= clock } ?? false }.map(\.id)
+      for (request, waiters) in queue.waiting {
         let left = waiters.filter { $0.until.map { $0 > clock } ?? true }
+        nextExpiry = left.reduce(nextExpiry) { min($0, $1.until ?? .max) }
+        if left.count == waiters.count { continue }
+        late += waiters.filter { $0.until.map { $0 <= clock } ?? false }.map(\.id)
         queue.waiting[request] = left.isEmpty ? nil : left
         keep(queue, session)
       }
     }
-    return late.isEmpty ? [] : [.answer(late, .unavailable)]
+    return late.isEmpty ? [] : [.answer(late.sorted(), .unavailable)]
   }
 
   private func sized(_ asked: PageRequest, isSuspect: Bool) -> (PageRequest, bytes: Int) {
@@ -129,7 +167,7 @@ package struct PageReads: Sendable {
     let count = max(1, min(asked.limit, most ?? configuration.firstCount))
     var sent = asked
     sent.limit = min(asked.limit, isSuspect ? max(1, count / 4) : count)
-    return (sent, (sent.limit + 1) * (known?.bytes ?? configuration.readBytes / configuration.firstCount))
+    return (sent, (sent.limit + 1) * (known?.bytes ?? typicalBytes))
   }
 
   private mutating func keep(_ queue: Queue, _ session: SessionName) {
@@ -140,11 +178,13 @@ package struct PageReads: Sendable {
   // MARK: answers
 
   private mutating func took(_ sent: PageRequest) -> (Queue, asked: PageRequest, [Waiter])? {
-    guard var queue = queues[sent.session], let (asked, current, waiters) = queue.inFlight, current == sent else {
+    guard var queue = queues[sent.session], let (asked, current, bytes, waiters) = queue.inFlight, current == sent
+    else {
       return nil
     }
     queue.inFlight = nil
     inFlight -= 1
+    flightBytes -= bytes
     return (queue, asked, waiters)
   }
 
@@ -153,6 +193,7 @@ package struct PageReads: Sendable {
     guard let (known, _, waiters) = took(sent) else { return [] }
     var queue = known
     (queue.failures, queue.isSuspect, queue.losses, queue.due) = (0, false, 0, 0)
+    typicalBytes = max(entries > 0 ? bytes / entries : 0, typicalBytes - typicalBytes / 4, 64)
     if entries > 0 {
       remember(sent.session, bytes: max(bytes / entries, 64), most: max(1, sent.limit) * configuration.growth)
     }
@@ -202,9 +243,8 @@ package struct PageReads: Sendable {
   }
 
   private mutating func remember(_ session: SessionName, bytes: Int, most: Int) {
-    sizes[session] = nil
-    sizes[session] = (bytes, most)
-    if sizes.count > configuration.maxSizes { sizes.removeFirst() }
+    typicalBytes = max(typicalBytes, bytes)
+    sizes.remember(session, bytes: bytes, most: most, atMost: configuration.maxSizes)
   }
 
   // MARK: the connection
@@ -217,8 +257,8 @@ package struct PageReads: Sendable {
   package mutating func disconnected(at now: Int64) {
     (clock, isConnected, lostAt) = (now, false, lostAt ?? now)
     let wasAlone = inFlight == 1
-    for (session, queue) in queues {
-      guard let sent = queue.inFlight?.sent else { continue }
+    for (session, number) in turns {
+      guard let queue = queues[session], queue.turn == number, let sent = queue.inFlight?.sent else { continue }
       if wasAlone, queue.isSuspect {
         queues[session]?.losses += 1
         remember(session, bytes: (sizes[session]?.bytes ?? 64) * 4, most: max(1, sent.limit / 4))
@@ -228,5 +268,20 @@ package struct PageReads: Sendable {
         again(sent, failed: false)
       }
     }
+  }
+}
+
+/// What the entries of sessions weigh, for those that were read last; forgotten in halves.
+private struct SizeMemory: Sendable {
+  private var young: [SessionName: (bytes: Int, most: Int)] = [:]
+  private var old: [SessionName: (bytes: Int, most: Int)] = [:]
+
+  subscript(session: SessionName) -> (bytes: Int, most: Int)? { young[session] ?? old[session] }
+
+  mutating func remember(_ session: SessionName, bytes: Int, most: Int, atMost limit: Int) {
+    young[session] = (bytes, most)
+    guard young.count > limit / 2 else { return }
+    old = young
+    young.removeAll(keepingCapacity: true)
   }
 }

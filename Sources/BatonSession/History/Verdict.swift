@@ -30,17 +30,21 @@ package enum Verdict: Sendable, Equatable {
   ///   - info: from the same MULTI as the read.
   ///   - entries: a read that includes `place`'s entry, if it is still there.
   package static func of(
-    _ place: Place, evidence: Evidence?, info: StreamInfo, entries: [Entry]
+    _ place: Place, evidence: Evidence?, info: StreamInfo, entries: Entries
   ) -> Verdict {
+    of(place, evidence: evidence, info: info, found: entries.first { $0.id >= place.offset.id }?.offset)
+  }
+
+  /// - Parameter found: the first entry that the read brought at the place's id or behind it.
+  package static func of(_ place: Place, evidence: Evidence?, info: StreamInfo, found: Offset?) -> Verdict {
     let offset = place.offset
     guard info.exists else {
       let had = evidence?.existed ?? false
       return offset == .zero && !had ? .wait : .reset(.deleted)
     }
     if offset == .zero, evidence == nil { return .proven }
-    let found = entries.first { $0.id >= offset.id }
     if offset != .zero, let found, found.id == offset.id {
-      return place.isEntry && found.offset.matches(offset) ? .overlap : .reset(.diverged)
+      return place.isEntry && found.matches(offset) ? .overlap : .reset(.diverged)
     }
     if let evidence, provesCount(offset, evidence, info) { return .proven }
     if offset.id > info.lastGenerated { return .reset(.ahead) }

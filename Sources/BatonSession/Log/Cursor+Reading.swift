@@ -66,7 +66,7 @@ extension Cursor {
     var pager = known
     var entries = page.entries[...]
     if provesItself(page, pager.seam) {
-      if place.isEntry { entries.removeFirst() }
+      if place.isEntry { entries = entries.dropFirst() }
     } else {
       guard let info = page.info else {
         pager.needsLook = true
@@ -87,7 +87,7 @@ extension Cursor {
     pager.seam = .open
     pager.more = page.more
     if !entries.isEmpty {
-      pager.stock = Delivery(page.segment, entries.indices, joined: request.rollup != .off)
+      pager.stock = Delivery(page.segment, entries.startIndex..<entries.endIndex, joined: request.rollup != .off)
     }
     phase = .paging(pager)
   }
@@ -110,6 +110,23 @@ extension Cursor {
     case .reset(let reason): return reason
     case .overlap, .proven, .wait: return nil
     }
+  }
+
+  /// Takes the log's newest segment where that is all there is to do, as `next` would in several steps: the device is live
+  /// and had everything before it.
+  ///
+  /// - Parameter start: the index of the segment's first entry.
+  /// - Returns: false where nothing was taken; ask for the `next` step.
+  package mutating func takesNewest(_ segment: Segment, at start: Int, _ log: borrowing SessionLog) -> Bool {
+    guard isLive, steps.isEmpty, arrived == nil, endWatch == nil, case .following(let follower) = phase,
+      follower.index == start, follower.epoch == log.epoch, !log.isStalled, !log.isWrongType
+    else { return false }
+    if case .window = request.rollup { return false }
+    trail?.delivered(Delivery(segment, 0..<segment.entries.count, joined: false))
+    phase = .following(Follower(index: log.next, epoch: log.epoch))
+    place = log.end
+    isDue = false
+    return true
   }
 
   mutating func follow(_ known: Follower, _ log: borrowing SessionLog) -> Advance {
@@ -143,7 +160,7 @@ extension Cursor {
         isDue = false
         follower.index = log.next
         let segment = log.gather(from: index)
-        return .step(deliver(Delivery(segment, segment.entries.indices, joined: true)))
+        return .step(deliver(Delivery(segment, 0..<segment.entries.count, joined: true)))
       }
       follower.index = index + range.count
       return .step(deliver(Delivery(segment, range, joined: !isLive && request.rollup != .off)))

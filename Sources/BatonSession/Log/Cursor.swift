@@ -30,7 +30,7 @@ package struct Cursor: Sendable {
   enum Phase {
     case opening
     /// Reads backwards for the place to start from, at the attach or after a reset.
-    case locating(Locator, for: Purpose)
+    indirect case locating(Locator, for: Purpose)
     case paging(Pager)
     case following(Follower)
     case finished
@@ -77,9 +77,9 @@ package struct Cursor: Sendable {
   /// Live not before the log holds this entry, or was confirmed.
   var target: EntryID = .zero
   var steps: [Step] = []
-  private var arrived: PageOutcome?
+  var arrived: PageOutcome?
   private var saidStalled = false
-  private var endWatch: EndWatch?
+  var endWatch: EndWatch?
   /// Only where a reset goes back to what the device still has: after `$`.
   var trail: Trail?
 
@@ -105,7 +105,11 @@ package struct Cursor: Sendable {
   /// Nil: nothing to do until something happens.
   package mutating func next(_ log: borrowing SessionLog) -> Step? {
     while true {
-      if !steps.isEmpty { return steps.removeFirst() }
+      if let step = steps.first {
+        // The memory goes with the last one: devices are many, and most are quiet.
+        if steps.count == 1 { steps = [] } else { steps.removeFirst() }
+        return step
+      }
       if case .finished = phase { return nil }
       if isAttached, let step = trouble(log) { return step }
       if let outcome = arrived {
@@ -201,7 +205,7 @@ package struct Cursor: Sendable {
   // MARK: entries
 
   mutating func deliver(_ delivery: Delivery) -> Step {
-    if let last = delivery.entries.last { place = last.place }
+    if let end = delivery.entries.end { place = Place(offset: end) }
     if endWatch != nil { for entry in delivery.entries { endWatch?.delivered(entry) } }
     trail?.delivered(delivery)
     return .deliver(delivery)

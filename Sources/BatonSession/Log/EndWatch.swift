@@ -36,16 +36,16 @@ struct EndWatch: Sendable {
   }
 
   mutating func delivered(_ entry: Entry) {
-    if let only, entry.response != only { return }
+    if let only, !entry.isOf(only) { return }
     open.note(entry)
     if entry.endsResponse { hasSeenEnd = true }
   }
 
   /// - Parameter entries: newest first.
-  mutating func surveyed(_ entries: [Entry], more: Bool) {
+  mutating func surveyed(_ entries: Entries, more: Bool) {
     guard let from = unknownUpTo else { return }
     for entry in entries where entry.id <= from {
-      if only == nil || entry.response == only {
+      if only.map(entry.isOf) ?? true {
         open.note(entry)
         if only != nil, entry.endsResponse { hasSeenEnd = true }
       }

@@ -3,8 +3,6 @@ import NIOConcurrencyHelpers
 import NIOCore
 
 /// What one read brought for a session: immutable, shared by every device on every event loop.
-///
-/// Its bytes for one encoding are built when a device first asks for them, and shared from then on.
 package final class Segment: Sendable {
   /// Which bytes are meant: the wire, and whether adjacent deltas are joined.
   package struct Encoding: Sendable, Hashable {
@@ -21,25 +19,37 @@ package final class Segment: Sendable {
     }
   }
 
-  package let entries: [Entry]
-  /// What the entries cost in memory, about.
-  package let bytes: Int
-  /// For a page of history: held by whoever still has its bytes to write.
-  package let charge: MemoryCharge?
-  private let encodings = NIOLockedValueBox<[(Encoding, from: Int, ByteBuffer)]>([])
+  package let entries: Entries
+  /// For a page of history: held by whoever still has its bytes to write, and the bytes once they are made.
+  package let page: SharedPage?
 
-  package init(_ entries: [Entry], charge: MemoryCharge? = nil) {
-    self.entries = entries
-    self.charge = charge
-    bytes = entries.reduce(0) { $0 + $1.keptBytes }
+  package init(_ entries: Entries, charge: MemoryCharge? = nil) {
+    self.entries = entries.startIndex == 0 ? entries : Entries(Array(entries))
+    page = charge.map(SharedPage.init)
   }
 
+  package convenience init(_ entries: [Entry], charge: MemoryCharge? = nil) {
+    self.init(Entries(entries), charge: charge)
+  }
+
+  /// What it costs in memory.
+  package var bytes: Int { entries.keptBytes }
+  package var charge: MemoryCharge? { page?.charge }
+}
+
+/// A page's charge, and its bytes in the encodings that devices have asked for: made once for all who read the same page.
+package final class SharedPage: Sendable {
+  package let charge: MemoryCharge
+  private let encodings = NIOLockedValueBox<[(Segment.Encoding, from: Int, ByteBuffer)]>([])
+
+  init(_ charge: MemoryCharge) { self.charge = charge }
+
   /// The bytes of the entries from `from` on.
-  package func encoded(_ encoding: Encoding, from: Int = 0, _ make: (ArraySlice<Entry>) -> ByteBuffer) -> ByteBuffer {
+  package func encoded(_ encoding: Segment.Encoding, from: Int, _ make: () -> ByteBuffer) -> ByteBuffer {
     encodings.withLockedValue { known in
       if let found = known.first(where: { $0.0 == encoding && $0.from == from }) { return found.2 }
-      let bytes = make(entries[from...])
-      charge?.add(bytes.readableBytes)
+      let bytes = make()
+      charge.add(bytes.storageCapacity)
       known.append((encoding, from, bytes))
       return bytes
     }
@@ -59,7 +69,7 @@ package struct Delivery: Sendable {
     self.joined = joined
   }
 
-  package var entries: ArraySlice<Entry> { segment.entries[range] }
+  package var entries: Entries { segment.entries[range] }
   /// All of the segment, but for a first entry that was known before: worth to be encoded once for all who get the same.
-  package var isWhole: Bool { range.lowerBound <= 1 && range.upperBound == segment.entries.count }
+  package var isWhole: Bool { range.lowerBound <= 1 && range.upperBound == segment.entries.endIndex }
 }

@@ -56,12 +56,12 @@ package struct SessionLog {
       isOpen = true
       drop(to: base)
     case .appended(let segment):
-      guard let first = segment.entries.first, let last = segment.entries.last else { return }
-      if !end.isEntry { origin = (end.offset.id, first.offset) }
+      guard let last = segment.entries.end else { return }
+      if !end.isEntry, let first = segment.entries.first { origin = (end.offset.id, first.offset) }
       segments.append((next, segment))
       next += segment.entries.count
       bytes += segment.bytes
-      end = last.place
+      end = Place(offset: last)
     case .rebased(let base):
       drop(to: base)
     case .reset(let reset, let base):
@@ -88,7 +88,8 @@ package struct SessionLog {
   package mutating func willShrink(toBytes limit: Int) {
     var left = bytes
     staysFrom = first
-    for (start, segment) in segments where left > limit {
+    for (start, segment) in segments {
+      if left <= limit { break }
       left -= segment.bytes
       staysFrom = start + segment.entries.count
     }
@@ -99,7 +100,7 @@ package struct SessionLog {
     while bytes > limit, let oldest = segments.popFirst() {
       bytes -= oldest.segment.bytes
       first = oldest.start + oldest.segment.entries.count
-      if let last = oldest.segment.entries.last { base = last.place }
+      if let last = oldest.segment.entries.end { base = Place(offset: last) }
     }
   }
 
@@ -116,18 +117,28 @@ package struct SessionLog {
     guard isOpen else { return nil }
     if base.offset.matches(offset) { return first }
     guard offset.id > base.offset.id, offset.id <= end.offset.id else { return nil }
-    guard let (start, segment) = segments.first(where: { ($0.segment.entries.last?.id ?? .zero) >= offset.id }),
-      let found = segment.entries.firstIndex(where: { $0.offset.matches(offset) })
-    else { return nil }
+    guard let (start, segment) = segment(endingFrom: offset.id) else { return nil }
+    let found = segment.entries.firstIndex(from: offset.id)
+    guard found < segment.entries.endIndex, segment.entries[found].offset.matches(offset) else { return nil }
     return start + found + 1
   }
 
   /// The index of the first entry with a greater id; `next` where there is none.
   package func index(behind id: EntryID) -> Int {
-    guard let (start, segment) = segments.first(where: { ($0.segment.entries.last?.id ?? .zero) > id }),
-      let found = segment.entries.firstIndex(where: { $0.id > id })
-    else { return next }
-    return start + found
+    guard let (start, segment) = segment(endingFrom: id) else { return next }
+    let found = segment.entries.firstIndex(from: id)
+    let isThere = found < segment.entries.endIndex && segment.entries[found].id == id
+    return start + found + (isThere ? 1 : 0)
+  }
+
+  /// The first segment whose last entry has no smaller id.
+  private func segment(endingFrom id: EntryID) -> (start: Int, segment: Segment)? {
+    var (low, high) = (0, segments.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if segments[middle].segment.entries.end.map({ $0.id < id }) ?? true { low = middle + 1 } else { high = middle }
+    }
+    return low < segments.count ? segments[low] : nil
   }
 
   /// The segment that holds entry `index`, and the range of it from there to its end.
@@ -146,13 +157,13 @@ package struct SessionLog {
   /// All entries from `index` on as one segment, the same for all who ask for the same.
   package func gather(from index: Int) -> Segment {
     if let known = gathered.known, known.range == index..<next { return known.segment }
-    var entries: [Entry] = []
+    var builder = EntriesBuilder()
     var reached = index
     while let (segment, range) = segment(at: reached) {
-      entries += segment.entries[range]
+      for entry in segment.entries[range] { builder.append(entry) }
       reached += range.count
     }
-    let segment = Segment(entries)
+    let segment = Segment(builder.finish())
     gathered.known = (index..<next, segment)
     return segment
   }

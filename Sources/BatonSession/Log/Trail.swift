@@ -15,9 +15,9 @@ struct Trail: Sendable {
   }
 
   mutating func delivered(_ delivery: Delivery) {
-    EntryFrames.runs(delivery.entries, joined: delivery.joined) { _, last, _ in
+    EntryFrames.frames(delivery.entries, joined: delivery.joined) { frame in
       if ends.count == Trail.maxFrames { ends.removeFirst() }
-      ends.append(last.offset)
+      ends.append(frame.offset)
     }
   }
 

@@ -24,7 +24,8 @@ extension Tail {
       followed[session]?.isNoticed = one.isNoticed || one.wasNoticed
       markDirty(session)
       return actions + reads()
-    case .again:
+    case .again, .apart:
+      if case .apart = outcome { one.readsAlone = true }
       if !one.isDirty { dirty.append(session) }
       one.isDirty = true
       one.isNoticed = one.isNoticed || one.wasNoticed
@@ -33,9 +34,10 @@ extension Tail {
     case .wrongType:
       if !one.isInTrouble { actions.append(.tell(session, .wrongType)) }
       (one.failures, one.failingSince, one.isInTrouble) = (0, nil, true)
-    case .entries(let entries, let info, let more):
-      isFinal = take(entries, info: info, more: more, read: read, session, &one, &actions)
+    case .entries(let overlap, let entries, let info, let more):
+      isFinal = take(overlap, entries, info: info, more: more, read: read, session, &one, &actions)
       if one.failures == 0 { one.failingSince = nil }
+      one.readsAlone = !isFinal
       if isFinal, one.isInTrouble || one.sentTicket > 0 {
         one.isInTrouble = false
         actions.append(.tell(session, .confirmed(ticket: one.sentTicket)))
@@ -85,10 +87,11 @@ extension Tail {
 
   /// Whether nothing more is to be read for now.
   private mutating func take(
-    _ entries: [Entry], info: StreamInfo?, more: Bool, read: TailRead, _ session: SessionName, _ one: inout Followed,
+    _ overlap: Offset?, _ entries: Entries, info: StreamInfo?, more: Bool, read: TailRead, _ session: SessionName,
+    _ one: inout Followed,
     _ actions: inout [Action]
   ) -> Bool {
-    let isVain = entries.isEmpty || one.isOpen && entries.count == 1 && entries[0].id == one.place.offset.id
+    let isVain = entries.isEmpty
     if more, isVain, one.isOpen || info == nil {
       // Nothing but what was known fitted into the reply. That is a fact about the reply: ask for less, and where one entry
       // is too much already, not at once again.
@@ -111,10 +114,12 @@ extension Tail {
       return true
     }
     var verdict: Verdict
-    if let first = entries.first, one.place.isEntry, first.offset.matches(one.place.offset) {
+    if let overlap, one.place.isEntry, overlap.matches(one.place.offset) {
       verdict = .overlap
     } else if let info {
-      verdict = Verdict.of(one.place, evidence: one.evidence, info: info, entries: entries)
+      verdict = Verdict.of(
+        one.place, evidence: one.evidence, info: info,
+        found: overlap ?? entries.first { $0.id >= one.place.offset.id }?.offset)
     } else {
       one.needsLook = true
       return false
@@ -137,7 +142,7 @@ extension Tail {
         one.evidence = .init(existed: true, added: one.evidence?.added.map { $0 + UInt64(fresh.count) })
         entriesRead += UInt64(fresh.count)
         adapt(&one, to: entries, read)
-        actions.append(.tell(session, .appended(Segment(Array(fresh)))))
+        actions.append(.tell(session, .appended(Segment(fresh))))
       } else if verdict == .proven, let info, info.end != one.place {
         stand(&one, at: info.end, info)
         actions.append(.tell(session, .rebased(one.place)))
@@ -163,8 +168,8 @@ extension Tail {
     one.evidence = .init(existed: info.exists, added: info.exists ? info.entriesAdded : 0)
   }
 
-  private func adapt(_ one: inout Followed, to entries: [Entry], _ read: TailRead) {
-    let bytes = entries.reduce(0) { $0 + $1.bytes + 96 }
+  private func adapt(_ one: inout Followed, to entries: Entries, _ read: TailRead) {
+    let bytes = entries.bytes + 96 * entries.count
     one.count = max(1, min(configuration.maxCount, configuration.readBytes * entries.count / max(bytes, 1)))
   }
 }

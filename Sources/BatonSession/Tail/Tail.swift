@@ -16,6 +16,8 @@ package struct Tail: Sendable {
     /// Bytes that one session's read is meant to bring; its COUNT follows from the sizes seen.
     package var readBytes = 256 * 1024
     package var maxCount = 1000
+    /// New entries of one session that a read for many sessions asks for: what a session has in one round is rarely more.
+    package var sharedCount = 16
     /// Every followed session is read once in this time, notice or not. Milliseconds.
     package var sweepMs: Int64 = 20_000
     /// Polling: the pause between two reads of an active session, and the longest of a quiet one. Milliseconds.
@@ -121,6 +123,8 @@ package struct Tail: Sendable {
     /// Reads refused in a row; nothing but `due` makes it dirty until one succeeds.
     var failures = 0
     var failingSince: Int64?
+    /// It has more to read than a shared read brings, or was refused in one: its reads are its own until one comes to the end.
+    var readsAlone = false
     /// Its last read was lost with the connection: the next one is made alone. How often that was so in a row.
     var isSuspect = false
     var losses = 0
@@ -131,6 +135,8 @@ package struct Tail: Sendable {
     var isWatched = false
     /// Notices in a row after which the read brought nothing.
     var vainNotices = 0
+    /// So long after the first notice is what it announced read, and what has come since with it. Milliseconds.
+    var paceMs: Int64 = 0
   }
 
   package init(_ configuration: Configuration = Configuration(), source: Source = .tracking) {
@@ -182,6 +188,15 @@ package struct Tail: Sendable {
     return reads()
   }
 
+  /// Nobody wants what is new in the session sooner than after so long: it is read that much later, with what has come
+  /// meanwhile. 0: at once. Milliseconds.
+  package mutating func pace(_ session: SessionName, milliseconds: Int64) -> [Action] {
+    guard let one = followed[session], one.paceMs != milliseconds else { return [] }
+    followed[session]?.paceMs = milliseconds
+    if one.isNoticed, milliseconds < one.paceMs { markDirty(session) }
+    return reads()
+  }
+
   // MARK: notices
 
   /// Whatever it is about, a notice has come.
@@ -193,7 +208,11 @@ package struct Tail: Sendable {
     trust.announced(session)
     followed[session]?.isNoticed = true
     if one.vainNotices < 3 {
-      markDirty(session)
+      if one.isOpen, one.paceMs > 0 {
+        if !one.isNoticed { plan(session, at: clock + one.paceMs) }
+      } else {
+        markDirty(session)
+      }
     } else {
       // Read again not before its turn: it was announced over and over, and there was nothing.
       plan(session, at: clock + patience(one.vainNotices - 3, from: configuration.pollMs, upTo: idle))
@@ -240,12 +259,20 @@ package struct Tail: Sendable {
       (one.wasNoticed, one.isNoticed) = (one.isNoticed, false)
       let look = one.needsLook || !one.place.isEntry || !one.isOpen
       let after = one.isOpen ? one.place.offset.id.predecessor ?? .zero : .zero
-      let read = TailRead(session: session, after: after, count: one.isOpen ? one.count + 1 : 1, look: look)
+      let isShared =
+        !look && !one.isSuspect && !one.readsAlone && one.failures == 0 && one.count >= configuration.sharedCount
+      let read = TailRead(
+        session: session, after: after, count: one.isOpen ? one.count + 1 : 1, look: look, isShared: isShared)
       one.sentTicket = one.ticket
       followed[session] = one
-      round[session] = read
       reads.append(read)
       if one.isSuspect { break }
+    }
+    let isSharing = reads.lazy.filter(\.isShared).prefix(2).count > 1
+    for index in reads.indices {
+      reads[index].isShared = isSharing && reads[index].isShared
+      if reads[index].isShared { reads[index].count = configuration.sharedCount + 1 }
+      round[reads[index].session] = reads[index]
     }
     if !reads.isEmpty { actions.append(.read(reads)) }
     return actions
@@ -394,8 +421,9 @@ package struct Tail: Sendable {
       let longest = one.losses > 0 ? configuration.maxLossRetryMs : configuration.maxRetryMs
       plan(session, at: clock + patience(one.failures - 1, from: configuration.retryMs, upTo: longest))
     } else if one.isNoticed, !one.isDirty {
-      // Announced in vain so often that it waits for its turn, and once more during the read.
-      plan(session, at: clock + patience(one.vainNotices - 3, from: configuration.pollMs, upTo: idle))
+      // Announced once more during the read, and it waits for its turn: nobody is in a hurry, or it was in vain too often.
+      let vain = patience(one.vainNotices - 3, from: configuration.pollMs, upTo: idle)
+      plan(session, at: clock + (one.vainNotices < 3 ? one.paceMs : vain))
     } else if source == .tracking || !configuration.mayPoll {
       // Spread, so that what began together does not come round together.
       spread = spread &* 6_364_136_223_846_793_005 &+ 1

@@ -45,11 +45,13 @@ final class LeaseKeeper {
   }
 
   /// Entries came: their responses may have leases.
-  func noticed(_ session: SessionName, _ entries: [Entry]) {
+  func noticed(_ session: SessionName, _ entries: Entries) {
     var last: String?
-    for entry in entries where entry.response != nil && entry.response != last && !entry.endsResponse {
-      last = entry.response
-      if let last { sessions[session]?.responses.insert(last) }
+    for entry in entries {
+      if let last, entry.isOf(last) { continue }
+      guard let response = entry.response, !entry.endsResponse else { continue }
+      last = response
+      sessions[session]?.responses.insert(response)
     }
   }
 

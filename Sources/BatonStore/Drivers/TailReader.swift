@@ -30,6 +30,8 @@ final class TailReader {
   private var attempts = 0
   private var lastProbe: NIODeadline
   private var isStopped = false
+  /// Whether a read for many sessions was refused on this connection, as such.
+  private var isSharingRefused = false
 
   /// How often what hears no notices tries again.
   private static let attemptPause = TimeAmount.seconds(30)
@@ -95,6 +97,10 @@ final class TailReader {
 
   func unfollow(_ session: SessionName) { tail.unfollow(session) }
 
+  func pace(_ session: SessionName, milliseconds: Int64) {
+    perform(tail.pace(session, milliseconds: milliseconds))
+  }
+
   func touch(_ session: SessionName, ticket: UInt64) { perform(tail.touch(session, ticket: ticket)) }
 
   private var now: Int64 { Int64(eventLoop.now.uptimeNanoseconds / 1_000_000) }
@@ -102,6 +108,12 @@ final class TailReader {
   // MARK: what the tail decides
 
   private func perform(_ actions: [Tail.Action]) {
+    carryOut(actions)
+    flush()
+  }
+
+  /// `flush` follows.
+  private func carryOut(_ actions: [Tail.Action]) {
     for action in actions {
       switch action {
       case .read(let round): send(round)
@@ -115,29 +127,59 @@ final class TailReader {
       case .sourceChanged(let source): observe(.wakeupChanged(source, source == .poll ? refusal : nil))
       }
     }
-    flush()
   }
 
   private func send(_ round: [TailRead]) {
     guard let connection = reads?.connection else { return }
+    let shared = isSharingRefused ? [] : round.filter(\.isShared)
+    let single = shared.isEmpty ? round : round.filter { !$0.isShared }
     var commands: [RedisCommand] = []
-    commands.reserveCapacity(round.count)
+    commands.reserveCapacity(1 + single.count)
     let form = look.now
-    for read in round { commands += read.commands(key: key(read.session), form) }
+    if !shared.isEmpty { commands.append(.xread(shared, keyPrefix: configuration.keyPrefix)) }
+    for read in single { commands += read.commands(key: key(read.session), form) }
     let sent = eventLoop.now
     tail.asked(at: now)
     connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
       guard let self, case .success(let replies) = result else { return }
       self.observe(.answered(.tail, after: self.eventLoop.now - sent))
-      self.take(round, form, replies)
+      if let reply = replies.first, !shared.isEmpty { self.take(shared, reply) }
+      self.take(single, form, replies.dropFirst(shared.isEmpty ? 0 : 1))
+      self.flush()
     }
   }
 
-  private func take(_ round: [TailRead], _ form: Look, _ replies: [RESPReply]) {
-    var next = 0
+  private func take(_ shared: [TailRead], _ reply: RESPReply) {
+    let misshapen = decoder.misshapen
+    var done = 0
+    do throws(RedisError) {
+      var outcomes: [(TailRead, TailOutcome)] = []
+      outcomes.reserveCapacity(shared.count)
+      try shared.outcomes(reply, keyPrefix: configuration.keyPrefix, &decoder) { outcomes.append(($0, $1)) }
+      for (read, outcome) in outcomes {
+        done += 1
+        carryOut(tail.completed(read.session, outcome, at: now))
+      }
+    } catch {
+      // What one of them is refused for is found when each is read by itself. A server or proxy that takes no such
+      // command at all is not asked again.
+      if error.shuts {
+        observe(.refused(.tail, nil, error))
+      } else if error.code != "WRONGTYPE", error.code != "NOPERM" {
+        isSharingRefused = true
+      }
+      for read in shared[done...] {
+        carryOut(tail.completed(read.session, error.shuts ? .shut : .apart, at: now))
+      }
+    }
+    if decoder.misshapen > misshapen { observe(.misshapenFields(decoder.misshapen - misshapen)) }
+  }
+
+  private func take(_ round: [TailRead], _ form: Look, _ replies: ArraySlice<RESPReply>) {
+    var next = replies.startIndex
     let misshapen = decoder.misshapen
     for read in round {
-      let slice = replies[min(next, replies.count)..<min(next + read.commandCount(form), replies.count)]
+      let slice = replies[min(next, replies.endIndex)..<min(next + read.commandCount(form), replies.endIndex)]
       next += read.commandCount(form)
       let outcome: TailOutcome
       do throws(RedisError) {
@@ -146,7 +188,7 @@ final class TailReader {
         observe(.refused(.tail, read.session, error))
         outcome = read.look && look.refused(form, slice, error) ? .again : error.shuts ? .shut : .failed
       }
-      perform(tail.completed(read.session, outcome, at: now))
+      carryOut(tail.completed(read.session, outcome, at: now))
     }
     if decoder.misshapen > misshapen { observe(.misshapenFields(decoder.misshapen - misshapen)) }
   }
@@ -177,6 +219,7 @@ final class TailReader {
     switch event {
     case .up:
       observe(.up(.tail))
+      isSharingRefused = false
       if isArmed {
         perform(tail.connected(source: .tracking, at: now))
       } else if configuration.wakeup != .tracking {

@@ -4,28 +4,49 @@ import BatonSession
 import NIOCore
 
 /// From what BatonRedis read to what BatonSession knows.
-package struct StreamDecoder {
+package struct StreamDecoder: ~Copyable {
   private var reader: EntryReader
 
   package init(maxEntryBytes: Int) { reader = EntryReader(maxEntryBytes: maxEntryBytes) }
 
   package var misshapen: Int { reader.misshapen }
 
-  package mutating func entry(_ raw: RawEntry) -> Entry {
+  private mutating func take(_ raw: EntryBytes) {
     let id = EntryID(raw.id.milliseconds, raw.id.sequence)
-    if raw.isElided { return reader.elided(id, bytes: raw.byteCount) }
-    var pairs: [Entry.Field] = []
-    pairs.reserveCapacity(raw.fields.count)
-    for (name, value) in raw.fields { pairs.append(Entry.Field(name: name, value: value)) }
-    return reader.entry(id, pairs)
+    if raw.isElided {
+      reader.takeElided(id, bytes: raw.byteCount)
+    } else {
+      reader.take(
+        id, bytes: raw.byteCount, check: Check.of(raw.framed), count: raw.pairCount, { raw.pair($0) })
+    }
   }
 
-  /// The entries, and whether the reply's limits cut their end.
-  package mutating func entries(_ raw: RawEntries) -> (entries: [Entry], isCut: Bool) {
-    var entries: [Entry] = []
-    entries.reserveCapacity(raw.entries.count)
-    for one in raw.entries { entries.append(entry(one)) }
-    return (entries, raw.isCut)
+  private mutating func entry(_ reply: RESPReply) -> Entry? {
+    reply.oneEntry { take($0) }
+    return reader.finish().first
+  }
+
+  /// What a read brought, out of XRANGE's or XREVRANGE's answer or the inner part of XREAD's.
+  ///
+  /// - Parameter known: an entry at this id is not kept: only its offset is told.
+  /// - Returns: `isCut`: the reply's limits cut the end of the entries.
+  package mutating func entries(
+    _ reply: RESPReply, known: EntryID? = nil
+  ) throws(RedisError) -> (overlap: Offset?, entries: Entries, isCut: Bool) {
+    var overlap: Offset?
+    do throws(RedisError) {
+      let isCut = try reply.eachEntry { raw in
+        if let known, overlap == nil, EntryID(raw.id.milliseconds, raw.id.sequence) == known {
+          overlap = Offset(id: known, check: raw.isElided ? nil : Check.of(raw.framed))
+        } else {
+          take(raw)
+        }
+      }
+      return (overlap, reader.finish(), isCut)
+    } catch {
+      _ = reader.finish()
+      throw error
+    }
   }
 
   /// XINFO STREAM's answer; nil where the key holds another type.
@@ -37,8 +58,8 @@ package struct StreamDecoder {
     }
     let raw = try RedisStreamInfo(reply)
     return StreamInfo(
-      exists: true, length: UInt64(raw.length), first: raw.firstEntry.map { entry($0).offset },
-      last: raw.lastEntry.map { entry($0).place },
+      exists: true, length: UInt64(raw.length), first: raw.first.flatMap { entry($0)?.offset },
+      last: raw.last.flatMap { entry($0)?.place },
       lastGenerated: EntryID(raw.lastGeneratedID.milliseconds, raw.lastGeneratedID.sequence),
       entriesAdded: raw.entriesAdded,
       maxDeleted: raw.maxDeletedEntryID.map { EntryID($0.milliseconds, $0.sequence) })

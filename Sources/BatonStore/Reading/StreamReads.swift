@@ -74,6 +74,50 @@ extension RedisCommand {
   }
 }
 
+extension RedisCommand {
+  /// `XREAD` of many streams, one after the other; all reads have the same `count`.
+  static func xread(_ reads: [TailRead], keyPrefix: String) -> RedisCommand {
+    var command = RedisCommandWriter("XREAD", arguments: 3 + 2 * reads.count, size: 96 * reads.count)
+    command.write("COUNT")
+    command.write(Int64(reads.first?.count ?? 1))
+    command.write("STREAMS")
+    for read in reads { command.write(keyPrefix, "{", read.session.description, "}") }
+    for read in reads { command.write(read.after.redis) }
+    return command.command
+  }
+}
+
+extension [TailRead] {
+  /// What came of reads that shared a command, one by one.
+  ///
+  /// - Throws: the refusal of the command, which may be the fault of one of them.
+  package func outcomes(
+    _ reply: RESPReply, keyPrefix: String, _ decoder: inout StreamDecoder, _ body: (TailRead, TailOutcome) -> Void
+  ) throws(RedisError) {
+    let streams = try reply.streams(count: count) { index, key in self[index].session.isKey(key, prefix: keyPrefix) }
+    var (next, last) = (0, -1)
+    for (index, entries) in streams {
+      for read in self[next..<index] { body(read, .entries(overlap: nil, Entries(), info: nil, more: false)) }
+      body(self[index], try self[index].outcome(entries, info: nil, &decoder))
+      (next, last) = (index + 1, index)
+    }
+    // Nothing is known of what lies behind a cut.
+    for read in self[next...] {
+      body(read, reply.isCut && last < endIndex ? .again : .entries(overlap: nil, Entries(), info: nil, more: false))
+    }
+  }
+}
+
+extension SessionName {
+  fileprivate func isKey(_ key: UnsafeRawBufferPointer, prefix: String) -> Bool {
+    let name = description.utf8
+    guard key.count == prefix.utf8.count + name.count + 2, key.starts(with: prefix.utf8) else { return false }
+    let rest = key.dropFirst(prefix.utf8.count)
+    return rest.first == UInt8(ascii: "{") && rest.last == UInt8(ascii: "}")
+      && rest.dropFirst().dropLast().elementsEqual(name)
+  }
+}
+
 extension TailRead {
   /// How many commands, and so replies, this read is.
   package func commandCount(_ form: Look) -> Int { look ? form.commandCount : 1 }
@@ -95,9 +139,18 @@ extension TailRead {
     case .moved: return .again
     case .taken(let taken): (info, xread) = taken
     }
-    guard let raw = try xread.decodedStreams([key]).first?.read else { return .entries([], info: info, more: false) }
-    let (entries, isCut) = decoder.entries(raw)
-    return .entries(entries, info: info, more: isCut || entries.count >= count)
+    guard let stream = try xread.streams([key]).first else {
+      return .entries(overlap: nil, Entries(), info: info, more: false)
+    }
+    return try outcome(stream.entries, info: info, &decoder)
+  }
+
+  fileprivate func outcome(
+    _ entries: RESPReply, info: StreamInfo?, _ decoder: inout StreamDecoder
+  ) throws(RedisError) -> TailOutcome {
+    let (overlap, entries, isCut) = try decoder.entries(entries, known: overlap)
+    return .entries(
+      overlap: overlap, entries, info: info, more: isCut || entries.count + (overlap == nil ? 0 : 1) >= count)
   }
 }
 
@@ -122,12 +175,12 @@ extension PageRequest {
     case .wrongType: return .outcome(.wrongType, entries: 0, bytes: 0)
     case .moved: return .moved
     case .taken(let (info, range)):
-      let (entries, isCut) = decoder.entries(try range.decodedEntries())
+      let (_, entries, isCut) = try decoder.entries(range)
       if isCut, !entries.contains(where: { isBeyond($0.id) }) { return .cut }
       let page = Page(
         info: info, entries: entries, more: isCut || entries.count >= count,
-        charge: budget.charge(entries.reduce(0) { $0 + $1.keptBytes }))
-      return .outcome(.page(page), entries: entries.count, bytes: entries.reduce(0) { $0 + $1.bytes + 64 })
+        charge: budget.charge(entries.keptBytes))
+      return .outcome(.page(page), entries: entries.count, bytes: entries.bytes + 64 * entries.count)
     }
   }
 

@@ -31,7 +31,8 @@ typedef struct {
 } BatonRESPNode;
 
 /// An entry of a stream is an array of an id and an array of strings, wherever it stands in a reply. It is kept whole,
-/// or elided, or cut off; what comes after an elided one is kept.
+/// or elided, or cut off; what comes after an elided one is kept. Its names and values lie side by side in the arena,
+/// each with its length in front of it in 4 bytes, big-endian.
 typedef struct {
   /// A longer bulk string is skipped as it arrives and becomes an elided node; so does the entry that it is in.
   uint64_t maxBulkBytes;

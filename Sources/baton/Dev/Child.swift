@@ -59,6 +59,7 @@ final class Child: Sendable {
   }
 
   var isRunning: Bool { process.isRunning }
+  var processIdentifier: Int32 { process.processIdentifier }
 
   /// Returns when it has ended.
   func exit() async { while process.isRunning { try? await Task.sleep(for: .milliseconds(20)) } }

@@ -10,7 +10,8 @@ struct PrivateRedis {
   private let child: Child
   private let folder: URL
 
-  static func start() async throws(DevFailure) -> PrivateRedis {
+  /// - Parameter port: on the loopback, beside the socket; 0: none.
+  static func start(port: Int = 0) async throws(DevFailure) -> PrivateRedis {
     guard let server = ["redis-server", "valkey-server"].lazy.compactMap(find).first else {
       throw .unavailable(
         """
@@ -34,7 +35,8 @@ struct PrivateRedis {
       let child = try Child(
         URL(fileURLWithPath: "/bin/sh"),
         [
-          "-c", script, server, "--port", "0", "--unixsocket", socket, "--unixsocketperm", "700", "--dir", folder.path,
+          "-c", script, server, "--port", "\(port)", "--bind", "127.0.0.1", "--unixsocket", socket, "--unixsocketperm",
+          "700", "--dir", folder.path,
           "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile",
           folder.appending(path: "redis.log").path,
         ], environment: environment)
@@ -66,6 +68,9 @@ struct PrivateRedis {
       }
     }
   }
+
+  /// The shell's that runs it.
+  var processIdentifier: Int32 { child.processIdentifier }
 
   func connect() async throws -> RedisConnection {
     try await connector.connect(on: MultiThreadedEventLoopGroup.singleton.next()).get()

@@ -49,14 +49,15 @@ import Testing
   @Test func beginsAgainWhereTheHistoryMovedUnderIt() {
     var locator = Locator(.newest(9), pageLimit: 3)
     let first = [9, 8, 7].map { entry($0, "\($0)") }
-    guard case .read(.before(let id), limit: 3) = locator.take(Page(info: nil, entries: first, more: true)) else {
+    guard case .read(.before(let id), limit: 3) = locator.take(Page(info: nil, entries: Entries(first), more: true))
+    else {
       Issue.record("should read on")
       return
     }
     #expect(id == EntryID(7, 0))
     // 7 comes back with another check.
     let moved = [entry(7, "other"), entry(6, "6")]
-    guard case .read(.before(nil), limit: 3) = locator.take(Page(info: nil, entries: moved, more: true)) else {
+    guard case .read(.before(nil), limit: 3) = locator.take(Page(info: nil, entries: Entries(moved), more: true)) else {
       Issue.record("should begin again")
       return
     }

@@ -147,6 +147,6 @@ import Testing
 
   @Test(arguments: rows)
   func decides(_ row: Row) {
-    #expect(Verdict.of(row.place, evidence: row.evidence, info: row.info, entries: row.entries) == row.verdict)
+    #expect(Verdict.of(row.place, evidence: row.evidence, info: row.info, entries: Entries(row.entries)) == row.verdict)
   }
 }

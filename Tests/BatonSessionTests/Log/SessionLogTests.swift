@@ -103,21 +103,4 @@ import Testing
     log.apply(.confirmed(ticket: 2))
     #expect(log.confirmed == 3)
   }
-
-  @Test func encodesASegmentOnceForAnEncoding() {
-    let segment = segment(1...2)
-    var made = 0
-    for encoding in [
-      Segment.Encoding(.webSocket, joined: true), .init(.webSocket, joined: false), .init(.events, joined: true),
-    ] {
-      for _ in 1...3 {
-        #expect(
-          segment.encoded(encoding) { _ in
-            made += 1
-            return ByteBuffer(integer: UInt8(made))
-          }.readableBytes == 1)
-      }
-    }
-    #expect(made == 3)
-  }
 }

@@ -73,8 +73,7 @@ struct ModelRedis {
   func read(_ read: TailRead) -> TailOutcome {
     guard let info = info(read.session) else { return .wrongType }
     let entries = stream(read.session)?.entries.drop { $0.id <= read.after }.prefix(read.count) ?? []
-    return .entries(
-      Array(entries), info: read.look ? info : nil, more: entries.count == read.count)
+    return read.brought(Array(entries), info: read.look ? info : nil, more: entries.count == read.count)
   }
 
   /// `XRANGE` or `XREVRANGE`.
@@ -89,6 +88,14 @@ struct ModelRedis {
     }
     return .page(
       Page(
-        info: request.look ? info : nil, entries: entries, more: entries.count == request.count))
+        info: request.look ? info : nil, entries: Entries(entries), more: entries.count == request.count))
+  }
+}
+
+extension TailRead {
+  /// As the store tells what came of it.
+  func brought(_ entries: [Entry], info: StreamInfo? = nil, more: Bool = false) -> TailOutcome {
+    let known = entries.first.flatMap { $0.id == overlap ? $0.offset : nil }
+    return .entries(overlap: known, Entries(entries.dropFirst(known == nil ? 0 : 1)), info: info, more: more)
   }
 }

@@ -54,6 +54,11 @@ struct TailStand {
   /// What Redis says to the oldest read, as the streams are now.
   func reply() -> TailOutcome { sent.first.map { redis.read($0) } ?? .failed }
 
+  /// As though Redis had brought these.
+  mutating func brought(_ entries: [Entry], more: Bool = false) -> [String] {
+    answered(sent.first?.brought(entries, more: more))
+  }
+
   mutating func answered(_ outcome: TailOutcome? = nil) -> [String] {
     let outcome = outcome ?? reply()
     guard !sent.isEmpty else { return ["nothing was asked for"] }

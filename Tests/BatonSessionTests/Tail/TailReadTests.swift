@@ -57,7 +57,7 @@ import Testing
     #expect(stand.noticed("a").count == 1)
     #expect(stand.noticed("c") == [] && stand.noticed("b") == [] && stand.noticed("c") == [])
     let b = TailReadTests.before
-    #expect(stand.answered() == ["a + 2", "read c>0-\(b)x65, b>0-\(b)x65"])
+    #expect(stand.answered() == ["a + 2", "read c>0-\(b)x17, b>0-\(b)x17"])
     #expect(stand.answered() == ["c + 2"])
     #expect(stand.answered() == ["b + 2"])
   }
@@ -88,22 +88,41 @@ import Testing
     stand.add(3, ["data": String(repeating: "a", count: 360)])
     _ = stand.noticed()
     _ = stand.answered()
-    // Three entries of 5 + 5 + 364 bytes and 96 each: 256 KiB hold 1189 of that size, 1000 are the most.
-    #expect(stand.noticed() == ["read s>2-\(TailReadTests.before)x1001"])
+    // Two new entries of 5 + 364 bytes and 96 each: 256 KiB hold 934 of that size.
+    #expect(stand.noticed() == ["read s>2-\(TailReadTests.before)x935"])
     _ = stand.answered()
     var small = TailStand.following("s", holding: 1)
-    var big = entry(2, [field("data", String(repeating: "x", count: 100_000))])
+    func big(_ id: UInt64, _ bytes: Int) -> Entry {
+      entry(id, [field("data", String(repeating: "x", count: bytes))])
+    }
     _ = small.noticed()
-    #expect(small.answered(.entries([entry(1, "1"), big], info: nil, more: false)) == ["s + 2"])
-    #expect(small.noticed() == ["read s>1-\(TailReadTests.before)x6"])
-    big.id = EntryID(3, 0)
-    big.bytes = 900_000
-    #expect(
-      small.answered(
-        .entries([entry(2, [field("data", String(repeating: "x", count: 100_000))]), big], info: nil, more: false)) == [
-          "s + 3"
-        ])
+    #expect(small.brought([entry(1, "1"), big(2, 60_000)]) == ["s + 2"])
+    #expect(small.noticed() == ["read s>1-\(TailReadTests.before)x5"])
+    #expect(small.brought([big(2, 60_000), big(3, 250_000)]) == ["s + 3"])
     #expect(small.noticed() == ["read s>2-\(TailReadTests.before)x2"])
+  }
+
+  @Test func sharesReadsAndReadsByItselfWhatWasRefusedOrHasMore() {
+    var stand = TailStand.following("a", "b", holding: 1)
+    let last = "1-0"
+    func isShared() -> [Bool] { stand.sent.map(\.isShared) }
+    let zero = TailReadTests.before
+    for name: SessionName in ["a", "b"] { stand.tail.noticed(name) }
+    #expect(stand.did { $0.reads() } == ["read a>0-\(zero)x17, b>0-\(zero)x17"] && isShared() == [true, true])
+    // Refused together: each by itself, with its own count, until it has come to its end.
+    #expect(stand.answered(.apart) == [] && stand.answered(.apart) == ["read a>0-\(zero)x65, b>0-\(zero)x65"])
+    #expect(isShared() == [false, false])
+    for id in 2...40 { stand.add(UInt64(id), to: "a") }
+    _ = stand.answered()
+    _ = stand.answered()
+    for name: SessionName in ["a", "b"] { stand.tail.noticed(name) }
+    _ = stand.did { $0.reads() }
+    #expect(isShared() == [true, true], "after \(last)")
+    for id in 41...80 { stand.add(UInt64(id), to: "a") }
+    // More than the shared read brings: the rest is asked for by a read of its own.
+    _ = stand.answered()
+    _ = stand.answered()
+    #expect(stand.sent.map(\.session) == ["a"] && isShared() == [false] && stand.sent[0].count > 17)
   }
 
   // MARK: seams

@@ -62,7 +62,43 @@ import Testing
       stand.did {
         $0.noticedAll()
         return $0.reads()
-      } == ["read s>\(last)x65, q>\(last)x65"])
+      } == ["read s>\(last)x17, q>\(last)x17"])
+  }
+
+  // MARK: nobody is in a hurry
+
+  @Test func readsLaterAndAllThatHasComeWhereNobodyIsInAHurry() {
+    var stand = TailStand.following("s", holding: 3)
+    #expect(stand.did { $0.pace("s", milliseconds: 80) } == [])
+    _ = stand.did { $0.tick(now: 1000) }
+    stand.add(4)
+    #expect(stand.noticed() == [])
+    _ = stand.did { $0.tick(now: 1060) }
+    stand.add(5)
+    #expect(stand.noticed() == [], "the first notice counts")
+    #expect(stand.did { $0.tick(now: 1079) } == [])
+    #expect(stand.did { $0.tick(now: 1080) } == ["read s>\(last)x65"])
+    // Announced during the read: as long again.
+    let reply = stand.reply()
+    stand.add(6)
+    #expect(stand.noticed() == [] && stand.answered(reply) == ["s + 4 5"])
+    #expect(stand.did { $0.tick(now: 1159) } == [])
+    #expect(stand.did { $0.tick(now: 1160) }.count == 1 && stand.answered() == ["s + 6"])
+    #expect(stand.did { $0.tick(now: 1300) } == [], "nothing was announced")
+  }
+
+  @Test func readsAtOnceWhereSomebodyIsInAHurryAgain() {
+    var stand = TailStand.following("s", holding: 3)
+    _ = stand.did { $0.pace("s", milliseconds: 230) }
+    stand.add(4)
+    #expect(stand.noticed() == [])
+    #expect(stand.did { $0.touch("s", ticket: 1) } == ["read s>\(last)x65"], "who asks is answered")
+    _ = stand.answered()
+    stand.add(5)
+    #expect(stand.noticed() == [])
+    #expect(stand.did { $0.pace("s", milliseconds: 0) }.count == 1 && stand.answered() == ["s + 5"])
+    stand.add(6)
+    #expect(stand.noticed().count == 1)
   }
 
   // MARK: the sweep
@@ -185,7 +221,7 @@ import Testing
     while stand.sent.isEmpty { _ = stand.did { $0.tick(now: 20) } }
     stand.add(4)
     _ = stand.noticed()
-    _ = stand.answered(.entries([], info: nil, more: false))
+    _ = stand.brought([])
     var lines: [String] = []
     for now in stride(from: Int64(40), through: 2000, by: 20) {
       _ = stand.did { $0.tick(now: now) }
@@ -259,7 +295,7 @@ import Testing
     #expect(stand.did { $0.tick(now: 3000) } == ["s stalled", "q stalled"])
     #expect(stand.did { $0.tick(now: 4000) } == [])
     stand.add(4)
-    #expect(stand.did { $0.connected(source: .tracking) } == ["read s>\(last)x65, q>\(last)x65"])
+    #expect(stand.did { $0.connected(source: .tracking) } == ["read s>\(last)x17, q>\(last)x17"])
     #expect(stand.answered() == ["s + 4", "s confirmed 0"])
     #expect(stand.answered() == ["q confirmed 0"])
     #expect(stand.noticed().count == 1 && stand.answered() == [])
@@ -365,10 +401,10 @@ import Testing
     stand.add(4)
     _ = stand.noticed()
     let asked = try #require(stand.sent.first)
-    #expect(stand.answered(.entries([], info: nil, more: true)) == ["read s>\(last)x33"])
+    #expect(stand.brought([], more: true) == ["read s>\(last)x33"])
     let overlap = stand.redis.read(asked)
-    guard case .entries(let entries, _, _) = overlap else { return }
-    #expect(stand.answered(.entries([entries[0]], info: nil, more: true)) == ["read s>\(last)x17"])
+    guard case .entries(let known?, _, _, _) = overlap else { return }
+    #expect(stand.answered(.entries(overlap: known, [], info: nil, more: true)) == ["read s>\(last)x17"])
     #expect(stand.answered() == ["s + 4"])
   }
 
@@ -381,7 +417,7 @@ import Testing
     for now in stride(from: Int64(1020), through: 11_000, by: 20) {
       while !stand.sent.isEmpty {
         reads += 1
-        _ = stand.answered(.entries([], info: nil, more: true))
+        _ = stand.brought([], more: true)
         if reads > 100 { break }
       }
       _ = stand.did { $0.tick(now: now) }

@@ -1,3 +1,4 @@
+import Foundation
 import NIOCore
 import Testing
 
@@ -7,7 +8,7 @@ import Testing
 @Suite struct EntryFramesTests {
   private func frames(_ entries: [Entry], joined: Bool = true) -> [String] {
     var frames: [String] = []
-    EntryFrames.encode(entries, joined: joined) { json, last in
+    EntryFrames.encode(Entries(entries), joined: joined) { json, last in
       frames.append(json.text.replacingOccurrence(of: ".\(last.offset.description.suffix(8))"))
     }
     return frames
@@ -16,7 +17,7 @@ import Testing
   /// `ids:deltas` of each frame.
   private func runs(_ entries: [Entry]) -> [String] {
     var runs: [String] = []
-    EntryFrames.runs(entries, joined: true) { run, last, deltas in
+    EntryFrames.runs(Entries(entries), joined: true) { run, last, deltas in
       runs.append("\(show(run)):\(deltas)")
       #expect(run.last?.id == last.id)
     }
@@ -26,7 +27,7 @@ import Testing
   @Test func writesAFrameAsThePublishedOnes() {
     let hel = entry(1_732_000_000_123, [field("data", "Hel"), field("response", "r1"), field("n", "7")])
     var bytes: [String] = []
-    EntryFrames.encode([hel], joined: false) { json, _ in bytes.append(json.text) }
+    EntryFrames.encode(Entries([hel]), joined: false) { json, _ in bytes.append(json.text) }
     // The check was computed with Python's zlib.
     #expect(
       bytes == [#"{"id":"1732000000123-0.5617d92a","event":"token","response":"r1","n":7,"data":"Hel"}"#])
@@ -65,6 +66,29 @@ import Testing
   func writes(_ fields: [Entry.Field], _ frame: String) {
     #expect(frames([entry(1, fields)], joined: false) == [frame])
     #expect(frames([entry(1, fields)], joined: true) == [frame])
+  }
+
+  /// Another parser reads any text back, wherever its special characters stand among the eight that are looked at together.
+  @Test func writesAnyText() throws {
+    let pieces = ["a", "bcdefgh", "\"", "\\", "\n", "\u{0}", "\u{1f}", " ", "\u{7f}", "é", "🌍", "\u{2028}", "/"]
+    var seed: UInt64 = 7
+    func roll(_ sides: Int) -> Int {
+      seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return Int(seed >> 33) % sides
+    }
+    for _ in 1...2000 {
+      let text = (0..<roll(24)).map { _ in pieces[roll(pieces.count)] }.joined()
+      let entries = Entries([entry(UInt64(roll(1000) + 1), text), entry(2000, text)])
+      for isJoined in [false, true] {
+        var read = ""
+        EntryFrames.frames(entries, joined: isJoined) { frame in
+          #expect(frame.json.readableBytes == frame.byteCount)
+          let object = try? JSONSerialization.jsonObject(with: Data(frame.json.readableBytesView)) as? [String: Any]
+          read += object?["data"] as? String ?? "no JSON"
+        }
+        #expect(read == text + text)
+      }
+    }
   }
 
   @Test func writesSkipped() {
@@ -114,8 +138,9 @@ import Testing
   }
 
   @Test func joinsNeverAcrossWhatIsTooBig() {
-    var big = delta(2, "r", 2)
-    big.payload = .tooBig
+    var reader = EntryReader(maxEntryBytes: 5)
+    let big = reader.entry(EntryID(2, 0), [field("data", "d"), field("response", "r"), field("n", "2")])
+    #expect(big.isTooBig && big.response == "r")
     #expect(runs([delta(1, "r", 1), big, delta(3, "r", 3)]) == ["1:1", "2:1", "3:1"])
   }
 

@@ -87,6 +87,8 @@ extension Fleet {
       for update in node.store?.follow(device.session) ?? [] { tell(room, update, node) }
     }
     room.devices.append(device)
+    // As though nobody was in a hurry now and then; a promise is kept all the same.
+    if dice.chance(20) { node.store?.pace(device.session, milliseconds: [0, 80, 230][dice.roll(0...2)]) }
     pump(device, node)
   }
 

@@ -94,6 +94,17 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     context.write(data, promise: promise)
   }
 
+  /// Bytes of whole frames, from a handler behind this one that knows it: the same as its writes, without a step between.
+  package func write(_ bytes: ByteBuffer) {
+    if end.isOpen { context?.write(wrapOutboundOut(bytes), promise: nil) }
+  }
+
+  package func flush() { context?.flush() }
+
+  package func writeAndFlush(_ bytes: ByteBuffer) {
+    if end.isOpen { context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil) }
+  }
+
   /// Begins the closing handshake; once is enough.
   package func close(_ code: CloseCode, reason: String = "") {
     guard let context else { return }

@@ -24,9 +24,10 @@ enum FrameBytes {
     switch wire {
     case .webSocket:
       var size = 0
-      EntryFrames.frames(entries, joined: joined) { size += $0.byteCount + 10 }
+      EntryFrames.frames(entries, joined: joined) { if !$0.hasFields { size += $0.byteCount + 10 } }
       bytes.reserveCapacity(size)
       EntryFrames.frames(entries, joined: joined) { frame in
+        if frame.hasFields { return bytes.writeWebSocketFrame(.text, payload: frame.json) }
         bytes.writeWebSocketText(length: frame.byteCount) { frame.write(to: $0) }
       }
     case .events:

@@ -146,12 +146,12 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       frame.write(into: &json)
       bytes = json.buffer
     }
-    context.write(wrapOutboundOut(bytes), promise: nil)
+    socket.write(bytes)
   }
 
-  func write(_ bytes: ByteBuffer) { context?.write(wrapOutboundOut(bytes), promise: nil) }
-  func flush() { context?.flush() }
-  func writeAndFlush(_ bytes: ByteBuffer) { context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil) }
+  func write(_ bytes: ByteBuffer) { socket.write(bytes) }
+  func flush() { socket.flush() }
+  func writeAndFlush(_ bytes: ByteBuffer) { socket.writeAndFlush(bytes) }
 
   func close(_ code: CloseCode, reason: String) {
     life.stopTicking()

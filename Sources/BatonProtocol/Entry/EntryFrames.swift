@@ -54,13 +54,19 @@ package struct EntryFrame {
 
   /// Its JSON, in a buffer of its own.
   package var json: ByteBuffer {
+    let fields = fields
     var buffer = ByteBuffer()
-    buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount) { write(to: $0) }
+    buffer.writeWithUnsafeMutableBytes(minimumWritableBytes: byteCount(with: fields)) { write(to: $0, with: fields) }
     return buffer
   }
 
+  /// Whether it has other fields than those that a delta has: their JSON is not written straight from the arena.
+  package var hasFields: Bool { arena.withContents { records, _ in records[range.upperBound - 1].fieldCount > 0 } }
+
   /// Bytes that its JSON takes.
-  package var byteCount: Int {
+  package var byteCount: Int { byteCount(with: fields) }
+
+  private func byteCount(with fields: ByteBuffer?) -> Int {
     arena.withContents { records, bytes in
       let last = records[range.upperBound - 1]
       let offset = RawWriter.length(last.offset)
@@ -83,19 +89,24 @@ package struct EntryFrame {
           size += record.isPlain ? Int(record.dataLength) : TextScan.escapedLength(Entry.data(record, bytes))
         }
       }
-      if last.fieldCount > 0 { size += #","fields":"#.utf8.count + fields.readableBytes }
+      if let fields { size += #","fields":"#.utf8.count + fields.readableBytes }
       return size
     }
   }
 
-  private var fields: ByteBuffer { EntryFrame.json(Entry(arena: arena, index: range.upperBound - 1).fields) }
+  /// The JSON of the other fields.
+  private var fields: ByteBuffer? {
+    hasFields ? EntryFrame.json(Entry(arena: arena, index: range.upperBound - 1).fields) : nil
+  }
 
   /// Where it ends.
   package var offset: Offset { arena.withContents { records, _ in records[range.upperBound - 1].offset } }
 
   /// - Parameter memory: of ``byteCount`` at least.
   /// - Returns: how many were written.
-  package func write(to memory: UnsafeMutableRawBufferPointer) -> Int {
+  package func write(to memory: UnsafeMutableRawBufferPointer) -> Int { write(to: memory, with: fields) }
+
+  private func write(to memory: UnsafeMutableRawBufferPointer, with fields: ByteBuffer?) -> Int {
     arena.withContents { records, bytes in
       var out = RawWriter(memory)
       let last = records[range.upperBound - 1]
@@ -148,7 +159,7 @@ package struct EntryFrame {
         }
         out.write("\"")
       }
-      if last.fieldCount > 0 {
+      if let fields {
         out.write(#","fields":"#)
         fields.withUnsafeReadableBytes { out.write($0) }
       }

@@ -47,6 +47,9 @@ package struct SessionLog {
   /// Entries before this one go when all devices have been asked: whoever waits to join them with later ones takes them now.
   package private(set) var staysFrom = 0
   private var segments: Deque<(start: Int, segment: Segment)> = []
+  /// How many of the newest segments are as they came, and how many before them were put together once.
+  private var fresh = 0
+  private var grouped = 0
 
   package init() {}
 
@@ -61,6 +64,7 @@ package struct SessionLog {
       segments.append((next, segment))
       next += segment.entries.count
       bytes += segment.bytes
+      putTogether()
       end = Place(offset: last)
     case .rebased(let base):
       drop(to: base)
@@ -102,10 +106,45 @@ package struct SessionLog {
       first = oldest.start + oldest.segment.entries.count
       if let last = oldest.segment.entries.end { base = Place(offset: last) }
     }
+    fresh = min(fresh, segments.count)
+    grouped = min(grouped, segments.count - fresh)
   }
+
+  /// What each read brought is an arena of its own, which costs as much as an entry: sixteen that are small become one, and
+  /// sixteen of those again. The newest stays as it is: devices are about to be sent it.
+  private mutating func putTogether() {
+    fresh += 1
+    guard fresh > SessionLog.groupSize else { return }
+    let end = segments.count - 1
+    fresh -= SessionLog.groupSize
+    grouped = putTogether(end - SessionLog.groupSize..<end) ? grouped + 1 : 0
+    guard grouped == SessionLog.groupSize else { return }
+    let last = segments.count - fresh
+    _ = putTogether(last - SessionLog.groupSize..<last)
+    grouped = 0
+  }
+
+  /// False where they are too large.
+  private mutating func putTogether(_ range: Range<Int>) -> Bool {
+    let group = segments[range]
+    let size = group.reduce(0) { $0 + $1.segment.bytes }
+    guard size <= SessionLog.maxGroupBytes else { return false }
+    var builder = EntriesBuilder()
+    for (_, segment) in group { for entry in segment.entries { builder.append(entry) } }
+    let whole = Segment(builder.finish())
+    bytes += whole.bytes - size
+    segments[range.lowerBound].segment = whole
+    segments.removeSubrange(range.dropFirst())
+    return true
+  }
+
+  private static let groupSize = 16
+  /// Arenas are put together up to this size.
+  private static let maxGroupBytes = 64 * 1024
 
   private mutating func drop(to place: Place) {
     segments.removeAll()
+    (fresh, grouped) = (0, 0)
     bytes = 0
     first = next
     base = place

@@ -200,7 +200,10 @@ package struct Tail: Sendable {
   // MARK: notices
 
   /// Whatever it is about, a notice has come.
-  package mutating func noticesCame() { trust.came() }
+  package mutating func noticesCame(at now: Int64? = nil) {
+    clock = now ?? clock
+    trust.came()
+  }
 
   package mutating func noticed(_ session: SessionName) {
     noticesCame()
@@ -369,7 +372,13 @@ package struct Tail: Sendable {
 
   // MARK: time
 
-  /// To be called every 20 ms or so.
+  /// When `tick` has something to do; nil: nothing is planned. Milliseconds.
+  package var nextTurn: Int64? {
+    let stall = isStalled ? nil : troubleSince.map { $0 + configuration.stallMs }
+    return [timetable.min?.due, shutUntil, stall].lazy.compactMap { $0 }.min()
+  }
+
+  /// To be called at the `nextTurn`, and a few times a second.
   package mutating func tick(now: Int64) -> [Action] {
     clock = now
     var actions: [Action] = []

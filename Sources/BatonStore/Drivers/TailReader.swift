@@ -29,6 +29,9 @@ final class TailReader {
   private var nextAttempt: NIODeadline
   private var attempts = 0
   private var lastProbe: NIODeadline
+  private var lastTick: NIODeadline
+  private var nextTick = NIODeadline.distantFuture
+  private var ticking: Scheduled<Void>?
   private var isStopped = false
   /// Whether a read for many sessions was refused on this connection, as such.
   private var isSharingRefused = false
@@ -44,7 +47,7 @@ final class TailReader {
   ) {
     (self.eventLoop, self.configuration, self.look) = (eventLoop, configuration, look)
     (self.observe, self.tell, self.flush, self.provoke) = (observe, tell, flush, provoke)
-    (nextAttempt, lastProbe) = (eventLoop.now, eventLoop.now)
+    (nextAttempt, lastProbe, lastTick) = (eventLoop.now, eventLoop.now, eventLoop.now)
     var tuning = Tail.Configuration()
     tuning.sweepMs = configuration.sweep.nanoseconds / 1_000_000
     tuning.pollMs = configuration.pollInterval.nanoseconds / 1_000_000
@@ -75,6 +78,7 @@ final class TailReader {
 
   func stop() {
     isStopped = true
+    ticking?.cancel()
     notices?.stop()
     reads?.stop()
   }
@@ -110,6 +114,7 @@ final class TailReader {
   private func perform(_ actions: [Tail.Action]) {
     carryOut(actions)
     flush()
+    tickLater()
   }
 
   /// `flush` follows.
@@ -146,6 +151,7 @@ final class TailReader {
       if let reply = replies.first, !shared.isEmpty { self.take(shared, reply) }
       self.take(single, form, replies.dropFirst(shared.isEmpty ? 0 : 1))
       self.flush()
+      self.tickLater()
     }
   }
 
@@ -306,7 +312,7 @@ final class TailReader {
     switch invalidation {
     case .everything: tail.noticedAll()
     case .keys(let keys):
-      tail.noticesCame()
+      tail.noticesCame(at: now)
       for key in keys {
         if let session = SessionName(key: key, prefix: configuration.keyPrefix) { tail.noticed(session) }
       }
@@ -318,13 +324,25 @@ final class TailReader {
 
   private func tick() {
     if isStopped { return }
+    (lastTick, nextTick) = (eventLoop.now, .distantFuture)
     perform(tail.tick(now: now))
     if eventLoop.now - lastProbe >= .seconds(1) {
       lastProbe = eventLoop.now
       probe()
       tryNoticesAgain()
     }
-    eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(20)) { [weak self] in self?.tick() }
+    tickLater()
+  }
+
+  /// At the tail's next turn: not more than 50 times a second, and not less than four times.
+  private func tickLater() {
+    let latest = lastTick + .milliseconds(250)
+    let turn = tail.nextTurn.map { NIODeadline.uptimeNanoseconds(UInt64(max($0, 0)) * 1_000_000) } ?? latest
+    let due = max(min(turn, latest), lastTick + .milliseconds(20))
+    guard due < nextTick, !isStopped else { return }
+    nextTick = due
+    ticking?.cancel()
+    ticking = eventLoop.assumeIsolated().scheduleTask(deadline: due) { [weak self] in self?.tick() }
   }
 
   /// A read, also where nobody is attached: nothing else tells that reads succeed.

@@ -103,4 +103,49 @@ import Testing
     log.apply(.confirmed(ticket: 2))
     #expect(log.confirmed == 3)
   }
+
+  /// Hundreds of small segments cost little more than their entries, and every place is found as before.
+  @Test func putsSmallSegmentsTogether() {
+    var log = SessionLog()
+    log.apply(.opened(base: .zero))
+    var seed: UInt64 = 11
+    func roll(_ sides: UInt64) -> UInt64 {
+      seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return (seed >> 33) % sides
+    }
+    var next: UInt64 = 1
+    for _ in 1...600 {
+      let last = next + roll(3)
+      log.apply(.appended(segment(next...last)))
+      next = last + 1
+      if roll(40) == 0 { log.shrink(toBytes: log.bytes - Int(roll(3000))) }
+      if roll(97) == 0 { log.shrink(toBytes: 0) }
+      // The newest is as it came.
+      if log.first < log.next { #expect(log.segment(at: Int(last) - 1)?.0.entries.last?.id == EntryID(last, 0)) }
+      #expect(log.next == Int(last) && log.first <= log.next)
+      var told: [UInt64] = []
+      var index = log.first
+      var kept = 0
+      while let (segment, range) = log.segment(at: index) {
+        told += segment.entries[range].map { $0.id.milliseconds }
+        kept += segment.bytes
+        index += range.count
+      }
+      #expect(told == (log.first..<log.next).map { UInt64($0) + 1 } && kept == log.bytes)
+      let place = UInt64(log.first) + roll(UInt64(log.next - log.first) + 1)
+      if place > 0 { #expect(log.index(after: at(place)) == Int(place)) }
+      #expect(log.index(behind: EntryID(place, 0)) == Int(place))
+    }
+    for id in next...next + 299 { log.apply(.appended(segment(id...id))) }
+    log.shrink(toBytes: 300 * 80)
+    #expect(log.next - log.first > 250, "an entry of a few bytes takes less than 80")
+  }
+
+  @Test func leavesLargeSegmentsAsTheyAre() {
+    var log = SessionLog()
+    log.apply(.opened(base: .zero))
+    let text = String(repeating: "x", count: 10_000)
+    for id in UInt64(1)...100 { log.apply(.appended(Segment([entry(id, text)]))) }
+    #expect(log.segment(at: 50).map { $0.0.entries.count } == 1)
+  }
 }

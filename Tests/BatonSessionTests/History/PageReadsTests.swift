@@ -207,6 +207,22 @@ import Testing
     #expect(stand.sent.count == 1)
   }
 
+  @Test func whatIsRefusedAgainAndAgainIsAskedForMoreAndMoreSeldom() {
+    var stand = Stand()
+    stand.connect()
+    stand.ask("s", by: 1)
+    var times: [Int64] = []
+    for now in stride(from: Int64(0), through: 12_000, by: 20) {
+      stand.now = now
+      stand.next()
+      guard let request = stand.sent.popLast() else { continue }
+      times.append(now)
+      stand.take(stand.reads.refused(request, "NOPERM"))
+    }
+    #expect(times == [0, 100, 300, 700, 1500, 3100, 5100, 7100, 9100, 11_100])
+    #expect(stand.answered == [], "who waits goes on waiting")
+  }
+
   @Test func theBudgetIsGivenBackWithTheLastWhoHoldsIt() {
     let budget = HistoryBudget(limit: 1000)
     #expect(budget.fits(5000), "something always fits into an empty budget")

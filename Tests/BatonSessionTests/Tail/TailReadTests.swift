@@ -119,10 +119,13 @@ import Testing
     _ = stand.did { $0.reads() }
     #expect(isShared() == [true, true], "after \(last)")
     for id in 41...80 { stand.add(UInt64(id), to: "a") }
-    // More than the shared read brings: the rest is asked for by a read of its own.
+    // More than the shared read brings: the rest is asked for by a read of its own, beside those that share one.
+    _ = stand.did { $0.follow("c") }
     _ = stand.answered()
+    for name: SessionName in ["b", "c"] { stand.tail.noticed(name) }
     _ = stand.answered()
-    #expect(stand.sent.map(\.session) == ["a"] && isShared() == [false] && stand.sent[0].count > 17)
+    #expect(stand.sent.map(\.session) == ["c", "a", "b"] && isShared() == [false, false, false])
+    #expect(stand.sent[1].count > 17, "as many as it can be, and alone")
   }
 
   // MARK: seams

@@ -51,12 +51,9 @@ enum FrameJudge {
     if (frame["n"] as? NSNumber)?.uint64Value != last.n { return "n" }
     if (frame["joined"] as? NSNumber)?.uint64Value ?? 1 != deltas { return "joined" }
     if frame["data"] as? String != text { return "data" }
-    let fields = frame["fields"] as? [String: String] ?? [:]
-    if fields
-      != Dictionary(uniqueKeysWithValues: last.fields.map { (String(buffer: $0.name), String(buffer: $0.value)) })
-    {
-      return "fields"
-    }
-    return nil
+    // A name that is there more than once has an array.
+    let fields = (frame["fields"] as? [String: Any] ?? [:]).mapValues { $0 as? [String] ?? [$0 as? String ?? ""] }
+    let stored = Dictionary(grouping: last.fields) { String(buffer: $0.name) }
+    return fields == stored.mapValues { $0.map { String(buffer: $0.value) } } ? nil : "fields"
   }
 }

@@ -125,7 +125,7 @@ import Testing
     for name: SessionName in ["b", "c"] { stand.tail.noticed(name) }
     _ = stand.answered()
     #expect(stand.sent.map(\.session) == ["c", "a", "b"] && isShared() == [false, false, false])
-    #expect(stand.sent[1].count > 17, "as many as it can be, and alone")
+    #expect(stand.sent.dropFirst().first.map { $0.count > 17 } == true, "as many as it can be, and alone")
   }
 
   // MARK: seams

@@ -243,7 +243,7 @@ package struct PageReads: Sendable {
   }
 
   private mutating func remember(_ session: SessionName, bytes: Int, most: Int) {
-    typicalBytes = max(typicalBytes, bytes)
+    typicalBytes = max(typicalBytes, min(bytes, configuration.readBytes))
     sizes.remember(session, bytes: bytes, most: most, atMost: configuration.maxSizes)
   }
 
@@ -278,8 +278,11 @@ private struct SizeMemory: Sendable {
 
   subscript(session: SessionName) -> (bytes: Int, most: Int)? { young[session] ?? old[session] }
 
+  /// No entry that is read weighs more than this; a guess that grows with each failure stops there.
+  private static let maxBytes = 1 << 30
+
   mutating func remember(_ session: SessionName, bytes: Int, most: Int, atMost limit: Int) {
-    young[session] = (bytes, most)
+    young[session] = (min(bytes, SizeMemory.maxBytes), most)
     guard young.count > limit / 2 else { return }
     old = young
     young.removeAll(keepingCapacity: true)

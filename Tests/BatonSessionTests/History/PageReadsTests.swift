@@ -223,6 +223,29 @@ import Testing
     #expect(stand.answered == [], "who waits goes on waiting")
   }
 
+  /// A guess of an entry's size grows with each failure, and does not overflow.
+  @Test func whatFailsForEverIsAskedForForEver() {
+    var stand = Stand()
+    stand.connect()
+    stand.ask("s", by: 1)
+    for _ in 1...200 {
+      stand.now += 61_000
+      stand.next()
+      guard let request = stand.sent.popLast() else { continue }
+      stand.reads.cut(request)
+    }
+    for _ in 1...200 {
+      stand.now += 61_000
+      stand.next()
+      stand.sent.removeAll()
+      stand.reads.disconnected(at: stand.now)
+      stand.reads.connected(at: stand.now)
+    }
+    stand.now += 61_000
+    stand.next()
+    #expect(stand.sent.map(\.limit) == [1] && stand.answered == [])
+  }
+
   @Test func theBudgetIsGivenBackWithTheLastWhoHoldsIt() {
     let budget = HistoryBudget(limit: 1000)
     #expect(budget.fits(5000), "something always fits into an empty budget")

@@ -39,6 +39,19 @@ def test_a_window_joins_when_live(redis, gateway, session, attach, window):
         assert len(device.entries) < 400, "nothing was joined over the window"
 
 
+def test_a_window_joins_beside_a_device_in_a_hurry(redis, gateway, session, attach):
+    """Whatever event loops they are on: the session is read at once for one of them, and the others still wait."""
+    windowed = [attach(gateway, session, rollup=1000).until_live() for _ in range(4)]
+    hasty = attach(gateway, session, rollup="off").until_live()
+    for n in range(1, 31):
+        hasty.until_at(redis.add(session, data=f"{n} ", response="r", n=n))
+    end = redis.add(session, event="end", response="r")
+    for device in windowed:
+        device.until_at(end)
+        device.judge(redis.stream(session))
+        assert len(device.entries) < 20, "nothing was joined over the window"
+
+
 def test_a_window_keeps_a_lone_delta_no_longer_than_it_says(redis, gateway, session, attach):
     device = attach(gateway, session, rollup=250).until_live()
     for n in range(3):

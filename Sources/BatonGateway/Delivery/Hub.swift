@@ -27,7 +27,7 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   private var loops: [ObjectIdentifier: LoopHub] = [:]
   /// Who follows a session, one room an event loop, and how long each can wait for what is new; on the store's.
   private var rooms: [SessionName: [(room: Room, paceMs: Int64)]] = [:]
-  private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate)])] = [:]
+  private var told: [ObjectIdentifier: (loop: any EventLoop, updates: [(Room, TailUpdate, paceMs: Int64)])] = [:]
 
   /// - Parameter group: the event loops that connections are accepted on.
   init(
@@ -61,7 +61,7 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   func follow(_ session: SessionName, for room: Room) {
     rooms[session, default: []].append((room, 0))
     pace(session)
-    for update in store.follow(session) { tell(room, update) }
+    for update in store.follow(session) { tell(room, update, paceMs: 0) }
     hop()
   }
 
@@ -80,16 +80,20 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   }
 
   private func pace(_ session: SessionName) {
-    store.pace(session, milliseconds: rooms[session]?.map(\.paceMs).min() ?? 0)
+    store.pace(session, milliseconds: rooms[session]?.lazy.map(\.paceMs).min() ?? 0)
   }
 
   package func updated(_ updates: [SessionUpdate]) {
-    for (session, update) in updates { for (room, _) in rooms[session] ?? [] { tell(room, update) } }
+    for (session, update) in updates {
+      guard let rooms = rooms[session] else { continue }
+      let paceMs = rooms.lazy.map(\.paceMs).min() ?? 0
+      for (room, _) in rooms { tell(room, update, paceMs: paceMs) }
+    }
     hop()
   }
 
-  private func tell(_ room: Room, _ update: TailUpdate) {
-    told[ObjectIdentifier(room.eventLoop), default: (room.eventLoop, [])].updates.append((room, update))
+  private func tell(_ room: Room, _ update: TailUpdate, paceMs: Int64) {
+    told[ObjectIdentifier(room.eventLoop), default: (room.eventLoop, [])].updates.append((room, update, paceMs))
   }
 
   /// One hop for each event loop and batch; none to the store's own.
@@ -98,8 +102,10 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
     let batches = told.values
     told.removeAll(keepingCapacity: true)
     for (loop, updates) in batches where !loop.inEventLoop {
-      loop.execute { for (room, update) in updates { room.apply(update) } }
+      loop.execute { for (room, update, paceMs) in updates { room.apply(update, paceMs: paceMs) } }
     }
-    for (loop, updates) in batches where loop.inEventLoop { for (room, update) in updates { room.apply(update) } }
+    for (loop, updates) in batches where loop.inEventLoop {
+      for (room, update, paceMs) in updates { room.apply(update, paceMs: paceMs) }
+    }
   }
 }

@@ -10,7 +10,7 @@ final class Room: @unchecked Sendable {
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
   private var lastAppend = NIODeadline.now()
-  /// Devices that want everything at once, and what was told of it. Milliseconds.
+  /// Devices that want everything at once, and how long all can wait, as it was told. Milliseconds.
   private var hasty = 0
   private var paceMs: Int64 = 0
 
@@ -48,13 +48,14 @@ final class Room: @unchecked Sendable {
     hub.pace(self, milliseconds: pace)
   }
 
-  func apply(_ update: TailUpdate) {
+  /// - Parameter paceMs: how long nobody of the session, on any event loop, wanted what is new. Milliseconds.
+  func apply(_ update: TailUpdate, paceMs: Int64) {
     guard !devices.isEmpty else { return }
     account { $0.apply(update) }
     let limit = hub.isOverBudget ? min(log.bytes / 2, hub.limits.windowBytes) : hub.limits.windowBytes
     log.willShrink(toBytes: limit)
     if case .appended(let segment) = update {
-      deliver(segment)
+      deliver(segment, paceMs: paceMs)
       lastAppend = .now()
     } else {
       for device in devices { device.pump() }
@@ -63,11 +64,11 @@ final class Room: @unchecked Sendable {
   }
 
   /// To those who are live and level, which are nearly all, the same bytes.
-  private func deliver(_ segment: Segment) {
+  private func deliver(_ segment: Segment, paceMs: Int64) {
     let start = log.next - segment.entries.count
     for device in devices where !device.take(segment, at: start) {
       // It was read so late because nobody wanted it sooner.
-      if paceMs > 0, device.paceMs <= paceMs { device.windowPassed() } else { device.pump() }
+      if device.paceMs > 0, device.paceMs <= paceMs { device.windowPassed() } else { device.pump() }
     }
   }
 

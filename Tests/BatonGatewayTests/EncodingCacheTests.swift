@@ -11,7 +11,7 @@ import Testing
 
   private func segment(_ id: UInt64) -> Segment {
     var reader = EntryReader(maxEntryBytes: 1000)
-    return Segment([reader.entry(EntryID(id, 0), [])])
+    return Segment(Entries([reader.entry(EntryID(id, 0), [])]))
   }
 
   private func take(_ segment: Segment, _ encoding: Segment.Encoding? = nil, from: Int = 0, bytes: Int = 1) -> Bool {

@@ -28,7 +28,8 @@ import Testing
     try reader.read(ByteBuffer(string: text)) { reply = $0 }
     var decoder = StreamDecoder(maxEntryBytes: 1000)
     var words: [String] = []
-    try reads.outcomes(try #require(reply), keyPrefix: "baton:", &decoder) { read, outcome in
+    try reads.outcomes(try #require(reply), keys: reads.map { $0.session.key(prefix: "baton:") }, &decoder) {
+      read, outcome in
       switch outcome {
       case .entries(let overlap, let entries, _, let more):
         let ids = entries.map { "\($0.id.milliseconds)" }.joined(separator: " ")

@@ -116,7 +116,8 @@ final class Count {
         let key = round[0].session.key(prefix: Count.keyPrefix)
         outcomes.append((round[0], try round[0].outcome([reply], key: key, .transaction, &decoder)))
       } else {
-        try round.outcomes(reply, keyPrefix: Count.keyPrefix, &decoder) { outcomes.append(($0, $1)) }
+        let keys = round.map { $0.session.key(prefix: Count.keyPrefix) }
+        try round.outcomes(reply, keys: keys, &decoder) { outcomes.append(($0, $1)) }
       }
     } catch {
       fatalError("\(error)")

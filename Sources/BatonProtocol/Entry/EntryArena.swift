@@ -140,8 +140,6 @@ package struct EntriesBuilder: ~Copyable, @unchecked Sendable {
 
   deinit { bytes.deallocate() }
 
-  package var count: Int { records.count }
-
   /// What was appended, and an empty builder.
   package mutating func finish() -> Entries {
     let arena = records.withUnsafeBufferPointer {

@@ -5,8 +5,11 @@ package struct EntryBytes {
   package let id: RedisStreamID
   /// Names and values together.
   package let byteCount: Int
-  /// Pairs of name and value that are there.
+  /// Pairs of name and value that are there, of so many that were sent.
   package let pairCount: Int
+  let fieldCount: Int
+  /// The node of the first name.
+  let first: Int
   /// The entry passed a limit, and its names and values were not kept.
   package let isElided: Bool
   private let nodes: UnsafePointer<BatonRESPNode>
@@ -23,6 +26,7 @@ package struct EntryBytes {
         UnsafeRawBufferPointer(start: bytes + Int(idNode.offset), count: Int(idNode.length)))
     else { return nil }
     (self.id, self.nodes, self.bytes) = (id, start + index + 3, bytes)
+    (first, fieldCount) = (index + 3, Int(list.length) / 2)
     isElided = list.kind == BatonRESPElided
     if isElided {
       (byteCount, pairCount) = (Int(list.value), 0)
@@ -34,7 +38,7 @@ package struct EntryBytes {
       guard nodes[at].kind == BatonRESPString else { return nil }
       sum += Int(nodes[at].length)
     }
-    (byteCount, pairCount) = (sum, Int(list.length) / 2)
+    (byteCount, pairCount) = (sum, fieldCount)
   }
 
   private func string(_ node: BatonRESPNode) -> UnsafeRawBufferPointer {
@@ -101,13 +105,6 @@ extension RESPReply {
   /// XREAD's answer: the streams with something new, by their place among the `keys` that were asked for, each for
   /// ``eachEntry(_:_:)``. Where the reply ``isCut``, nothing is known of the streams behind the last.
   package func streams(_ keys: [String]) throws(RedisError) -> [(index: Int, entries: RESPReply)] {
-    try streams(count: keys.count) { index, key in key.elementsEqual(keys[index].utf8) }
-  }
-
-  /// The same, where `isKey` tells whether one of the keys that were asked for, by its place, has these bytes.
-  package func streams(
-    count: Int, _ isKey: (Int, UnsafeRawBufferPointer) -> Bool
-  ) throws(RedisError) -> [(index: Int, entries: RESPReply)] {
     try accepted()
     if isNull { return [] }
     guard let elements else { throw .unexpectedReply("XREAD") }
@@ -123,9 +120,9 @@ extension RESPReply {
       // Redis answers in the order of the question.
       storage.withContents { _, bytes in
         let name = UnsafeRawBufferPointer(start: bytes + Int(node.offset), count: Int(node.length))
-        while index < count, !isKey(index, name) { index += 1 }
+        while index < keys.count, !name.elementsEqual(keys[index].utf8) { index += 1 }
       }
-      guard index < count else { throw .unexpectedReply("XREAD") }
+      guard index < keys.count else { throw .unexpectedReply("XREAD") }
       streams.append((index, entries))
       index += 1
     }

@@ -1,4 +1,3 @@
-import CBatonHiredis
 import NIOCore
 
 /// An entry of a stream. It keeps the reply alive that it came with.
@@ -34,49 +33,25 @@ package struct RawEntries: Sendable {
 }
 
 extension RESPReply {
-  /// The answer to XRANGE and XREVRANGE, and the inner part of XREAD's.
+  /// The answer to XRANGE and XREVRANGE, and the inner part of XREAD's. See ``eachEntry(_:_:)``.
   package func decodedEntries(_ command: String = "XRANGE") throws(RedisError) -> RawEntries {
-    try accepted()
-    if isNull { return RawEntries(entries: [], isCut: false) }
-    let list = node
-    guard list.kind == BatonRESPArray else { throw .unexpectedReply(command) }
     var entries: [RawEntry] = []
-    entries.reserveCapacity(Int(list.length))
-    var at = index + 1
-    while at < Int(list.offset) {
-      guard let entry = decodedEntry(at: at) else { throw .unexpectedReply(command) }
-      entries.append(entry)
-      at = Int(storage.nodes[at].offset)
-    }
-    return RawEntries(entries: entries, isCut: list.value > Int64(list.length))
+    let isCut = try eachEntry(command) { entries.append(RawEntry($0, of: storage)) }
+    return RawEntries(entries: entries, isCut: isCut)
   }
 
   /// One entry, `[id, [name, value, …]]`; nil for any other shape.
-  package var decodedEntry: RawEntry? { decodedEntry(at: index) }
+  package var decodedEntry: RawEntry? {
+    var entry: RawEntry?
+    oneEntry { entry = RawEntry($0, of: storage) }
+    return entry
+  }
+}
 
-  private func decodedEntry(at index: Int) -> RawEntry? {
-    storage.nodes.withUnsafeBufferPointer { nodes in
-      guard nodes[index].kind == BatonRESPArray, nodes[index].length == 2 else { return nil }
-      let (idNode, list) = (nodes[index + 1], nodes[index + 2])
-      guard idNode.kind == BatonRESPString, list.length % 2 == 0,
-        let id = storage.bytes.withUnsafeReadableBytes({ bytes in
-          let text = bytes[Int(idNode.offset)..<Int(idNode.offset) + Int(idNode.length)]
-          return RedisStreamID(UnsafeRawBufferPointer(rebasing: text))
-        })
-      else { return nil }
-      func entry(bytes: Int, kept: Int) -> RawEntry {
-        RawEntry(
-          id: id, byteCount: bytes, fieldCount: Int(list.length) / 2, isElided: list.kind == BatonRESPElided,
-          fields: RawEntry.Fields(storage: storage, first: index + 3, endIndex: kept))
-      }
-      if list.kind == BatonRESPElided { return entry(bytes: Int(list.value), kept: 0) }
-      guard list.kind == BatonRESPArray, Int(list.offset) == index + 3 + Int(list.length) else { return nil }
-      var bytes = 0
-      for node in nodes[index + 3..<Int(list.offset)] {
-        guard node.kind == BatonRESPString else { return nil }
-        bytes += Int(node.length)
-      }
-      return entry(bytes: bytes, kept: Int(list.length) / 2)
-    }
+extension RawEntry {
+  init(_ entry: EntryBytes, of storage: RESPReply.Storage) {
+    self.init(
+      id: entry.id, byteCount: entry.byteCount, fieldCount: entry.fieldCount, isElided: entry.isElided,
+      fields: Fields(storage: storage, first: entry.first, endIndex: entry.pairCount))
   }
 }

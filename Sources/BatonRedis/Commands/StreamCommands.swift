@@ -25,11 +25,13 @@ extension RedisCommand {
 
   /// Entries after `after`, at most `count` a stream; never blocks. See ``RESPReply/decodedStreams(_:)``.
   package static func xread(count: Int, _ streams: [(key: String, after: RedisStreamID)]) -> RedisCommand {
-    var arguments: [Argument] = ["COUNT", .integer(Int64(count)), "STREAMS"]
-    arguments.reserveCapacity(3 + 2 * streams.count)
-    for stream in streams { arguments.append(.string(stream.key)) }
-    for stream in streams { arguments.append(.string(stream.after.description)) }
-    return RedisCommand("XREAD", arguments)
+    var command = RedisCommandWriter("XREAD", arguments: 3 + 2 * streams.count, size: 96 * streams.count)
+    command.write("COUNT")
+    command.write(Int64(count))
+    command.write("STREAMS")
+    for stream in streams { command.write(stream.key) }
+    for stream in streams { command.write(stream.after) }
+    return command.command
   }
 
   /// Entries from `from` to `through`, both included, oldest first. See ``RESPReply/decodedEntries(_:)``.

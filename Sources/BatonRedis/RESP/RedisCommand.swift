@@ -42,15 +42,15 @@ package struct RedisCommand: Sendable, CustomStringConvertible {
   package var description: String { name }
 }
 
-/// Writes a command of many arguments, piece by piece.
-package struct RedisCommandWriter {
+/// Writes a command of many arguments, one by one.
+struct RedisCommandWriter {
   private let name: String
   private var buffer = ByteBuffer()
 
   /// - Parameters:
   ///   - arguments: as many as follow.
   ///   - size: bytes of them all, about.
-  package init(_ name: String, arguments: Int, size: Int) {
+  init(_ name: String, arguments: Int, size: Int) {
     self.name = name
     buffer.reserveCapacity(size + 64)
     buffer.writeStaticString("*")
@@ -58,18 +58,11 @@ package struct RedisCommandWriter {
     buffer.writeBulk(name)
   }
 
-  /// One argument out of these pieces.
-  package mutating func write(_ parts: String...) {
-    buffer.writeStaticString("$")
-    buffer.writeDecimal(Int64(parts.reduce(0) { $0 + $1.utf8.count }))
-    for part in parts { buffer.writeString(part) }
-    buffer.writeStaticString("\r\n")
-  }
+  mutating func write(_ text: String) { buffer.writeBulk(text) }
+  mutating func write(_ number: Int64) { buffer.writeBulk(String(number)) }
+  mutating func write(_ id: RedisStreamID) { buffer.writeBulk(id.description) }
 
-  package mutating func write(_ number: Int64) { buffer.writeBulk(String(number)) }
-  package mutating func write(_ id: RedisStreamID) { buffer.writeBulk(id.description) }
-
-  package var command: RedisCommand { RedisCommand(name: name, encoded: buffer) }
+  var command: RedisCommand { RedisCommand(name: name, encoded: buffer) }
 }
 
 extension RedisCommand.Argument {

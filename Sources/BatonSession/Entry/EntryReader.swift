@@ -204,9 +204,3 @@ package enum Check {
     return UInt32(truncatingIfNeeded: crc32(crc32(0, nil, 0), start, UInt32(truncatingIfNeeded: framed.count)))
   }
 }
-
-package enum UTF8Check {
-  package static func isValid(_ bytes: ByteBuffer) -> Bool {
-    bytes.withUnsafeReadableBytes { if case .binary = TextScan($0) { false } else { true } }
-  }
-}

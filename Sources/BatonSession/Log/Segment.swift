@@ -28,10 +28,6 @@ package final class Segment: Sendable {
     page = charge.map(SharedPage.init)
   }
 
-  package convenience init(_ entries: [Entry], charge: MemoryCharge? = nil) {
-    self.init(Entries(entries), charge: charge)
-  }
-
   /// What it costs in memory.
   package var bytes: Int { entries.keptBytes }
   package var charge: MemoryCharge? { page?.charge }

@@ -141,27 +141,30 @@ final class TailReader {
     var commands: [RedisCommand] = []
     commands.reserveCapacity(1 + single.count)
     let form = look.now
-    if !shared.isEmpty { commands.append(.xread(shared, keyPrefix: configuration.keyPrefix)) }
+    let keys = shared.map { key($0.session) }
+    if let count = shared.first?.count {
+      commands.append(.xread(count: count, zip(keys, shared).map { (key: $0, after: $1.after.redis) }))
+    }
     for read in single { commands += read.commands(key: key(read.session), form) }
     let sent = eventLoop.now
     tail.asked(at: now)
     connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
       guard let self, case .success(let replies) = result else { return }
       self.observe(.answered(.tail, after: self.eventLoop.now - sent))
-      if let reply = replies.first, !shared.isEmpty { self.take(shared, reply) }
+      if let reply = replies.first, !shared.isEmpty { self.take(shared, keys, reply) }
       self.take(single, form, replies.dropFirst(shared.isEmpty ? 0 : 1))
       self.flush()
       self.tickLater()
     }
   }
 
-  private func take(_ shared: [TailRead], _ reply: RESPReply) {
+  private func take(_ shared: [TailRead], _ keys: [String], _ reply: RESPReply) {
     let misshapen = decoder.misshapen
     var done = 0
     do throws(RedisError) {
       var outcomes: [(TailRead, TailOutcome)] = []
       outcomes.reserveCapacity(shared.count)
-      try shared.outcomes(reply, keyPrefix: configuration.keyPrefix, &decoder) { outcomes.append(($0, $1)) }
+      try shared.outcomes(reply, keys: keys, &decoder) { outcomes.append(($0, $1)) }
       for (read, outcome) in outcomes {
         done += 1
         carryOut(tail.completed(read.session, outcome, at: now))

@@ -74,27 +74,15 @@ extension RedisCommand {
   }
 }
 
-extension RedisCommand {
-  /// `XREAD` of many streams, one after the other; all reads have the same `count`.
-  static func xread(_ reads: [TailRead], keyPrefix: String) -> RedisCommand {
-    var command = RedisCommandWriter("XREAD", arguments: 3 + 2 * reads.count, size: 96 * reads.count)
-    command.write("COUNT")
-    command.write(Int64(reads.first?.count ?? 1))
-    command.write("STREAMS")
-    for read in reads { command.write(keyPrefix, "{", read.session.description, "}") }
-    for read in reads { command.write(read.after.redis) }
-    return command.command
-  }
-}
-
 extension [TailRead] {
   /// What came of reads that shared a command, one by one.
   ///
+  /// - Parameter keys: of their sessions.
   /// - Throws: the refusal of the command, which may be the fault of one of them.
   package func outcomes(
-    _ reply: RESPReply, keyPrefix: String, _ decoder: inout StreamDecoder, _ body: (TailRead, TailOutcome) -> Void
+    _ reply: RESPReply, keys: [String], _ decoder: inout StreamDecoder, _ body: (TailRead, TailOutcome) -> Void
   ) throws(RedisError) {
-    let streams = try reply.streams(count: count) { index, key in self[index].session.isKey(key, prefix: keyPrefix) }
+    let streams = try reply.streams(keys)
     var (next, last) = (0, -1)
     for (index, entries) in streams {
       for read in self[next..<index] { body(read, .entries(overlap: nil, Entries(), info: nil, more: false)) }
@@ -105,16 +93,6 @@ extension [TailRead] {
     for read in self[next...] {
       body(read, reply.isCut && last < endIndex ? .again : .entries(overlap: nil, Entries(), info: nil, more: false))
     }
-  }
-}
-
-extension SessionName {
-  fileprivate func isKey(_ key: UnsafeRawBufferPointer, prefix: String) -> Bool {
-    let name = description.utf8
-    guard key.count == prefix.utf8.count + name.count + 2, key.starts(with: prefix.utf8) else { return false }
-    let rest = key.dropFirst(prefix.utf8.count)
-    return rest.first == UInt8(ascii: "{") && rest.last == UInt8(ascii: "}")
-      && rest.dropFirst().dropLast().elementsEqual(name)
   }
 }
 

@@ -195,8 +195,12 @@
         while !request.suffix(4).elementsEqual("\r\n\r\n".utf8), case let bytes = socket.receive(), !bytes.isEmpty {
           request += bytes
         }
-        let path = request.split(separator: UInt8(ascii: " "), maxSplits: 2)[1]
-        let session = Int(String(decoding: path.dropFirst(), as: UTF8.self)) ?? 0
+        // The request that `request(_:_:)` made.
+        let path = request.dropFirst("GET /".utf8.count).prefix { $0 != UInt8(ascii: " ") }
+        guard let session = Int(String(decoding: path, as: UTF8.self)), sockets.indices.contains(session) else {
+          socket.close()
+          continue
+        }
         socket.send(Array("HTTP/1.1 101 Switching Protocols\r\n\r\n".utf8))
         shared.withLock { sockets[session].append(socket) }
       }

@@ -35,6 +35,10 @@ func delta(_ id: UInt64, _ response: String = "r", _ n: UInt64, joined: UInt64 =
   return entry(id, fields)
 }
 
+extension Segment {
+  convenience init(_ entries: [Entry]) { self.init(Entries(entries)) }
+}
+
 /// `5` for `5-0`, `0` for the start; the check is left out.
 func show(_ offset: Offset) -> String { show(offset.id) }
 func show(_ id: EntryID) -> String { id.sequence == 0 ? "\(id.milliseconds)" : "\(id)" }

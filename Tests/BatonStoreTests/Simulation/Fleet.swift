@@ -44,6 +44,7 @@ struct Tally {
   var finished = 0
   /// Attaches that found the session on the other event loop of the same node.
   var bothLoops = 0
+  var takenAtOnce = 0
   /// Responses that were ended for their producer, and connections that were made.
   var lost = 0
   var attempts = 0
@@ -59,6 +60,7 @@ struct Tally {
     a.frames += b.frames
     a.finished += b.finished
     a.bothLoops += b.bothLoops
+    a.takenAtOnce += b.takenAtOnce
     a.lost += b.lost
     a.attempts += b.attempts
     a.mostCommands = max(a.mostCommands, b.mostCommands)

@@ -26,7 +26,7 @@ extension Fleet {
       room.log.apply(update)
       if case .appended = update {} else { note(room.session, "node \(node.number) tells \(update)") }
       room.log.willShrink(toBytes: 6000)
-      for device in room.devices { pump(device, node) }
+      for device in room.devices where !take(update, device, room) { pump(device, node) }
       room.log.shrink(toBytes: 6000)
     }
   }
@@ -120,6 +120,16 @@ extension Fleet {
       node.rooms[device.session] = nil
       if node.isAlive { node.store?.unfollow(device.session) }
     }
+  }
+
+  /// The newest segment in one call, as a gateway's room does it.
+  private func take(_ update: TailUpdate, _ device: SimulatedDevice, _ room: SimulatedRoom) -> Bool {
+    guard case .appended(let segment) = update, device.takes, complaints.isEmpty,
+      device.cursor?.takesNewest(segment, at: room.log.next - segment.entries.count, room.log) == true
+    else { return false }
+    tally.takenAtOnce += 1
+    judge(device, .deliver(Delivery(segment, 0..<segment.entries.count, joined: false)))
+    return true
   }
 
   func pump(_ device: SimulatedDevice, _ node: SimulatedNode) {

@@ -206,8 +206,8 @@ import Testing
         at: server.directory.appending(path: "dump.rdb"), withIntermediateDirectories: false)
       try server.cli("CONFIG", "SET", "save", "3600 1")
       try server.cli("BGSAVE")
-      while try !server.cli("INFO", "persistence").contains("rdb_last_bgsave_status:err") {
-        try await Task.sleep(for: .milliseconds(5))
+      try await eventually("the save fails") {
+        try server.cli("INFO", "persistence").contains("rdb_last_bgsave_status:err")
       }
     case "busy":
       try server.cli("CONFIG", "SET", "busy-reply-threshold", "1")
@@ -217,7 +217,7 @@ import Testing
       process.standardOutput = FileHandle.nullDevice
       try process.run()
       looping = process
-      while try !server.cli("PING").hasPrefix("BUSY") { try await Task.sleep(for: .milliseconds(5)) }
+      try await eventually("the server is busy") { try server.cli("PING").hasPrefix("BUSY") }
     default: break
     }
     defer { if looping != nil { _ = try? server.cli("SCRIPT", "KILL") } }

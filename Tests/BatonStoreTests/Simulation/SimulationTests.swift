@@ -51,6 +51,7 @@ import Testing
     print("simulation: seeds \(first)..<\(first + UInt64(runs)): \(tally)")
     if only == nil {
       #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0 && tally.lost > 0)
+      #expect(tally.takenAtOnce > 0, "devices that are live and level take it in one call")
     }
   }
 }

@@ -180,4 +180,44 @@ import Testing
     stand.write(4...4)
     #expect(stand.steps() == ["tell 4"])
   }
+
+  // MARK: the newest segment in one call
+
+  /// Whether the log's newest entry is taken, and what is done after it.
+  private func newest(_ stand: CursorStand, _ change: (inout CursorStand) -> Void = { _ in }) -> (Bool, [String]) {
+    var stand = stand
+    stand.write(4...4)
+    change(&stand)
+    guard let (segment, _) = stand.log.segment(at: stand.log.next - 1) else { return (false, stand.steps()) }
+    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - segment.entries.count, stand.log)
+    return (isTaken, stand.steps())
+  }
+
+  @Test func takesTheNewestAtOnceWhereNothingElseIsToBeDone() {
+    #expect(newest(live()) == (true, []))
+    var stand = live()
+    stand.write(4...4)
+    guard let (segment, _) = stand.log.segment(at: stand.log.next - 1) else { return #expect(Bool(false)) }
+    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log)
+    let isTakenAgain = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log)
+    #expect(isTaken && !isTakenAgain && show(stand.cursor.place.offset) == "4")
+    stand.write(5...5)
+    #expect(stand.steps() == ["tell 5"], "and goes on from there")
+  }
+
+  @Test func takesNothingWhereThereIsMoreToDo() {
+    #expect(newest(live()) { $0.write(5...5) } == (false, ["tell 4", "tell 5"]))
+    let stalled = newest(live()) { $0.log.apply(.stalled) }
+    #expect(!stalled.0 && stalled.1.first == "stalled")
+    #expect(newest(live()) { $0.log.apply(.wrongType) } == (false, ["wrong type"]))
+    #expect(newest(live(.window(100))) == (false, []))
+    var until = CursorStand(.after(.zero), untilEnd: true, holding: 1...3)
+    #expect(until.settled().last == "live 3" && newest(until) == (false, ["tell 4"]))
+    // The place stands, the history is another one.
+    let afterReset = newest(live()) { stand in
+      stand.reset(.diverged)
+      stand.write(5...5)
+    }
+    #expect(!afterReset.0 && afterReset.1.first?.hasPrefix("reset diverged") == true)
+  }
 }

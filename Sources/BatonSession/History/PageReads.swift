@@ -67,6 +67,8 @@ package struct PageReads: Sendable {
   private var shutUntil: Int64 = 0
   private var inFlight = 0
   private var flightBytes = 0
+  /// Whose read is made alone, because it may have been the one that cost the last connection.
+  private var alone: SessionName?
   /// Nobody has waited for too long before. Milliseconds.
   private var nextExpiry = Int64.max
   private var clock: Int64 = 0
@@ -109,7 +111,7 @@ package struct PageReads: Sendable {
     var actions = expired()
     guard isConnected, now >= shutUntil else { return actions }
     var index = 0
-    while index < turns.count, inFlight < configuration.maxInFlight {
+    while index < turns.count, inFlight < configuration.maxInFlight, alone == nil {
       let (session, number) = turns[index]
       guard var queue = queues[session], queue.turn == number else {
         turns.remove(at: index)
@@ -117,8 +119,8 @@ package struct PageReads: Sendable {
       }
       index += 1
       guard queue.inFlight == nil, queue.due <= now, let asked = queue.waiting.keys.first else { continue }
-      // Read alone: it may have been the one that cost the last connection.
-      if queue.isSuspect, inFlight > 0 { continue }
+      // Its turn comes when what is under way has been answered: others that ask all the time don't keep it waiting.
+      if queue.isSuspect, inFlight > 0 { break }
       let (sent, bytes) = sized(asked, isSuspect: queue.isSuspect)
       if inFlight > 0, flightBytes + bytes > configuration.maxFlightBytes { break }
       guard fits(bytes) else { break }
@@ -132,7 +134,7 @@ package struct PageReads: Sendable {
       queue.turn = drawTurn(session)
       queues[session] = queue
       actions.append(.send(sent))
-      if queue.isSuspect { break }
+      if queue.isSuspect { alone = session }
     }
     return actions
   }
@@ -185,6 +187,7 @@ package struct PageReads: Sendable {
     queue.inFlight = nil
     inFlight -= 1
     flightBytes -= bytes
+    if alone == sent.session { alone = nil }
     return (queue, asked, waiters)
   }
 

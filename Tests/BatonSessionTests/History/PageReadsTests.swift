@@ -223,6 +223,29 @@ import Testing
     #expect(stand.answered == [], "who waits goes on waiting")
   }
 
+  @Test func whoIsToBeReadAloneHasItsTurnHoweverManyOthersWait() {
+    var stand = Stand()
+    stand.connect()
+    for id in UInt64(1)...8 { stand.ask(SessionName(stringLiteral: "first-\(id)"), by: id) }
+    let suspects = Set(stand.sent.map(\.session))
+    #expect(suspects.count > 1)
+    stand.reads.disconnected(at: 0)
+    stand.sent.removeAll()
+    // From now on others ask all the time.
+    stand.connect()
+    var id: UInt64 = 100
+    var alone: Set<SessionName> = []
+    for _ in 1...200 {
+      for _ in 1...3 {
+        id += 1
+        stand.ask(SessionName(stringLiteral: "other-\(id % 50)"), by: id)
+      }
+      if stand.sent.count == 1 { alone.insert(stand.sent[0].session) }
+      if !stand.sent.isEmpty { stand.arrive() }
+    }
+    #expect(alone == suspects)
+  }
+
   /// A guess of an entry's size grows with each failure, and does not overflow.
   @Test func whatFailsForEverIsAskedForForEver() {
     var stand = Stand()

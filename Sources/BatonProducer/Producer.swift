@@ -14,7 +14,7 @@ import Synchronization
 ///       for try await token in model.stream(prompt) { try await answer.append(token) }
 ///     }
 ///
-/// A process needs one; it holds one connection to Redis, however many responses are open. When nobody holds it any more, it
+/// A process needs one; it holds one connection to each Redis master, however many responses are open. When nobody holds it any more, it
 /// writes what its responses still owe and closes the connection.
 public final class Producer: Sendable {
   /// What a producer does with its sessions, and how long it waits.
@@ -44,7 +44,7 @@ public final class Producer: Sendable {
   private let hub: NIOLoopBoundBox<ProducerHub?>
 
   /// - Parameters:
-  ///   - redis: `redis://`, `rediss://` or `unix://`; not connected to before the first response.
+  ///   - redis: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.
   ///   - eventLoopGroup: whose threads do the work; one of its loops is used.
   ///   - logger: told of lost connections and of responses that fail, with the session's name; never of text or credentials.
   /// - Throws: ``ProducerError/refused(_:)`` where the address is none.

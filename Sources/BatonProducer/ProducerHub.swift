@@ -5,7 +5,7 @@ import BatonStore
 import Logging
 import NIOCore
 
-/// One connection and all responses of a ``Producer``, on one event loop.
+/// The connections and all responses of a ``Producer``, on one event loop.
 final class ProducerHub {
   /// How often the inboxes of open responses are looked at: several looks fit into the 250 ms promised.
   static let glance = TimeAmount.milliseconds(100)
@@ -15,9 +15,10 @@ final class ProducerHub {
   let eventLoop: any EventLoop
   private let configuration: Producer.Configuration
   private let script = RedisScript(AppendScript.source)
-  private var link: RedisLink?
-  private var responses: [ObjectIdentifier: ResponseDriver] = [:]
-  private var isLooking = false
+  private var links: MasterLinks?
+  private var responses: [ObjectIdentifier: (driver: ResponseDriver, master: String?)] = [:]
+  /// Reads of inboxes that are under way.
+  private var looks = 0
   private var isGlancing = false
   private var isStopped = false
   /// Nobody holds the producer any more: what its responses still owe is written first, and nothing else keeps it.
@@ -30,8 +31,8 @@ final class ProducerHub {
     _ connector: RedisConnector, _ configuration: Producer.Configuration, on eventLoop: any EventLoop, logger: Logger
   ) {
     (self.configuration, self.eventLoop, self.logger) = (configuration, eventLoop, logger)
-    link = RedisLink(connector, on: eventLoop) { [weak self] event in self?.happened(event) }
-    link?.start()
+    links = MasterLinks(connector, on: eventLoop) { [weak self] event in self?.happened(event) }
+    links?.start()
   }
 
   func open(
@@ -47,15 +48,16 @@ final class ProducerHub {
 
   func begin(_ driver: ResponseDriver, _ waiter: ResponseDriver.Waiter) {
     guard !isStopped else { return waiter.resume(throwing: ProducerError.stopped) }
-    responses[ObjectIdentifier(driver)] = driver
-    if link?.connection != nil { driver.connected() }
+    let master = links?.master(of: driver.keys.stream)
+    responses[ObjectIdentifier(driver)] = (driver, master)
+    if isUp(master) { driver.connected() }
     driver.open(patience: TimeAmount(configuration.openPatience), waiter)
     glanceLater()
   }
 
   func letGo() {
-    for driver in responses.values { driver.letGo() }
-    responses = responses.filter { !$0.value.isReleased }
+    for (driver, _) in responses.values { driver.letGo() }
+    forgetReleased()
     guard !responses.isEmpty else { return stop() }
     farewell = self
     eventLoop.assumeIsolated().scheduleTask(in: Self.farewellPatience) { [weak self] in self?.stop() }
@@ -63,22 +65,34 @@ final class ProducerHub {
   }
 
   /// Whether an end that was asked for is not in Redis yet.
-  var owesEnds: Bool { responses.values.contains { $0.isOpen && $0.writer.isEnding } }
+  var owesEnds: Bool { responses.values.contains { $0.driver.isOpen && $0.driver.writer.isEnding } }
 
   func stop() {
     isStopped = true
     farewell = nil
-    for driver in responses.values { driver.fail(.stopped) }
+    for (driver, _) in responses.values { driver.fail(.stopped) }
     responses.removeAll()
-    link?.stop()
-    link = nil
+    links?.stop()
+    links = nil
   }
 
-  private func happened(_ event: RedisLink.Event) {
-    for driver in responses.values {
+  private func isUp(_ master: String?) -> Bool { master.flatMap { links?.connection(to: $0) } != nil }
+
+  private func forgetReleased() { responses = responses.filter { !$0.value.driver.isReleased } }
+
+  private func happened(_ event: MasterLinks.Event) {
+    for (id, (driver, master)) in responses {
       switch event {
-      case .up: driver.connected()
-      case .down(let failure): driver.disconnected(failure.error)
+      case .up(master): driver.connected()
+      case .down(master, let failure): driver.disconnected(failure.error)
+      case .silent(let error) where master == nil: driver.disconnected(error)
+      case .up, .down, .silent: break
+      case .moved:
+        let now = links?.master(of: driver.keys.stream)
+        guard now != master else { continue }
+        responses[id]?.master = now
+        driver.disconnected(.inMotion)
+        if isUp(now) { driver.connected() }
       }
     }
   }
@@ -86,18 +100,15 @@ final class ProducerHub {
   private func call(
     _ call: AppendCall, _ keys: SessionKeys, _ completion: @escaping (Result<RESPReply, RedisError>) -> Void
   ) {
-    guard let connection = link?.connection else { return completion(.failure(.connectionLost)) }
+    guard let links else { return completion(.failure(.connectionLost)) }
     let arguments = call.arguments(configuration.kept).map { argument -> RedisCommand.Argument in
       switch argument {
       case .string(let text): .string(text)
       case .bytes(let bytes): .bytes(bytes)
       }
     }
-    connection.run(script, keys: keys.all, arguments, deadline: .now() + configuration.replyPatience) { result in
-      // A master that became a replica: the next connection may find the new one.
-      if case .failure(let error) = result, error.code == "READONLY" { connection.close() }
-      completion(result)
-    }
+    links.run(
+      script, keys: keys.all, arguments, deadline: .now() + configuration.replyPatience, completion: completion)
   }
 
   private func glanceLater() {
@@ -106,7 +117,7 @@ final class ProducerHub {
     eventLoop.assumeIsolated().scheduleTask(in: Self.glance) { [weak self] in
       guard let self else { return }
       isGlancing = false
-      responses = responses.filter { !$0.value.isReleased }
+      forgetReleased()
       guard !responses.isEmpty else {
         if farewell != nil { stop() }
         return
@@ -116,27 +127,34 @@ final class ProducerHub {
     }
   }
 
-  /// Never blocks the connection, and costs what the open responses' sessions cost, whoever else waits for theirs.
+  /// Never blocks a connection, and costs what the open responses' sessions cost, whoever else waits for theirs.
   private func glance() {
-    let open = responses.values.filter(\.isOpen)
-    guard let connection = link?.connection, !isLooking, !open.isEmpty else { return }
-    isLooking = true
-    var looks = open.map { (driver: $0, after: $0.inbox.position, isBacklog: false) }
-    looks += open.compactMap { driver in driver.backlog.map { (driver, $0, true) } }
-    let reads = looks.map { RedisCommand.xread(count: Self.batch, [($0.driver.keys.inbox, $0.after)]) }
-    connection.send(reads, deadline: .now() + configuration.replyPatience) { [weak self] result in
-      guard let self else { return }
-      isLooking = false
-      guard case .success(let replies) = result else { return }
-      var isMoreToCome = false
-      for (look, reply) in zip(looks, replies) {
-        // An inbox of another type is nobody's word; appends say so.
-        guard let read = try? reply.decodedStreams([look.driver.keys.inbox]).first?.read else { continue }
-        if look.isBacklog { look.driver.receivedBacklog(read.entries) } else { look.driver.received(read.entries) }
-        isMoreToCome = isMoreToCome || (!look.isBacklog && read.entries.count == Self.batch)
+    guard looks == 0 else { return }
+    typealias Look = (driver: ResponseDriver, after: RedisStreamID, isBacklog: Bool)
+    var due: [String: [Look]] = [:]
+    for (driver, master) in responses.values where driver.isOpen {
+      guard let master else { continue }
+      due[master, default: []].append((driver, driver.inbox.position, false))
+      if let backlog = driver.backlog { due[master]?.append((driver, backlog, true)) }
+    }
+    for (master, due) in due {
+      guard let connection = links?.connection(to: master) else { continue }
+      looks += 1
+      let reads = due.map { RedisCommand.xread(count: Self.batch, [($0.driver.keys.inbox, $0.after)]) }
+      connection.send(reads, deadline: .now() + configuration.replyPatience) { [weak self] result in
+        guard let self else { return }
+        looks -= 1
+        guard case .success(let replies) = result else { return }
+        var isMoreToCome = false
+        for (look, reply) in zip(due, replies) {
+          // An inbox of another type is nobody's word; appends say so.
+          guard let read = try? reply.decodedStreams([look.driver.keys.inbox]).first?.read else { continue }
+          if look.isBacklog { look.driver.receivedBacklog(read.entries) } else { look.driver.received(read.entries) }
+          isMoreToCome = isMoreToCome || (!look.isBacklog && read.entries.count == Self.batch)
+        }
+        // A cancel may stand behind any number of inputs.
+        if isMoreToCome { eventLoop.assumeIsolated().execute { self.glance() } }
       }
-      // A cancel may stand behind any number of inputs.
-      if isMoreToCome { eventLoop.assumeIsolated().execute { self.glance() } }
     }
   }
 }

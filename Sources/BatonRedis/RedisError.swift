@@ -45,12 +45,14 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   package let kind: Kind
   package let meaning: Meaning
   package let reason: Reason
+  /// Where the key is said to be; nil where it is not elsewhere.
+  package let redirection: Redirection?
   /// The server's own word, such as `WRONGTYPE` or `NOSCRIPT`; nil where the server said nothing.
   package let code: String?
   package let description: String
 
   init(_ kind: Kind, _ reason: Reason, _ description: String) {
-    (self.kind, self.meaning, self.reason, code) = (kind, .unanswered, reason, nil)
+    (self.kind, self.meaning, self.reason, code, redirection) = (kind, .unanswered, reason, nil, nil)
     self.description = description
   }
 
@@ -66,6 +68,14 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   package static func connectFailed(_ why: String) -> RedisError {
     RedisError(.retry, .connectFailed, "no connection to Redis: \(why)")
   }
+
+  /// The server is not the one to talk to: what was asked may have been done.
+  package static func misplaced(_ why: String) -> RedisError {
+    RedisError(.retry, .connectionLost, "another Redis server is the master: \(why)")
+  }
+
+  /// Nothing was done: the keys' slot is on its way from one master to another.
+  package static let inMotion = RedisError(.retry, .overloaded, "the slot of the keys is on its way to another master")
 
   package static func protocolViolation(_ what: String) -> RedisError {
     RedisError(.fault, .protocolViolation, "Redis sent what is not a reply (\(what)); is it a Redis server?")
@@ -106,7 +116,9 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
       case .refusesThis: code == "WRONGTYPE" || code == "NOSCRIPT" ? .fault : .configuration
       case .refused: .fault
       }
-    (reason, self.code, description) = (.server, code, "Redis refused: \(message)")
+    redirection = Redirection(code, message)
+    let hint = redirection == nil ? "" : " (it is a node of a cluster: write redis+cluster:// in the Redis URL)"
+    (reason, self.code, description) = (.server, code, "Redis refused: \(message)\(hint)")
   }
 
   /// Of a login's AUTH or SELECT: whatever its words, it must be mended, unless it passes.
@@ -114,7 +126,8 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
     let passes = error.kind == .retry
     kind = passes ? .retry : .configuration
     meaning = passes ? error.meaning : .shutsUntilMended
-    (reason, code, description) = (error.reason, error.code, error.description + (passes ? "" : hint))
+    (reason, code, redirection) = (error.reason, error.code, error.redirection)
+    description = error.description + (passes ? "" : hint)
   }
 
   /// Nothing else would be answered on this connection either. A set-up that only tries whether the server is there
@@ -131,6 +144,25 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
     switch code {
     case "READONLY", "MASTERDOWN", "NOMASTERLINK", "LOADING", "CLUSTERDOWN": true
     default: false
+    }
+  }
+
+  /// Where a cluster says that a key is.
+  package enum Redirection: Sendable, Equatable {
+    /// It has another owner: the map of slots is out of date.
+    case moved
+    /// It may be on its way: ask there, once, with `ASKING`.
+    case ask(RedisURL.Address)
+
+    /// `MOVED slot host:port`, `ASK slot host:port`. Without a host it is the one that was asked, under another port:
+    /// who is asked for the map can tell.
+    init?(_ code: String, _ message: String) {
+      guard code == "MOVED" || code == "ASK" else { return nil }
+      self = .moved
+      guard code == "ASK", let place = message.split(separator: " ").last, let colon = place.lastIndex(of: ":"),
+        colon > place.startIndex, let port = Int(place[place.index(after: colon)...]), (1...65535).contains(port)
+      else { return }
+      self = .ask(.tcp(host: String(place[..<colon]), port: port))
     }
   }
 

@@ -5,6 +5,8 @@ import NIOCore
 ///     redis://[user[:password]@]host[:port][/db]    also valkey://
 ///     rediss://…                                    TLS, the certificate is always checked; also valkeys:// and tls://
 ///     unix:///path                                  also redis+unix:// and valkey+unix://[user[:password]@]/path
+///     redis+sentinel://…@a[:26379],b,c/master[/db]  Sentinels, and the name of the master that they watch; rediss+sentinel://
+///     redis+cluster://…@a[:6379],b,c                nodes of a Redis Cluster, any of them; rediss+cluster://
 ///
 /// User and password are percent-decoded; `redis://:password@host` and `redis://password@host` log in the default user,
 /// `redis://user:@host` a user without a password. Blanks and line breaks around the URL are no part of it.
@@ -15,14 +17,36 @@ import NIOCore
 /// - `cert`, `ssl_certfile` and `key`, `ssl_keyfile`: PEM files of the client certificate and its private key
 /// - `timeout`, `connect_timeout`, `socket_connect_timeout`, `dial_timeout`: for connecting and the login, in seconds
 ///   or with the unit `ms` or `s`; up to an hour
+/// - `sentinel_user`, `sentinel_username` and `sentinel_password`: as whom to log in at the Sentinels
 /// - `ssl_cert_reqs=required`, `ssl_check_hostname=true`, `protocol=2`: what is done anyway
 package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
-  package enum Address: Sendable, Equatable {
+  package enum Address: Sendable, Hashable, CustomStringConvertible {
     case tcp(host: String, port: Int)
     case unix(path: String)
+
+    package var description: String {
+      switch self {
+      case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+      case .unix(let path): path
+      }
+    }
   }
 
+  /// How the masters are found.
+  package enum Topology: Sendable, Equatable {
+    /// The master is at the URL's address.
+    case standalone
+    /// The Sentinels at ``seeds`` say where the master of this name is.
+    case sentinel(master: String)
+    /// The nodes at ``seeds`` say which master has which slots.
+    case cluster
+  }
+
+  package var topology = Topology.standalone
+  /// Of the server; the first of ``seeds``, where there are any.
   package var address: Address
+  /// Who is asked where the masters are; none where that is known.
+  package private(set) var seeds: [Address] = []
   package var usesTLS = false
   /// PEM file of the authorities to trust instead of the system's.
   package var caFile: String?
@@ -40,7 +64,25 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
   /// For the connection, TLS and the login together; nil leaves it to the program.
   package var connectTimeout: TimeAmount?
 
+  /// As whom to log in at Sentinels; nil logs nobody in.
+  package private(set) var sentinelUsername: String?
+  package private(set) var sentinelPassword: String?
+
   package init(address: Address) { self.address = address }
+
+  /// One of the servers that this URL leads to.
+  package func server(at address: Address) -> RedisURL {
+    var url = self
+    (url.topology, url.address, url.seeds) = (.standalone, address, [])
+    return url
+  }
+
+  /// One of the Sentinels.
+  package func sentinel(at address: Address) -> RedisURL {
+    var url = server(at: address)
+    (url.username, url.password, url.database) = (sentinelUsername, sentinelPassword, 0)
+    return url
+  }
 
   package init(_ url: String) throws(RedisError) {
     let url = url.drop(while: \.isWhitespace)
@@ -53,7 +95,7 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
   }
 
   private init(trimmed url: Substring) throws(RedisError) {
-    let schemes = "redis://, rediss://, valkey://, valkeys:// or unix://"
+    let schemes = "redis://, rediss://, valkey://, valkeys://, unix://, redis+sentinel:// or redis+cluster://"
     guard let schemeEnd = url.firstRange(of: "://") else { throw .url("the Redis URL must begin with \(schemes)") }
     if url.contains(where: \.isNewline) { throw .url("the Redis URL must be one line; write %0A for a line break") }
     if url.contains("#") { throw .url("the Redis URL must not contain '#'; write %23") }
@@ -75,10 +117,30 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
     let scheme = url[..<schemeEnd.lowerBound].lowercased()
     switch scheme {
     case "redis", "valkey", "rediss", "valkeys", "tls":
+      if authority.contains(",") {
+        throw .url(
+          "the Redis URL names several servers: write redis+sentinel:// or redis+cluster://, whichever they are")
+      }
       address = try Self.hostAndPort(authority)
       usesTLS = scheme != "redis" && scheme != "valkey"
       let name = path.dropFirst()
       let number = name.hasSuffix("/") ? name.dropLast() : name
+      if !number.isEmpty { database = try Self.database(number) }
+    case "redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel":
+      let parts = path.split(separator: "/")
+      guard (1...2).contains(parts.count), let name = Self.decoded(parts[0]), !name.contains(where: \.isWhitespace)
+      else {
+        throw .url("the Redis URL must name the master that the Sentinels watch: redis+sentinel://HOST:26379/MASTER/0")
+      }
+      seeds = try Self.hostsAndPorts(authority, port: 26379)
+      (address, topology, usesTLS) = (
+        seeds[0], .sentinel(master: name), scheme.hasPrefix("rediss") || scheme.hasPrefix("valkeys")
+      )
+      if parts.count == 2 { database = try Self.database(parts[1]) }
+    case "redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster":
+      seeds = try Self.hostsAndPorts(authority, port: 6379)
+      (address, topology, usesTLS) = (seeds[0], .cluster, scheme.hasPrefix("rediss") || scheme.hasPrefix("valkeys"))
+      let number = path.drop { $0 == "/" }
       if !number.isEmpty { database = try Self.database(number) }
     case "unix", "redis+unix", "valkey+unix":
       guard authority.isEmpty, path.count > 1, let path = Self.decoded(path) else {
@@ -89,6 +151,16 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
     }
     if let login { try take(login) }
     for parameter in query.split(separator: "&") { try take(parameter: parameter) }
+    if topology == .cluster, database != 0 {
+      throw .url("a Redis Cluster has no databases: leave out the \(database) in the Redis URL, or write 0")
+    }
+    if case .sentinel = topology {
+    } else if sentinelUsername != nil || sentinelPassword != nil {
+      throw .url("the Redis URL's parameters sentinel_user and sentinel_password need redis+sentinel://")
+    }
+    if sentinelUsername != nil, sentinelPassword == nil {
+      throw .url("the Redis URL's parameter sentinel_user needs sentinel_password")
+    }
     if !usesTLS, caFile != nil || certificateFile != nil || keyFile != nil {
       throw .url("the Redis URL's parameters cacert, cert and key need rediss://")
     }
@@ -101,10 +173,15 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
   package var description: String {
     let user = username ?? (password == nil ? nil : "")
     let login = user.map { "\($0)\(password == nil ? "" : ":***")@" } ?? ""
+    let scheme = usesTLS ? "rediss" : "redis"
+    let hosts = seeds.map(\.description).joined(separator: ",")
+    switch topology {
+    case .sentinel(let master): return "\(scheme)+sentinel://\(login)\(hosts)/\(master)/\(database)"
+    case .cluster: return "\(scheme)+cluster://\(login)\(hosts)"
+    case .standalone: break
+    }
     switch address {
-    case .tcp(let host, let port):
-      let host = host.contains(":") ? "[\(host)]" : host
-      return "\(usesTLS ? "rediss" : "redis")://\(login)\(host):\(port)/\(database)"
+    case .tcp: return "\(scheme)://\(login)\(address)/\(database)"
     case .unix(let path):
       return "\(login.isEmpty ? "unix" : "redis+unix")://\(login)\(path)?db=\(database)"
     }
@@ -136,6 +213,8 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
     case "cacert", "ssl_ca_certs": caFile = value
     case "cert", "ssl_certfile": certificateFile = value
     case "key", "ssl_keyfile": keyFile = value
+    case "sentinel_user", "sentinel_username": sentinelUsername = value
+    case "sentinel_password": sentinelPassword = value
     case "timeout", "connect_timeout", "socket_connect_timeout", "dial_timeout":
       connectTimeout = try Self.duration(value)
     case "ssl_cert_reqs": try only(["required", "cert_required", "2"], "a certificate is always checked")
@@ -145,7 +224,7 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
       let isName = pair[0].count <= 40 && pair[0].allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "_") }
       throw .url(
         "the Redis URL has a parameter that is not known here\(isName ? ", \(pair[0])" : ""); "
-          + "the known ones are db, cacert, cert, key and timeout")
+          + "the known ones are db, cacert, cert, key, timeout, sentinel_user and sentinel_password")
     }
   }
 
@@ -172,7 +251,16 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
     return .nanoseconds(Int64(seconds * 1_000_000_000))
   }
 
-  private static func hostAndPort(_ text: Substring) throws(RedisError) -> Address {
+  private static func hostsAndPorts(_ text: Substring, port: Int) throws(RedisError) -> [Address] {
+    var addresses: [Address] = []
+    for part in text.split(separator: ",", omittingEmptySubsequences: false) {
+      let address = try hostAndPort(part, port: port)
+      if !addresses.contains(address) { addresses.append(address) }
+    }
+    return addresses
+  }
+
+  private static func hostAndPort(_ text: Substring, port standard: Int = 6379) throws(RedisError) -> Address {
     var host = text
     var port: Substring?
     if text.hasPrefix("["), let bracket = text.firstIndex(of: "]") {
@@ -184,7 +272,7 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
       if host.contains(":") { throw .url("the Redis URL's IPv6 address must be in brackets: redis://[::1]:6379") }
     }
     if host.isEmpty { throw .url("the Redis URL has no host: redis://HOST:PORT/DB") }
-    guard let port else { return .tcp(host: String(host), port: 6379) }
+    guard let port else { return .tcp(host: String(host), port: standard) }
     guard port.allSatisfy(\.isNumber), let number = Int(port), (1...65535).contains(number) else {
       throw .url(
         "the Redis URL's port must be 1 to 65535; special characters in the password must be percent-encoded ('/' is %2F)"

@@ -3,7 +3,7 @@ import BatonRedis
 import BatonSession
 
 /// For the control plane, from anywhere.
-extension SessionStore {
+extension SessionStoring {
   package func read(_ request: PageRequest) async -> PageOutcome {
     await withCheckedContinuation { continuation in
       eventLoop.execute {

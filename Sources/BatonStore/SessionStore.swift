@@ -6,7 +6,7 @@ import Synchronization
 
 /// The sessions of one Redis node: four connections, whatever the number of sessions and devices. All but what says
 /// otherwise is called, and calls back, on `eventLoop`.
-package final class SessionStore: @unchecked Sendable {
+package final class SessionStore: SessionStoring, @unchecked Sendable {
   package let eventLoop: any EventLoop
   package weak var subscriber: (any StoreSubscriber)?
 
@@ -21,6 +21,10 @@ package final class SessionStore: @unchecked Sendable {
   private var commands: CommandLink?
   private var leases: LeaseKeeper?
   private var servers: [StoreConnection: String] = [:]
+  private let sentinels: SentinelWatch?
+  let shard: ShardState
+  /// Told, where the server is one of a cluster, that it is not the one to talk to.
+  var misplaced: () -> Void = {}
   private var readiness: Readiness?
   private var isStopped = false
 
@@ -33,15 +37,21 @@ package final class SessionStore: @unchecked Sendable {
   package let budget: HistoryBudget
 
   /// - Parameters:
+  ///   - sentinels: who say where the server is.
+  ///   - budget: shared with others; its own, of ``StoreConfiguration/historyBytes``, unless told.
+  ///   - isShard: its server is one of a cluster's masters.
   ///   - connector: makes the connector of one connection, which takes in no more than the limits.
   ///   - random: 0 to 1, for pauses between attempts.
   package init(
-    _ configuration: StoreConfiguration, on eventLoop: any EventLoop,
+    _ configuration: StoreConfiguration, on eventLoop: any EventLoop, sentinels: SentinelWatch? = nil,
+    budget: HistoryBudget? = nil, isShard: Bool = false,
     connector: (StoreConnection, RESPLimits) throws(RedisError) -> any RedisConnecting,
     random: @escaping @Sendable () -> Double = { .random(in: 0...1) },
     observe: @escaping @Sendable (StoreEvent) -> Void
   ) throws(RedisError) {
     (self.configuration, self.eventLoop, self.observe) = (configuration, eventLoop, observe)
+    self.sentinels = sentinels
+    shard = ShardState(isShard: isShard)
     var limits = RESPLimits()
     limits.maxBulkBytes = configuration.maxStringBytes
     limits.maxEntryBytes = configuration.maxStringBytes
@@ -51,22 +61,24 @@ package final class SessionStore: @unchecked Sendable {
     for connection in StoreConnection.allCases { connectors[connection] = try connector(connection, limits) }
     func connecting(_ connection: StoreConnection) -> any RedisConnecting { connectors[connection] ?? Unconnectable() }
     let look = LookForm(on: eventLoop)
-    budget = HistoryBudget(limit: configuration.historyBytes)
+    let budget = budget ?? HistoryBudget(limit: configuration.historyBytes)
+    self.budget = budget
     let watch: (StoreEvent) -> Void = { [weak self] event in self?.noted(event) }
     func admitting(_ role: StoreConnection) -> RedisLink.SetUp { { [weak self] in self?.admit(role, $0, $1) } }
     history = HistoryReader(
-      configuration, budget: budget, connector: connecting(.history), look: look, on: eventLoop, random: random,
-      admit: admitting(.history), observe: watch)
+      configuration, budget: budget, connector: connecting(.history), look: look, shard: shard, on: eventLoop,
+      random: random, admit: admitting(.history), observe: watch)
     let commands = CommandLink(
-      configuration, connector: connecting(.commands), on: eventLoop, random: random, admit: admitting(.commands),
-      observe: watch
+      configuration, connector: connecting(.commands), shard: shard, on: eventLoop, random: random,
+      admit: admitting(.commands), observe: watch
     ) { [weak self] error in self?.leave(because: error) }
     self.commands = commands
     tail = TailReader(
-      configuration, connectors: connecting, look: look, on: eventLoop, random: random, admit: admitting(.tail),
-      observe: watch,
+      configuration, connectors: connecting, look: look, shard: shard, on: eventLoop, random: random,
+      admit: admitting(.tail), observe: watch,
       tell: { [weak self] in self?.tell($0, $1) }, flush: { [weak self] in self?.flush() },
-      provoke: { commands.provokeNotice() })
+      provoke: { commands.provokeNotice() },
+      demoted: { [weak self] in self?.leave(because: SessionStore.demoted) })
     leases = LeaseKeeper(
       keyPrefix: configuration.keyPrefix, commands: commands, on: eventLoop, observe: observe
     ) { [weak self] session in
@@ -76,6 +88,8 @@ package final class SessionStore: @unchecked Sendable {
   }
 
   package func start() {
+    sentinels?.moved = { [weak self] in self?.restart() }
+    sentinels?.start()
     tail?.start()
     history?.start()
     commands?.start()
@@ -84,6 +98,7 @@ package final class SessionStore: @unchecked Sendable {
 
   package func stop() {
     isStopped = true
+    sentinels?.stop()
     tail?.stop()
     history?.stop()
     commands?.stop()
@@ -98,6 +113,10 @@ package final class SessionStore: @unchecked Sendable {
     case .disconnected(let role, _):
       servers[role] = nil
       if role == .commands { leases?.begunAnew() }
+      if role == .tail {
+        sentinels?.lost()
+        misplaced()
+      }
     case .refused(_, _, let error) where error.wantsMaster: leave(because: error)
     default: break
     }
@@ -106,22 +125,27 @@ package final class SessionStore: @unchecked Sendable {
   private static let elsewhere = RedisError.connectFailed(
     "another server answers there than the one that is followed")
 
-  /// All connections go to the server of the tail's. Who is not told which server it is can't compare.
+  private static let demoted = RedisError.misplaced("this one is a replica")
+
+  /// All connections go to the server of the tail's, and where others say who is the master, to a master. Who is not told
+  /// which server it is can't compare.
   private func admit(
     _ role: StoreConnection, _ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void
   ) {
-    connection.send([.info("server")], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
+    connection.send(ServerIdentity.questions, deadline: eventLoop.now + .seconds(5)) { [weak self] result in
       guard let self else { return }
-      let id: String?
-      switch result {
-      case .failure(let error): return done(.failure(error))
-      case .success(let replies): id = (try? replies.first?.decodedInfo())?["run_id"]
+      do throws(RedisError) {
+        let identity = try ServerIdentity(result.get())
+        if !identity.isMaster, self.sentinels != nil || self.shard.isShard { throw SessionStore.demoted }
+        if role != .tail, let id = identity.runID, let tail = self.servers[.tail], tail != id {
+          throw SessionStore.elsewhere
+        }
+        self.servers[role] = identity.runID
+        self.sentinels?.answered(identity)
+        done(.success(()))
+      } catch {
+        done(.failure(error))
       }
-      if role != .tail, let id, let tail = self.servers[.tail], tail != id {
-        return done(.failure(SessionStore.elsewhere))
-      }
-      self.servers[role] = id
-      done(.success(()))
     }
   }
 
@@ -134,9 +158,21 @@ package final class SessionStore: @unchecked Sendable {
   }
 
   private func leave(because error: RedisError) {
+    // Another server of the cluster may have what this one has lost: who spreads the sessions finds out.
+    if shard.isShard { return misplaced() }
+    sentinels?.lost()
     tail?.leave(because: error)
     history?.leave(because: error)
     commands?.leave(because: error)
+  }
+
+  /// All connections at once: the master is another server now.
+  func restart() {
+    let error = RedisError.misplaced("it is to be found elsewhere now")
+    servers.removeAll()
+    tail?.restart(because: error)
+    history?.restart(because: error)
+    commands?.restart(because: error)
   }
 
   /// Ready is who can let devices in and write what they post.
@@ -178,6 +214,41 @@ package final class SessionStore: @unchecked Sendable {
     tail?.unfollow(session)
     leases?.end(session)
   }
+
+  /// What another store needs to go on with a session.
+  struct Carried {
+    let tail: Tail.Carried?
+    let questions: [HistoryReader.Asked]
+  }
+
+  /// Another store takes the session over.
+  func release(_ session: SessionName) -> Carried {
+    if followed.remove(session) != nil { observe(.following(sessions: followed.count)) }
+    leases?.end(session)
+    shard.asking[session] = nil
+    return Carried(tail: tail?.release(session), questions: history?.release(session) ?? [])
+  }
+
+  /// - Parameter isFollowed: somebody wants to be told what is new; else it is only about history.
+  func adopt(_ session: SessionName, _ carried: Carried, isFollowed: Bool) {
+    if isFollowed, followed.insert(session).inserted {
+      observe(.following(sessions: followed.count))
+      leases?.begin(session)
+      leases?.missed(session)
+      if let known = carried.tail {
+        tail?.adopt(session, known)
+      } else {
+        updates += (tail?.follow(session) ?? []).map { (session, $0) }
+        flush()
+      }
+    }
+    for asked in carried.questions {
+      history?.read(asked.request, id: asked.id, waits: asked.waits, answer: asked.answer)
+    }
+  }
+
+  /// Over which commands are sent; nil while it is down.
+  var connection: RedisConnection? { commands?.connection }
 
   /// From anywhere. A ticket is drawn before ``touch(_:ticket:)``, and comes back in ``TailUpdate/confirmed(ticket:)``.
   package func drawTicket() -> UInt64 { tickets.wrappingAdd(1, ordering: .relaxed).newValue }
@@ -246,11 +317,12 @@ package final class SessionStore: @unchecked Sendable {
     completion: @escaping (Result<ResponseRecord?, RedisError>) -> Void
   ) {
     let key = SessionKeys(session, prefix: configuration.keyPrefix).producers
-    commands?.send([RedisCommand("HGET", .string(key), .string(response))]) { result in
+    let asking: [RedisCommand] = shard.asking[session] == nil ? [] : [.asking]
+    commands?.send(asking + [RedisCommand("HGET", .string(key), .string(response))]) { result in
       completion(
         result.flatMap { replies in
           Result { () throws(RedisError) in
-            guard let reply = replies.first else { throw .unexpectedReply("HGET") }
+            guard let reply = replies.last else { throw .unexpectedReply("HGET") }
             return try reply.accepted().text.flatMap { ResponseRecord($0) }
           }
         })

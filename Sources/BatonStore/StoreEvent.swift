@@ -12,6 +12,9 @@ package enum StoreConnection: String, Sendable, CaseIterable {
 package enum StoreEvent: Sendable {
   /// The number of sessions that are followed has changed.
   case following(sessions: Int)
+  /// Where the cluster's masters are, or the Sentinels' one.
+  case cluster(ClusterWatch.Event)
+  case sentinel(SentinelWatch.Event)
   case up(StoreConnection)
   /// A connection was lost, or could not be made.
   case disconnected(StoreConnection, RedisLink.Failure)

@@ -18,6 +18,14 @@ import Testing
     ("redis://h?database=4", "redis://h:6379/4"),
     (" redis://h/1\r\n", "redis://h:6379/1"), ("redis://ann:@h", "redis://ann:***@h:6379/0"),
     ("rediss://h?ssl_cert_reqs=required&ssl_check_hostname=True&protocol=2&timeout=5", "rediss://h:6379/0"),
+    (
+      "redis+sentinel://ann:secret@a:1,b,[::1]/mymaster/3",
+      "redis+sentinel://ann:***@a:1,b:26379,[::1]:26379/mymaster/3"
+    ),
+    ("rediss+sentinel://a/m", "rediss+sentinel://a:26379/m/0"),
+    ("redis+sentinel://a/m?sentinel_user=u&sentinel_password=p", "redis+sentinel://a:26379/m/0"),
+    ("redis+cluster://:secret@a,b:7001,a", "redis+cluster://:***@a:6379,b:7001"),
+    ("valkeys+cluster://a/0", "rediss+cluster://a:6379"),
     ("redis://default:a%2Fb%3Fc%23d%40e@h:1?socket_connect_timeout=0.5", "redis://default:***@h:1/0"),
   ])
   func understands(text: String, description: String) throws {
@@ -50,6 +58,10 @@ import Testing
     ("redis://h?timeout=0", "1 ms to 1 hour"), ("redis://h?timeout=nan", "seconds"), ("redis://h?timeout=1e99", "hour"),
     ("rediss://h?cert=/c", "cert and key"), ("redis://h?ssl_certfile=/c", "rediss://"),
     ("redis://u:p@h\n/1", "one line"),
+    ("redis://a,b", "redis+cluster://"), ("redis+sentinel://a", "name the master"),
+    ("redis+sentinel://a,/m", "no host"), ("redis+cluster://a/1", "no databases"),
+    ("redis+cluster://a?sentinel_password=p", "redis+sentinel://"),
+    ("redis+sentinel://a/m?sentinel_user=u", "needs sentinel_password"),
     ("redis://h?db=", "name=value"), ("redis://h/3/4", "database"), ("http://h", "valkey://"),
   ])
   func saysWhatToMend(text: String, words: String) {

@@ -21,7 +21,7 @@ package struct NodeDescription: Sendable {
 
 /// Lets devices in to their sessions, and takes what the store tells to the event loops that want it.
 package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
-  private let store: SessionStore
+  private let store: any SessionStoring
   private let node: NodeDescription
   // Set once, at the end of `init`.
   private var loops: [ObjectIdentifier: LoopHub] = [:]
@@ -31,7 +31,7 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
 
   /// - Parameter group: the event loops that connections are accepted on.
   init(
-    _ store: SessionStore, group: any EventLoopGroup, node: NodeDescription, limits: WindowLimits,
+    _ store: any SessionStoring, group: any EventLoopGroup, node: NodeDescription, limits: WindowLimits,
     metrics: GatewayMetrics
   ) {
     (self.store, self.node) = (store, node)

@@ -6,7 +6,7 @@ import NIOCore
 /// The rooms of one event loop.
 final class LoopHub: @unchecked Sendable {
   let eventLoop: any EventLoop
-  let store: SessionStore
+  let store: any SessionStoring
   let limits: WindowLimits
   let counters: LoopCounters
   let metrics: GatewayMetrics
@@ -19,7 +19,7 @@ final class LoopHub: @unchecked Sendable {
   private weak var hub: Hub?
 
   init(
-    _ eventLoop: any EventLoop, hub: Hub, store: SessionStore, limits: WindowLimits, metrics: GatewayMetrics,
+    _ eventLoop: any EventLoop, hub: Hub, store: any SessionStoring, limits: WindowLimits, metrics: GatewayMetrics,
     budget: WindowBudget
   ) {
     (self.eventLoop, self.hub, self.store, self.limits) = (eventLoop, hub, store, limits)

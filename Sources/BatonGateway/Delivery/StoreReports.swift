@@ -29,6 +29,18 @@ struct StoreReports: Sendable {
     switch event {
     case .following(let sessions): metrics.sessions.set(sessions)
     case .up(let connection): logger.debug("connected to Redis", metadata: ["connection": "\(connection.rawValue)"])
+    case .cluster(.masters(let addresses)):
+      let list = addresses.map(\.description).joined(separator: ", ")
+      logger.info("the cluster's masters", metadata: ["addresses": "\(list)"])
+    case .cluster(.silent(let error)):
+      troubles.occurred(
+        "cluster", .warning, "a node of the cluster does not tell who has which slots", metadata: ["error": "\(error)"])
+    case .sentinel(.follows(let address)):
+      logger.info("following the master that the Sentinels name", metadata: ["address": "\(address)"])
+    case .sentinel(.silent(let address, let error)):
+      troubles.occurred(
+        "sentinel \(address)", .warning, "a Sentinel names no master",
+        metadata: ["address": "\(address)", "error": "\(error)"])
     case .disconnected(let connection, let failure):
       metrics.redisReconnects.increment()
       troubles.occurred(

@@ -8,14 +8,8 @@ extension GatewayBackend {
   /// - Throws: `RedisError` where the certificates that the URL names can't be read.
   package init(_ configuration: GatewayConfiguration, _ parts: GatewayParts) throws(RedisError) {
     let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
-    let store = try SessionStore(
-      configuration.store, on: parts.eventLoopGroup.next(),
-      connector: { connection, limits throws(RedisError) -> any RedisConnecting in
-        var options = RedisConnector.Options()
-        options.limits = limits
-        options.clientName = "baton-\(configuration.node)-\(connection.rawValue)"
-        return try RedisConnector(configuration.redis, options: options)
-      }, observe: reports.take)
+    let store = try StoreConfiguration.open(
+      configuration.store, configuration.redis, on: parts.eventLoopGroup.next(), observe: reports.take)
     let hub = Hub(
       store, group: parts.eventLoopGroup,
       node: NodeDescription(
@@ -48,7 +42,7 @@ extension GatewayConfiguration {
 
 /// Control requests, answered from Redis.
 struct StoredSessions: SessionOperations {
-  let store: SessionStore
+  let store: any SessionStoring
 
   // MARK: history
 

@@ -28,13 +28,25 @@ package struct RedisScript: Sendable {
 
 extension RedisConnection {
   /// EVALSHA, and EVAL where it answers NOSCRIPT. A call that falls back is overtaken by what was sent in between.
+  ///
+  /// - Parameter isAsking: the slot of the keys is only on its way to the server.
   package func run(
-    _ script: RedisScript, keys: [String], _ arguments: [RedisCommand.Argument], deadline: NIODeadline,
-    completion: @escaping (Result<RESPReply, RedisError>) -> Void
+    _ script: RedisScript, keys: [String], _ arguments: [RedisCommand.Argument], isAsking: Bool = false,
+    deadline: NIODeadline, completion: @escaping (Result<RESPReply, RedisError>) -> Void
   ) {
-    send(script.evalsha(keys: keys, arguments), deadline: deadline) { result in
+    func call(_ command: RedisCommand, _ completion: @escaping (Result<RESPReply, RedisError>) -> Void) {
+      guard isAsking else { return send(command, deadline: deadline, completion: completion) }
+      send([.asking, command], deadline: deadline) { result in
+        completion(
+          result.flatMap { replies in
+            guard let reply = replies.last else { return .failure(.unexpectedReply(command.name)) }
+            return reply.error.map { .failure($0) } ?? .success(reply)
+          })
+      }
+    }
+    call(script.evalsha(keys: keys, arguments)) { result in
       guard case .failure(let error) = result, error.code == "NOSCRIPT" else { return completion(result) }
-      self.send(script.eval(keys: keys, arguments), deadline: deadline, completion: completion)
+      call(script.eval(keys: keys, arguments), completion)
     }
   }
 

@@ -4,6 +4,8 @@ extension RedisCommand {
   package static let ping = RedisCommand("PING")
   package static let clientID = RedisCommand("CLIENT", "ID")
   package static let role = RedisCommand("ROLE")
+  /// The next command, or MULTI and all that it queues, is answered although the slot is only on its way to the server.
+  package static let asking = RedisCommand("ASKING")
   /// See ``RESPReply/decodedTime()``.
   package static let time = RedisCommand("TIME")
   package static let multi = RedisCommand("MULTI")

@@ -6,10 +6,12 @@ package final class RedisConnection: Sendable {
   package typealias Completion = (Result<[RESPReply], RedisError>) -> Void
 
   package let eventLoop: any EventLoop
+  /// Of the server.
+  package let address: RedisURL.Address
   private let handler: NIOLoopBound<RedisConnectionHandler>
 
-  init(handler: NIOLoopBound<RedisConnectionHandler>, eventLoop: any EventLoop) {
-    (self.handler, self.eventLoop) = (handler, eventLoop)
+  init(handler: NIOLoopBound<RedisConnectionHandler>, address: RedisURL.Address, eventLoop: any EventLoop) {
+    (self.handler, self.address, self.eventLoop) = (handler, address, eventLoop)
   }
 
   /// Logs in over a channel whose bytes are RESP, an `EmbeddedChannel` for instance; on its event loop.

@@ -36,7 +36,9 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   /// Succeeds after the login.
   var connection: EventLoopFuture<RedisConnection> {
     let handler = NIOLoopBound(self, eventLoop: eventLoop)
-    return loggedIn.futureResult.map { RedisConnection(handler: handler, eventLoop: handler.value.eventLoop) }
+    return loggedIn.futureResult.map { [url] in
+      RedisConnection(handler: handler, address: url.address, eventLoop: handler.value.eventLoop)
+    }
   }
 
   var closeReason: RedisError? { state.closeReason }

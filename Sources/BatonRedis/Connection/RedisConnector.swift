@@ -22,7 +22,7 @@ package struct RedisConnector: RedisConnecting {
     package init() {}
   }
 
-  package let url: RedisURL
+  package private(set) var url: RedisURL
   package let options: Options
   private let tls: NIOSSLContext?
 
@@ -42,6 +42,13 @@ package struct RedisConnector: RedisConnecting {
       configuration.privateKey = try Self.read(key) { .privateKey(try NIOSSLPrivateKey(file: $0, format: .pem)) }
     }
     tls = try Self.read(url.caFile) { [configuration] _ in try NIOSSLContext(configuration: configuration) }
+  }
+
+  /// For another server with the same login and certificates.
+  package func to(_ url: RedisURL) -> RedisConnector {
+    var connector = self
+    connector.url = url
+    return connector
   }
 
   private static func read<File, Content>(

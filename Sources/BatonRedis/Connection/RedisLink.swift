@@ -56,6 +56,18 @@ package final class RedisLink {
     connection.close(error)
   }
 
+  /// Connects again at once, whatever it is doing: the server is to be found elsewhere.
+  package func restart(because error: RedisError) {
+    retry?.cancel()
+    let wasUp = connection != nil
+    let open = current
+    (current, connection) = (nil, nil)
+    open?.close(error)
+    let action = state.restartRequested()
+    if wasUp { report(.down(Failure(error: error, attempt: 1, isRepeated: false))) }
+    act(action)
+  }
+
   private func act(_ action: RedisLinkState.Action) {
     switch action {
     case .none: break
@@ -78,9 +90,11 @@ package final class RedisLink {
   }
 
   private func connect() {
+    let attempt = state.attemptNumber
     eventLoop.flatSubmit { [connector, eventLoop] in
       connector.connect(on: eventLoop)
     }.assumeIsolated().whenComplete { result in
+      guard attempt == self.state.attemptNumber else { return (try? result.get())?.close() ?? () }
       switch result {
       case .failure(let error): self.failed(error as? RedisError ?? .connectFailed("\(error)"))
       case .success(let connection):

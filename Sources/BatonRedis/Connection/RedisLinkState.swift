@@ -21,6 +21,8 @@ package struct RedisLinkState {
   private var phase = Phase.idle
   private var backoff: RedisBackoff
   private var attempt = 0
+  /// Drawn anew by each restart: an attempt under another number is void.
+  package private(set) var attemptNumber = 0
   private var lastError: RedisError?
   private var lastLeave: NIODeadline?
   private var patience = Self.firstPatience
@@ -78,6 +80,18 @@ package struct RedisLinkState {
     }
     lastLeave = now
     return true
+  }
+
+  /// The server is elsewhere: what was, counts no longer.
+  package mutating func restartRequested() -> Action {
+    switch phase {
+    case .idle, .stopped: return .none
+    case .connecting, .settingUp, .up, .waiting: break
+    }
+    backoff.reset()
+    (attempt, lastError, phase) = (0, nil, .connecting)
+    attemptNumber += 1
+    return .connect
   }
 
   package mutating func delayPassed() -> Action {

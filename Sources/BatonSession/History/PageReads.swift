@@ -105,6 +105,20 @@ package struct PageReads: Sendable {
     keep(queue, session)
   }
 
+  /// The session is read elsewhere from now on.
+  /// - Returns: Who waits for what, and whether until the store is back.
+  package mutating func released(_ session: SessionName) -> [(request: PageRequest, id: UInt64, waits: Bool)] {
+    guard let queue = queues.removeValue(forKey: session) else { return [] }
+    var waiting: [(PageRequest, [Waiter])] = queue.waiting.map { ($0, $1) }
+    if let sent = queue.inFlight {
+      inFlight -= 1
+      flightBytes -= sent.bytes
+      if alone == session { alone = nil }
+      waiting.insert((sent.asked, sent.waiters), at: 0)
+    }
+    return waiting.flatMap { request, waiters in waiters.map { (request, $0.id, $0.until == nil) } }
+  }
+
   /// What is to be sent now, by turns, while `fits` says that a reply of so many bytes may come.
   package mutating func next(at now: Int64, fits: (Int) -> Bool) -> [Action] {
     clock = now
@@ -222,6 +236,9 @@ package struct PageReads: Sendable {
     for id in told { abandoned(id, session: sent.session) }
     return told.isEmpty ? [] : [.answer(told, .refused(reason))]
   }
+
+  /// The session is on its way to another server.
+  package mutating func redirected(_ sent: PageRequest) { again(sent, failed: true) }
 
   /// Redis answers nobody for now.
   package mutating func shut(_ sent: PageRequest) {

@@ -168,6 +168,33 @@ package struct Tail: Sendable {
     if dirty.count > 2 * followed.count + 64 { dirty.removeAll { followed[$0]?.isDirty != true } }
   }
 
+  /// What is known of a session that another tail takes over.
+  package struct Carried: Sendable {
+    fileprivate let session: Followed
+  }
+
+  /// The session is followed elsewhere from now on.
+  package mutating func released(_ session: SessionName) -> Carried? {
+    guard let one = followed[session] else { return nil }
+    unfollow(session)
+    return Carried(session: one)
+  }
+
+  /// Goes on where another tail was: the entry that it knew must come back here.
+  package mutating func adopted(_ session: SessionName, _ carried: Carried) -> [Action] {
+    guard followed[session] == nil else { return [] }
+    let other = carried.session
+    numbers += 1
+    var one = Followed(number: numbers, count: other.count, pause: trust.isArmed ? quiet : configuration.pollMs)
+    (one.place, one.seen, one.evidence, one.isOpen) = (other.place, other.seen, other.evidence, other.isOpen)
+    // Another master may have counted otherwise.
+    if one.evidence?.existed == true { one.evidence?.added = nil }
+    (one.ticket, one.paceMs, one.isInTrouble) = (other.ticket, other.paceMs, other.isInTrouble || isStalled)
+    followed[session] = one
+    markDirty(session)
+    return (isStalled && !other.isInTrouble ? [.tell(session, .stalled)] : []) + reads()
+  }
+
   /// Where a log of this session that begins now has to begin; nil before the first look.
   package func end(of session: SessionName) -> Place? {
     guard let one = followed[session], one.isOpen else { return nil }

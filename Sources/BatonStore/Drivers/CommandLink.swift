@@ -10,6 +10,7 @@ final class CommandLink {
 
   private let eventLoop: any EventLoop
   private let configuration: StoreConfiguration
+  private let shard: ShardState
   private let observe: (StoreEvent) -> Void
   /// The server says that it is no master.
   private let misplaced: (RedisError) -> Void
@@ -22,11 +23,11 @@ final class CommandLink {
   private(set) var writesSince: NIODeadline?
 
   init(
-    _ configuration: StoreConfiguration, connector: any RedisConnecting, on eventLoop: any EventLoop,
+    _ configuration: StoreConfiguration, connector: any RedisConnecting, shard: ShardState, on eventLoop: any EventLoop,
     random: @escaping () -> Double, admit: @escaping RedisLink.SetUp, observe: @escaping (StoreEvent) -> Void,
     misplaced: @escaping (RedisError) -> Void
   ) {
-    (self.eventLoop, self.configuration) = (eventLoop, configuration)
+    (self.eventLoop, self.configuration, self.shard) = (eventLoop, configuration, shard)
     (self.observe, self.misplaced) = (observe, misplaced)
     troubleSince = eventLoop.now
     link = RedisLink(
@@ -58,12 +59,21 @@ final class CommandLink {
     if let connection = link?.connection { link?.leave(connection, because: error) }
   }
 
+  /// The server is to be found elsewhere.
+  func restart(because error: RedisError) { link?.restart(because: error) }
+
+  /// Nil while it is down.
+  var connection: RedisConnection? { link?.connection }
+
   /// Answered with the reply's strings.
   func run(_ call: AppendCall, _ session: SessionName, completion: @escaping (Result<[String], RedisError>) -> Void) {
     guard let connection = link?.connection else { return later(completion, .failure(trouble)) }
-    run(call, SessionKeys(session, prefix: configuration.keyPrefix).all, on: connection) { [weak self] result in
+    let isAsking = shard.asking[session] != nil
+    run(call, SessionKeys(session, prefix: configuration.keyPrefix).all, on: connection, isAsking: isAsking) {
+      [weak self] result in
       switch result {
       case .success: self?.wrote(nil)
+      case .failure(let error) where self?.isInMotion(error) == true: break
       case .failure(let error):
         self?.wrote(error)
         self?.observe(.refused(.commands, session, error))
@@ -72,8 +82,13 @@ final class CommandLink {
     }
   }
 
+  /// A word about a slot on its way says nothing of the server.
+  private func isInMotion(_ error: RedisError) -> Bool {
+    shard.isShard && (error.redirection != nil || error.code == "TRYAGAIN")
+  }
+
   private func run(
-    _ call: AppendCall, _ keys: [String], on connection: RedisConnection,
+    _ call: AppendCall, _ keys: [String], on connection: RedisConnection, isAsking: Bool = false,
     completion: @escaping (Result<[String], RedisError>) -> Void
   ) {
     let arguments = call.arguments(configuration.retention).map { argument -> RedisCommand.Argument in
@@ -82,8 +97,9 @@ final class CommandLink {
       case .bytes(let bytes): .bytes(bytes)
       }
     }
-    connection.run(CommandLink.script, keys: keys, arguments, deadline: eventLoop.now + CommandLink.patience) {
-      result in
+    connection.run(
+      CommandLink.script, keys: keys, arguments, isAsking: isAsking, deadline: eventLoop.now + CommandLink.patience
+    ) { result in
       completion(
         result.flatMap { reply in
           guard let parts = reply.elements else { return .failure(.unexpectedReply("EVALSHA")) }
@@ -107,11 +123,11 @@ final class CommandLink {
   /// A write that changes nothing, for what only a write can tell: whether writes succeed.
   func tryWrite(completion: @escaping () -> Void = {}) {
     guard let connection = link?.connection else { return }
-    connection.send([.writeOfNothing(prefix: configuration.keyPrefix)], deadline: eventLoop.now + CommandLink.patience)
-    {
-      [weak self] result in
+    let write = RedisCommand.writeOfNothing(shard.probeKey(prefix: configuration.keyPrefix))
+    connection.send([write], deadline: eventLoop.now + CommandLink.patience) { [weak self] result in
       if let self {
         if let error = (try? result.get()).map({ $0.first?.error }) ?? .timedOut {
+          if self.isInMotion(error) { return completion() }
           self.wrote(error)
         } else {
           // That the step may be run is not shown by it: trouble goes on.
@@ -125,7 +141,7 @@ final class CommandLink {
   /// Changes the key that tails read to see that reads succeed, and leaves nothing. Where it is refused, notices are
   /// proven by the first change of a session.
   func provokeNotice() {
-    let key = RedisCommand.Argument.string(configuration.keyPrefix + "{}")
+    let key = RedisCommand.Argument.string(shard.probeKey(prefix: configuration.keyPrefix))
     send([RedisCommand("XADD", key, "*", "-", "-"), RedisCommand("DEL", key)]) { _ in }
   }
 
@@ -152,20 +168,24 @@ final class CommandLink {
   /// Whether the step is allowed, and this is a master. What is refused is told to who needs it.
   private func tryStep(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
     let probe = ResponseWrite(response: "-", epoch: 0, generation: nil, token: "-", first: 1, items: [])
-    let keys = ["", ":producers", ":inbox", ":keys"].map { configuration.keyPrefix + "{}" + $0 }
+    let key = shard.probeKey(prefix: configuration.keyPrefix)
+    let keys = ["", ":producers", ":inbox", ":keys"].map { key + $0 }
     run(.append(probe), keys, on: connection) { [weak self] result in
       guard let self else { return }
       if case .failure(let error) = result {
         if error.shuts { return done(.failure(error)) }
+        if self.isInMotion(error) {
+          self.troubleSince = nil
+          return done(.success(()))
+        }
         if error.meaning == .refusesThis || error.meaning == .refused {
           self.observe(.refused(.commands, nil, error))
           self.failed(error)
           return done(.success(()))
         }
       }
-      connection.send(
-        [.writeOfNothing(prefix: self.configuration.keyPrefix)], deadline: self.eventLoop.now + CommandLink.patience
-      ) { [weak self] result in
+      connection.send([.writeOfNothing(key)], deadline: self.eventLoop.now + CommandLink.patience) {
+        [weak self] result in
         guard let self, case .success(let replies) = result else { return done(result.map { _ in }) }
         if let error = replies.first?.error {
           if error.wantsMaster || error.meaning == .refusesThis { self.failed(error) } else { self.troubleSince = nil }
@@ -181,7 +201,7 @@ final class CommandLink {
 
 extension RedisCommand {
   /// Refused as any other XADD would be, and nothing else: there is no such stream.
-  static func writeOfNothing(prefix: String) -> RedisCommand {
-    RedisCommand("XADD", .string(prefix + "{}"), "NOMKSTREAM", "*", "-", "-")
+  static func writeOfNothing(_ key: String) -> RedisCommand {
+    RedisCommand("XADD", .string(key), "NOMKSTREAM", "*", "-", "-")
   }
 }

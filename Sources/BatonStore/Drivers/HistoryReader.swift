@@ -9,6 +9,7 @@ final class HistoryReader {
   private let eventLoop: any EventLoop
   private let configuration: StoreConfiguration
   private let look: LookForm
+  private let shard: ShardState
   private let observe: (StoreEvent) -> Void
   private var link: RedisLink?
   private var pages: PageReads
@@ -21,11 +22,11 @@ final class HistoryReader {
 
   init(
     _ configuration: StoreConfiguration, budget: HistoryBudget, connector: any RedisConnecting, look: LookForm,
-    on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
+    shard: ShardState, on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
     observe: @escaping (StoreEvent) -> Void
   ) {
     (self.eventLoop, self.configuration, self.look, self.observe) = (eventLoop, configuration, look, observe)
-    self.budget = budget
+    (self.budget, self.shard) = (budget, shard)
     pages = PageReads()
     troubleSince = eventLoop.now
     link = RedisLink(
@@ -56,6 +57,23 @@ final class HistoryReader {
 
   func leave(because error: RedisError) {
     if let connection = link?.connection { link?.leave(connection, because: error) }
+  }
+
+  /// The server is to be found elsewhere.
+  func restart(because error: RedisError) { link?.restart(because: error) }
+
+  /// A question that another reader is to answer.
+  struct Asked {
+    let request: PageRequest
+    let id: UInt64
+    let waits: Bool
+    let answer: @Sendable (PageOutcome) -> Void
+  }
+
+  func release(_ session: SessionName) -> [Asked] {
+    pages.released(session).compactMap { request, id, waits in
+      answers.removeValue(forKey: id).map { Asked(request: request, id: id, waits: waits, answer: $0) }
+    }
   }
 
   private var now: Int64 { Int64(eventLoop.now.uptimeNanoseconds / 1_000_000) }
@@ -104,11 +122,12 @@ final class HistoryReader {
     guard let connection = link?.connection else { return }
     let (sent, form) = (eventLoop.now, look.now)
     let commands = request.commands(key: request.session.key(prefix: configuration.keyPrefix), form)
-    connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
+    let isAsking = shard.asking[request.session] != nil
+    connection.send((isAsking ? [.asking] : []) + commands, deadline: sent + .seconds(10)) { [weak self] result in
       // What was lost with its connection is asked for again once there is another one.
       guard let self, case .success(let replies) = result else { return }
       self.observe(.answered(.history, after: self.eventLoop.now - sent))
-      self.take(request, form, replies)
+      self.take(request, form, Array(replies.dropFirst(isAsking ? 1 : 0)))
       self.pump()
     }
   }
@@ -118,6 +137,10 @@ final class HistoryReader {
     do throws(RedisError) {
       let reply = try request.reply(replies, form, budget, &decoder)
       troubleSince = nil
+      if case .outcome(.page(let page), _, _) = reply, shard.doubts(request.session, exists: page.info?.exists) {
+        pages.redirected(request)
+        return shard.redirected(request.session, .moved)
+      }
       switch reply {
       case .outcome(let outcome, let entries, let bytes):
         perform(pages.arrived(request, outcome, entries: entries, bytes: bytes))
@@ -125,6 +148,10 @@ final class HistoryReader {
       case .moved: pages.moved(request)
       }
     } catch {
+      if let redirection = shard.redirection(error) {
+        pages.redirected(request)
+        return shard.redirected(request.session, redirection)
+      }
       observe(.refused(.history, request.session, error))
       if request.look, look.refused(form, replies[...], error) {
         pages.moved(request)
@@ -147,7 +174,7 @@ final class HistoryReader {
   /// A look at a key that is never there: what it takes to let devices in.
   private func tryLook(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
     let form = look.now
-    let key = configuration.keyPrefix + "{}"
+    let key = shard.probeKey(prefix: configuration.keyPrefix)
     let commands = form.commands(key: key, "XRANGE", [.string(key), "-", "+", "COUNT", 1])
     connection.send(commands, deadline: eventLoop.now + .seconds(5)) { [weak self] result in
       guard let self else { return }
@@ -160,6 +187,10 @@ final class HistoryReader {
           done(.success(()))
         } catch {
           if error.shuts { return done(.failure(error)) }
+          if self.shard.redirection(error) != nil {
+            self.troubleSince = nil
+            return done(.success(()))
+          }
           if self.look.refused(form, replies[...], error) { return self.tryLook(connection, done) }
           // The connection is good; no device can be let in over it for now.
           self.observe(.refused(.history, nil, error))

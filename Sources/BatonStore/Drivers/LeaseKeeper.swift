@@ -110,6 +110,8 @@ final class LeaseKeeper {
       // Not answered, it is asked again with the next tick.
       guard case .success(let replies) = result, let reply = replies.first else { return }
       if let error = reply.error {
+        // On its way to another server: it is asked there.
+        if error.redirection != nil || error.code == "TRYAGAIN" { return }
         // A key of another type has no leases; where looking is not allowed, nobody waits for it.
         if !error.shuts { self.seen(session, next: nil, leased: []) }
         return

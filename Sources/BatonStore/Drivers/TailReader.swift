@@ -9,12 +9,15 @@ final class TailReader {
   private let eventLoop: any EventLoop
   private let configuration: StoreConfiguration
   private let look: LookForm
+  private let shard: ShardState
   private let observe: (StoreEvent) -> Void
   /// Takes what there is to tell, in order; `flush` follows.
   private let tell: (SessionName, TailUpdate) -> Void
   private let flush: () -> Void
   /// Changes the key that the probe reads, where this is allowed: a notice is to come of it.
   private let provoke: () -> Void
+  /// The server says that it is a replica.
+  private let demoted: () -> Void
 
   private var tail: Tail
   private var decoder: StreamDecoder
@@ -41,12 +44,13 @@ final class TailReader {
 
   init(
     _ configuration: StoreConfiguration, connectors: (StoreConnection) -> any RedisConnecting, look: LookForm,
-    on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
+    shard: ShardState, on eventLoop: any EventLoop, random: @escaping () -> Double, admit: @escaping RedisLink.SetUp,
     observe: @escaping (StoreEvent) -> Void, tell: @escaping (SessionName, TailUpdate) -> Void,
-    flush: @escaping () -> Void, provoke: @escaping () -> Void
+    flush: @escaping () -> Void, provoke: @escaping () -> Void, demoted: @escaping () -> Void
   ) {
-    (self.eventLoop, self.configuration, self.look) = (eventLoop, configuration, look)
+    (self.eventLoop, self.configuration, self.look, self.shard) = (eventLoop, configuration, look, shard)
     (self.observe, self.tell, self.flush, self.provoke) = (observe, tell, flush, provoke)
+    self.demoted = demoted
     (nextAttempt, lastProbe, lastTick) = (eventLoop.now, eventLoop.now, eventLoop.now)
     var tuning = Tail.Configuration()
     tuning.sweepMs = configuration.sweep.nanoseconds / 1_000_000
@@ -90,6 +94,15 @@ final class TailReader {
   func leave(because error: RedisError) {
     for link in [notices, reads] { if let connection = link?.connection { link?.leave(connection, because: error) } }
   }
+
+  /// The server is to be found elsewhere.
+  func restart(because error: RedisError) {
+    notices?.restart(because: error)
+    reads?.restart(because: error)
+  }
+
+  func release(_ session: SessionName) -> Tail.Carried? { tail.released(session) }
+  func adopt(_ session: SessionName, _ carried: Tail.Carried) { perform(tail.adopted(session, carried)) }
 
   func follow(_ session: SessionName) -> [TailUpdate] {
     var standing: [TailUpdate] = []
@@ -136,7 +149,8 @@ final class TailReader {
 
   private func send(_ round: [TailRead]) {
     guard let connection = reads?.connection else { return }
-    let shared = isSharingRefused ? [] : round.filter(\.isShared)
+    // A cluster refuses commands with keys of several slots.
+    let shared = isSharingRefused || shard.isShard ? [] : round.filter(\.isShared)
     let single = shared.isEmpty ? round : round.filter { !$0.isShared }
     var commands: [RedisCommand] = []
     commands.reserveCapacity(1 + single.count)
@@ -145,14 +159,18 @@ final class TailReader {
     if let count = shared.first?.count {
       commands.append(.xread(count: count, zip(keys, shared).map { (key: $0, after: $1.after.redis) }))
     }
-    for read in single { commands += read.commands(key: key(read.session), form) }
+    let asking = Set(shard.asking.keys)
+    for read in single {
+      if asking.contains(read.session) { commands.append(.asking) }
+      commands += read.commands(key: key(read.session), form)
+    }
     let sent = eventLoop.now
     tail.asked(at: now)
     connection.send(commands, deadline: sent + .seconds(10)) { [weak self] result in
       guard let self, case .success(let replies) = result else { return }
       self.observe(.answered(.tail, after: self.eventLoop.now - sent))
       if let reply = replies.first, !shared.isEmpty { self.take(shared, keys, reply) }
-      self.take(single, form, replies.dropFirst(shared.isEmpty ? 0 : 1))
+      self.take(single, form, replies.dropFirst(shared.isEmpty ? 0 : 1), asking: asking)
       self.flush()
       self.tickLater()
     }
@@ -184,20 +202,35 @@ final class TailReader {
     if decoder.misshapen > misshapen { observe(.misshapenFields(decoder.misshapen - misshapen)) }
   }
 
-  private func take(_ round: [TailRead], _ form: Look, _ replies: ArraySlice<RESPReply>) {
+  private func take(
+    _ round: [TailRead], _ form: Look, _ replies: ArraySlice<RESPReply>, asking: Set<SessionName>
+  ) {
     var next = replies.startIndex
     let misshapen = decoder.misshapen
     for read in round {
+      let session = read.session
+      if asking.contains(session) { next += 1 }
       let slice = replies[min(next, replies.endIndex)..<min(next + read.commandCount(form), replies.endIndex)]
       next += read.commandCount(form)
       let outcome: TailOutcome
       do throws(RedisError) {
-        outcome = try read.outcome(slice, key: key(read.session), form, &decoder)
+        let read = try read.outcome(slice, key: key(read.session), form, &decoder)
+        if case .entries(_, _, let info?, _) = read, shard.doubts(session, exists: info.exists) {
+          outcome = .failed
+          shard.redirected(session, .moved)
+        } else {
+          outcome = read
+        }
       } catch {
-        observe(.refused(.tail, read.session, error))
-        outcome = read.look && look.refused(form, slice, error) ? .again : error.shuts ? .shut : .failed
+        if let redirection = shard.redirection(error) {
+          outcome = .failed
+          shard.redirected(session, redirection)
+        } else {
+          observe(.refused(.tail, session, error))
+          outcome = read.look && look.refused(form, slice, error) ? .again : error.shuts ? .shut : .failed
+        }
       }
-      carryOut(tail.completed(read.session, outcome, at: now))
+      carryOut(tail.completed(session, outcome, at: now))
     }
     if decoder.misshapen > misshapen { observe(.misshapenFields(decoder.misshapen - misshapen)) }
   }
@@ -352,9 +385,12 @@ final class TailReader {
   private func probe() {
     guard let connection = reads?.connection else { return }
     tail.asked(at: now)
-    connection.send(.probe(prefix: configuration.keyPrefix), deadline: eventLoop.now + .seconds(10)) {
-      [weak self] result in
-      guard let self, case .success = result else { return }
+    let probe = RedisCommand.probe(shard.probeKey(prefix: configuration.keyPrefix))
+    connection.send([probe, .role], deadline: eventLoop.now + .seconds(10)) { [weak self] result in
+      guard let self, case .success(let replies) = result, let reply = replies.first else { return }
+      if case .replica = try? replies.last.map(RedisRole.init) { self.demoted() }
+      // What is elsewhere is answered as well.
+      if let error = reply.error, self.shard.redirection(error) == nil { return }
       self.perform(self.tail.succeeded(at: self.now))
       if self.tail.source == .unproven { self.provoke() }
     }

@@ -69,8 +69,8 @@ package enum Look: Sendable {
 
 extension RedisCommand {
   /// A read of nothing: it succeeds where reads do, also by the rights of this user.
-  static func probe(prefix: String) -> RedisCommand {
-    RedisCommand("XREAD", "COUNT", 1, "STREAMS", .string(prefix + "{}"), "0-0")
+  static func probe(_ key: String) -> RedisCommand {
+    RedisCommand("XREAD", "COUNT", 1, "STREAMS", .string(key), "0-0")
   }
 }
 

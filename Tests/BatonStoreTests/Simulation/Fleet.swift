@@ -431,7 +431,7 @@ final class Fleet: @unchecked Sendable {
         network.kill { $0.node == node.number && $0.role == role }
       case 3:
         note(nil, "Redis hangs for \(time) ms")
-        network.pausedUntil = now + Int64(time)
+        network.pausedUntil = max(network.pausedUntil, now + Int64(time))
         excuse(for: Int64(time) + 15_000)
       case 4: backup = sessions.reduce(into: [:]) { $0[$1] = stream($1) }
       case 5:

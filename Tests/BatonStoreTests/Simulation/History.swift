@@ -121,7 +121,11 @@ struct History {
       }
       var from = -1
       if let place {
-        guard let index = lineage.lastIndex(where: { fates[$0]?.entry.offset.matches(place.offset) == true }) else {
+        // Where another history's entry of the same id was deleted, nothing tells the one from the other (section 4).
+        let twin = lineage.lastIndex { fates[$0]?.entry.id == place.id && fates[$0]?.wasDeleted == true }
+        guard
+          let index = lineage.lastIndex(where: { fates[$0]?.entry.offset.matches(place.offset) == true }) ?? twin
+        else {
           if isNextByCount(place, next) { return nil }
           reason = "\(next.offset) is of another history than \(place.offset)"
           continue

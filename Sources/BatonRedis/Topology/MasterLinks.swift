@@ -1,0 +1,148 @@
+import NIOCore
+
+/// One connection to each master of a deployment, be it one server, the master that Sentinels name, or a cluster's. Everything
+/// is called, and calls back, on one event loop.
+package final class MasterLinks {
+  package enum Event {
+    case up(master: String)
+    case down(master: String, RedisLink.Failure)
+    /// Keys have other masters now.
+    case moved
+    /// Nobody tells where the masters are.
+    case silent(RedisError)
+  }
+
+  private let eventLoop: any EventLoop
+  private let connector: RedisConnector
+  private let report: (Event) -> Void
+  private var links: [String: RedisLink] = [:]
+  private var addresses: [String: RedisURL.Address] = [:]
+  private var sentinels: SentinelWatch?
+  private var cluster: ClusterWatch?
+  private var isStopped = false
+
+  /// The only master, where there is one only.
+  private static let single = ""
+
+  package init(_ connector: RedisConnector, on eventLoop: any EventLoop, report: @escaping (Event) -> Void) {
+    (self.connector, self.eventLoop, self.report) = (connector, eventLoop, report)
+    switch connector.url.topology {
+    case .standalone: links[Self.single] = link(Self.single, connector)
+    case .sentinel(let master):
+      let watch = SentinelWatch(connector, master: master, on: eventLoop)
+      watch.moved = { [weak self] in
+        self?.links[Self.single]?.restart(because: .misplaced("the Sentinels name another master now"))
+      }
+      sentinels = watch
+      links[Self.single] = link(Self.single, SentinelConnector(connector, watch))
+    case .cluster:
+      cluster = ClusterWatch(
+        connector, on: eventLoop, connections: { [weak self] in self?.links.values.compactMap(\.connection) ?? [] },
+        observe: { [weak self] event in if case .silent(let error) = event { self?.report(.silent(error)) } },
+        changed: { [weak self] in self?.mapChanged() })
+    }
+  }
+
+  package func start() {
+    sentinels?.start()
+    cluster?.start()
+    for link in links.values { link.start() }
+  }
+
+  /// What is unanswered fails with ``RedisError/stopped``.
+  package func stop() {
+    isStopped = true
+    sentinels?.stop()
+    cluster?.stop()
+    for link in links.values { link.stop() }
+    links.removeAll()
+  }
+
+  /// Whose a key is; nil where nobody is known to have it.
+  package func master(of key: String) -> String? {
+    guard let cluster else { return Self.single }
+    return cluster.map.owner(of: RedisSlot.of(key))
+  }
+
+  /// Nil while it is down.
+  package func connection(to master: String) -> RedisConnection? { links[master]?.connection }
+
+  private func link(_ master: String, _ connector: any RedisConnecting) -> RedisLink {
+    let isNamed = self.connector.url.topology != .standalone
+    return RedisLink(
+      connector, on: eventLoop,
+      setUp: { [weak self] connection, done in
+        guard isNamed else { return done(.success(())) }
+        connection.send(ServerIdentity.questions, deadline: connection.eventLoop.now + .seconds(5)) { result in
+          do throws(RedisError) {
+            let identity = try ServerIdentity(result.get())
+            guard identity.isMaster else { throw .misplaced("this one is a replica") }
+            self?.sentinels?.answered(identity)
+            done(.success(()))
+          } catch {
+            done(.failure(error))
+          }
+        }
+      },
+      report: { [weak self] event in
+        guard let self, !self.isStopped else { return }
+        switch event {
+        case .up: self.report(.up(master: master))
+        case .down(let failure):
+          self.sentinels?.lost()
+          self.cluster?.refresh()
+          self.report(.down(master: master, failure))
+        }
+      })
+  }
+
+  private func mapChanged() {
+    guard let map = cluster?.map, !isStopped else { return }
+    for master in map.masters {
+      guard let address = map.address(of: master), addresses[master] != address else { continue }
+      links[master]?.stop()
+      addresses[master] = address
+      let link = link(master, connector.to(connector.url.server(at: address)))
+      links[master] = link
+      link.start()
+    }
+    report(.moved)
+    for master in links.keys where !map.masters.contains(master) {
+      // Its answers are waited for.
+      eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in
+        guard let self, self.cluster?.map.masters.contains(master) == false else { return }
+        self.links.removeValue(forKey: master)?.stop()
+        self.addresses[master] = nil
+      }
+    }
+  }
+
+  /// Runs a script where its keys are. A slot in motion is a refusal for the time being.
+  package func run(
+    _ script: RedisScript, keys: [String], _ arguments: [RedisCommand.Argument], deadline: NIODeadline,
+    completion: @escaping (Result<RESPReply, RedisError>) -> Void
+  ) {
+    guard let master = keys.first.flatMap(master(of:)), let connection = connection(to: master) else {
+      return eventLoop.assumeIsolated().execute { completion(.failure(.connectionLost)) }
+    }
+    connection.run(script, keys: keys, arguments, deadline: deadline) { [weak self] result in
+      guard case .failure(let error) = result, let self, let cluster = self.cluster else {
+        if case .failure(let error) = result, error.wantsMaster { connection.close(error) }
+        return completion(result)
+      }
+      if case .ask(let address) = error.redirection, let node = cluster.map.node(at: address),
+        let target = self.connection(to: node)
+      {
+        return target.run(script, keys: keys, arguments, isAsking: true, deadline: deadline) {
+          completion($0.mapError { $0.redirection == nil ? $0 : .inMotion })
+        }
+      }
+      if error.redirection != nil {
+        // Who sends it away knows to whom; the caller tries again.
+        return cluster.ask(over: connection) { completion(.failure(.inMotion)) }
+      }
+      if error.wantsMaster { cluster.refresh() }
+      completion(result)
+    }
+  }
+}

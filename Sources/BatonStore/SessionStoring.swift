@@ -1,0 +1,77 @@
+import BatonProtocol
+import BatonRedis
+import BatonSession
+import NIOCore
+
+/// The sessions of a Redis, be it one server or many. All but what says otherwise is called, and calls back, on
+/// `eventLoop`.
+package protocol SessionStoring: AnyObject, Sendable {
+  var eventLoop: any EventLoop { get }
+  /// Held weakly.
+  var subscriber: (any StoreSubscriber)? { get set }
+  /// History that this node holds in memory.
+  var budget: HistoryBudget { get }
+
+  func start()
+  func stop()
+
+  /// - Returns: What somebody who follows the session from now on must be told first.
+  func follow(_ session: SessionName) -> [TailUpdate]
+  func unfollow(_ session: SessionName)
+
+  /// From anywhere. A ticket is drawn before ``touch(_:ticket:)``, and comes back in ``TailUpdate/confirmed(ticket:)``.
+  func drawTicket() -> UInt64
+  /// The session is to be read now.
+  func touch(_ session: SessionName, ticket: UInt64)
+  /// What is new in the session is read so much later, with what has come meanwhile; 0: at once. Milliseconds.
+  func pace(_ session: SessionName, milliseconds: Int64)
+
+  /// - Parameters:
+  ///   - id: a ticket of its own, for ``abandon(_:session:)``.
+  ///   - waits: until Redis is back, instead of `unavailable`.
+  func read(_ request: PageRequest, id: UInt64, waits: Bool, answer: @escaping @Sendable (PageOutcome) -> Void)
+  /// Who has asked for a page has gone: it is not answered, and what nobody else waits for is not read.
+  func abandon(_ id: UInt64, session: SessionName)
+
+  /// Runs the atomic step; answered with the reply's strings.
+  func run(_ call: AppendCall, _ session: SessionName, completion: @escaping (Result<[String], RedisError>) -> Void)
+  /// What is known of a response; nil where nothing is.
+  func record(
+    of response: String, in session: SessionName, completion: @escaping (Result<ResponseRecord?, RedisError>) -> Void)
+}
+
+extension StoreConfiguration {
+  /// The store of the Redis that a URL leads to.
+  /// - Throws: where the certificates that it names can't be read.
+  package static func open(
+    _ configuration: StoreConfiguration, _ url: RedisURL, on eventLoop: any EventLoop,
+    observe: @escaping @Sendable (StoreEvent) -> Void
+  ) throws(RedisError) -> any SessionStoring {
+    func connector(_ purpose: String, _ limits: RESPLimits) throws(RedisError) -> RedisConnector {
+      var options = RedisConnector.Options()
+      options.limits = limits
+      options.clientName = "baton-\(configuration.node)-\(purpose)"
+      return try RedisConnector(url, options: options)
+    }
+    switch url.topology {
+    case .standalone:
+      return try SessionStore(
+        configuration, on: eventLoop,
+        connector: { connection, limits throws(RedisError) in try connector(connection.rawValue, limits) },
+        observe: observe)
+    case .cluster:
+      return try ClusterStore(
+        configuration, on: eventLoop,
+        connector: { connection, limits throws(RedisError) in try connector(connection.rawValue, limits) },
+        observe: observe)
+    case .sentinel(let master):
+      let watch = SentinelWatch(
+        try connector("sentinel", RESPLimits()), master: master, on: eventLoop, observe: { observe(.sentinel($0)) })
+      return try SessionStore(
+        configuration, on: eventLoop, sentinels: watch,
+        connector: { connection, limits throws(RedisError) in
+          SentinelConnector(try connector(connection.rawValue, limits), watch)
+        }, observe: observe)
+    }
+  }
+}

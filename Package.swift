@@ -56,8 +56,9 @@ let package = Package(
     .executableTarget(
       name: "baton",
       dependencies: [
-        "BatonGateway", "BatonProducer", "BatonClient", "BatonStore", "BatonRedis", "BatonSession", "BatonProtocol",
-        "CBatonEpoll", nio, nioPosix, nioHTTP1, .product(name: "NIOFoundationCompat", package: "swift-nio"),
+        "BatonGateway", "BatonProducer", "BatonClient", "BatonCheck", "BatonStore", "BatonRedis", "BatonSession",
+        "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1,
+        .product(name: "NIOFoundationCompat", package: "swift-nio"),
         nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient, histogram,
       ]),
 
@@ -76,6 +77,9 @@ let package = Package(
     .target(
       name: "BatonClient",
       dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging]),
+
+    // the judge
+    .target(name: "BatonCheck", dependencies: ["BatonProtocol", "CBatonZlib", nio]),
 
     // store
     .target(
@@ -125,6 +129,7 @@ let package = Package(
         nioEmbedded,
         collections,
       ]),
+    .testTarget(name: "BatonCheckTests", dependencies: ["BatonCheck", "BatonProtocol", nio]),
     .testTarget(
       name: "BatonClientTests",
       dependencies: ["BatonClient", "BatonWebSocket", "BatonProtocol", "TestSupport", nio, nioPosix, nioHTTP1]),

@@ -1,0 +1,578 @@
+import BatonProtocol
+
+/// What one device got, and what section 10 says of it.
+///
+/// It obeys the frames as section 4 asks devices to, keeps of each entry what is needed to find it again, and compares what
+/// it keeps with the stream when it is told to drop it, and at the end.
+struct DeviceHistory {
+  /// A frame that the device keeps.
+  struct Shown {
+    enum Kind { case entry, skipped, live }
+    var kind: Kind
+    var offset: Offset
+    var event: Name = 0
+    var response: Name?
+    var n: UInt64?
+    var joined: UInt64 = 1
+    var data: Digest?
+    var fields: UInt64 = 0
+    var bytes: UInt64?
+    var at: Int64
+    /// It is the first after this place, and what lies before it is not asked for.
+    var base: Offset?
+
+    var id: EntryID { offset.id }
+    var range: ClosedRange<UInt64>? {
+      n.flatMap { n in joined <= n && joined > 0 ? n - joined + 1...n : nil }
+    }
+  }
+
+  let label: String
+  private let asked: RecordingHeader.Asked
+  private let onlyResponse: Name?
+  private let options: HistoryCheck.Options
+
+  private var kept: [Shown] = []
+  /// Where the device stands; nil before its first `attached`.
+  private var place: Offset?
+  /// Where what it was sent begins, until the first entry has come.
+  private var base: Offset?
+  private var isAttached = false
+  /// The attach moved the device: a reset has to say why before anything else comes.
+  private var mustReset = false
+  private var liveSince: Int64?
+  private var isFinished = false
+  private var at: Int64 = 0
+  /// The highest number shown of each response.
+  private var numbers: [Name: UInt64] = [:]
+  private(set) var frames = 0
+  private(set) var attaches = 0
+  private(set) var resets = 0
+
+  init(
+    label: String, asked: RecordingHeader.Asked, onlyResponse: Name?, options: HistoryCheck.Options
+  ) {
+    (self.label, self.asked, self.onlyResponse, self.options) = (label, asked, onlyResponse, options)
+  }
+
+  // MARK: what was recorded
+
+  mutating func happened(
+    _ event: RecordingEvent, at: Int64, in session: SessionHistory, _ names: inout Names
+  ) -> [Finding] {
+    self.at = at
+    switch event {
+    case .connecting, .lost, .closed, .rejected:
+      isAttached = false
+      return noLongerLive(session, names)
+    case .finished:
+      isFinished = true
+      return noLongerLive(session, names)
+    case .frame(let frame): return got(frame, session, &names)
+    default: return []
+    }
+  }
+
+  private mutating func got(
+    _ frame: DeviceFrame, _ session: SessionHistory, _ names: inout Names
+  ) -> [Finding] {
+    switch frame {
+    case .attached(let name, let offset, let holdsEntries):
+      attached(offset, holdsEntries)
+      guard let name, name != session.name else { return [] }
+      return [finding(.foreign, session, names, offset, detail: "the device was attached to another session")]
+    case .reset(_, let from, let offset): return reset(from, offset, session, names)
+    case .live(let offset):
+      var findings = continuous(session, names, Shown(kind: .live, offset: offset, at: at))
+      if let place, offset.id > max(place.id, kept.last?.id ?? .zero) {
+        findings += keep(Shown(kind: .live, offset: offset, at: at), session, names)
+      }
+      liveSince = at
+      return findings
+    case .behind, .stalled: return noLongerLive(session, names)
+    case .skipped(let offset, let bytes):
+      return keep(Shown(kind: .skipped, offset: offset, bytes: bytes, at: at), session, names)
+    case .entry(let entry):
+      return keep(
+        Shown(
+          kind: .entry, offset: entry.offset, event: names.number(entry.event),
+          response: entry.response.map { names.number($0) }, n: entry.n, joined: entry.joined, data: entry.data,
+          fields: entry.fields, at: at),
+        session, names)
+    case .other: return []
+    }
+  }
+
+  private mutating func attached(_ offset: Offset, _ holdsEntries: Bool) {
+    attaches += 1
+    (isAttached, liveSince, mustReset) = (true, nil, false)
+    let wanted: Offset? =
+      if let place { place } else if case .after(let offset) = asked.start { offset } else { nil }
+    if let wanted, wanted != .zero {
+      mustReset = offset.id > wanted.id || offset.id == wanted.id && !offset.matches(wanted)
+    } else if wanted != nil {
+      // From the start of a stream that holds nothing, the place is the last generated id.
+      mustReset = offset.id > .zero && holdsEntries
+    }
+    if place == nil { base = offset }
+    place = offset
+  }
+
+  private mutating func reset(
+    _ from: Offset, _ offset: Offset, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    resets += 1
+    var findings = noLongerLive(session, names)
+    let end = index(after: from.id)
+    let isFrameEnd = end > 0 && kept[end - 1].offset.matches(from)
+    if from != .zero, !isFrameEnd {
+      findings.append(
+        finding(.undisclosed, session, names, from, detail: "a reset keeps what is before it, but no frame ends there"))
+    }
+    findings += judge(from: end, isDropped: true, session, names).findings
+    kept.removeSubrange(end...)
+    numbers = [:]
+    for shown in kept { note(shown) }
+    (place, mustReset) = (offset, false)
+    base = from.id == offset.id && !kept.isEmpty ? nil : offset
+    return findings
+  }
+
+  /// An entry, a `skipped`, or the place that a `live` names.
+  private mutating func keep(_ shown: Shown, _ session: SessionHistory, _ names: Names) -> [Finding] {
+    var findings = continuous(session, names, shown)
+    if shown.kind != .live {
+      frames += 1
+      if shown.id > place?.id ?? .zero { place = shown.offset }
+    }
+    var shown = shown
+    if let last = kept.last, shown.id <= last.id {
+      let index = index(after: shown.id)
+      if index > 0, kept[index - 1].id == shown.id, kept[index - 1].kind != .live {
+        // What was taken out on purpose may come again after a restore.
+        if session.deletions.isDeleted(shown.id) { return findings }
+        return findings + [finding(.doubled, session, names, shown, "the device has been shown it before")]
+      }
+      if shown.kind != .live {
+        findings.append(finding(.reordered, session, names, shown, "the device has been shown a later one before"))
+      }
+      if index < kept.count, let base = kept[index].base {
+        shown.base = base
+        kept[index].base = nil
+      }
+      kept.insert(shown, at: index)
+    } else {
+      findings += doubledNumbers(shown, session, names)
+      (shown.base, base) = (base, nil)
+      kept.append(shown)
+    }
+    note(shown)
+    return findings + late(shown, session, names)
+  }
+
+  private mutating func note(_ shown: Shown) {
+    if let response = shown.response, let n = shown.n { numbers[response] = max(numbers[response] ?? 0, n) }
+  }
+
+  /// Numbers that the device has been shown before, in another entry.
+  private func doubledNumbers(_ shown: Shown, _ session: SessionHistory, _ names: Names) -> [Finding] {
+    guard let response = shown.response, let range = shown.range, range.lowerBound <= numbers[response] ?? 0,
+      session.producers[response] != nil,
+      let other = kept.last(where: { $0.response == response && $0.range?.overlaps(range) ?? false })
+    else { return [] }
+    // Where the stream has both, it is the stream's fault.
+    if let stream = session.stream, stream.index(of: other.id, near: 0) != nil,
+      stream.index(of: shown.id, near: 0) != nil
+    {
+      return []
+    }
+    return [finding(.doubled, session, names, shown, "the device has been shown these deltas before")]
+  }
+
+  private mutating func continuous(_ session: SessionHistory, _ names: Names, _ shown: Shown) -> [Finding] {
+    if !isAttached {
+      isAttached = true
+      return [finding(.undisclosed, session, names, shown, "it came on an attach without `attached`")]
+    }
+    guard mustReset else { return [] }
+    mustReset = false
+    return [finding(.undisclosed, session, names, shown, "the attach has moved the device, and no reset said why")]
+  }
+
+  // MARK: in time
+
+  private func late(_ shown: Shown, _ session: SessionHistory, _ names: Names) -> [Finding] {
+    guard let limit = options.late, let liveSince,
+      let acknowledged = acknowledged(
+        shown.response, shown.range, isEnd: ["end", "error", "cancelled"].contains(names[shown.event]),
+        since: liveSince, session),
+      shown.at - acknowledged > limit
+    else { return [] }
+    return [
+      finding(.late, session, names, shown, "it came \(shown.at - acknowledged) ms after it was acknowledged")
+    ]
+  }
+
+  /// The device was live until now: what should have come by then?
+  private mutating func noLongerLive(_ session: SessionHistory, _ names: Names) -> [Finding] {
+    guard let limit = options.late, let liveSince = liveSince.take(), let stream = session.stream, let place else {
+      self.liveSince = nil
+      return []
+    }
+    var findings: [Finding] = []
+    for item in stream.items[stream.upperBound(place.id)...] where isVisible(item) {
+      guard
+        let acknowledged = acknowledged(
+          item.response, item.firstN.flatMap { first in item.n.map { first...$0 } },
+          isEnd: ["end", "error", "cancelled"].contains(names[item.event]), since: liveSince, session),
+        at - acknowledged > limit
+      else { break }
+      findings.append(
+        finding(
+          .late, session, names, item, "it had not come \(at - acknowledged) ms after it was acknowledged"))
+    }
+    return findings
+  }
+
+  private func acknowledged(
+    _ response: Name?, _ range: ClosedRange<UInt64>?, isEnd: Bool, since: Int64, _ session: SessionHistory
+  ) -> Int64? {
+    guard let response, let produced = session.producers[response] else { return nil }
+    if let range { return produced.firstAcknowledged(range, since: since)?.at }
+    guard isEnd, let end = produced.acknowledgedEnd, end.at >= since else { return nil }
+    return end.at
+  }
+
+  // MARK: the judgement
+
+  /// The recording is over.
+  mutating func ended(_ session: SessionHistory, _ names: Names) -> [Finding] {
+    var findings = noLongerLive(session, names)
+    let (found, position) = judge(from: 0, isDropped: false, session, names)
+    findings += found
+    guard let stream = session.stream,
+      let position = (base ?? neverAttachedAfter).map({ stream.upperBound($0.id) }) ?? position
+    else { return findings }
+    var open: Set<Name> = []
+    for shown in kept {
+      guard let response = shown.response else { continue }
+      if ["end", "error", "cancelled"].contains(names[shown.event]) {
+        open.remove(response)
+      } else {
+        open.insert(response)
+      }
+    }
+    if let onlyResponse { open.insert(onlyResponse) }
+    for item in stream.items[position...] where isVisible(item) {
+      let isOwed = item.response.map { open.contains($0) } ?? false
+      if isFinished && isOwed {
+        findings.append(
+          finding(.lost, session, names, item, "the device was told that all had come, and was not shown it"))
+      } else if options.toEnd {
+        findings.append(finding(.lost, session, names, item, "the device was not shown it"))
+      }
+    }
+    return findings
+  }
+
+  /// What a device asked for that no gateway has let in.
+  private var neverAttachedAfter: Offset? {
+    if place == nil, case .after(let offset) = asked.start { offset } else { nil }
+  }
+
+  /// Where a frame stands in the stream at the end.
+  private enum Standing {
+    case present(Int)
+    /// Gone, as it was meant to be.
+    case excused
+    /// The recording of the stream does not say.
+    case unknown
+    case absent
+  }
+
+  private func standing(_ shown: Shown, near: Int, _ session: SessionHistory) -> Standing {
+    guard let stream = session.stream else { return .unknown }
+    if let index = stream.index(of: shown.id, near: near) { return .present(index) }
+    if session.deletions.covers(shown.id, at: shown.at) { return .excused }
+    if stream.isUnknown(shown.id) { return .unknown }
+    // A stream that was trimmed lacks its beginning.
+    if stream.hasRemoved, shown.id < stream.items.first?.id ?? EntryID(.max, .max) { return .excused }
+    return .absent
+  }
+
+  /// Compares what is kept from an index on with the stream.
+  ///
+  /// - Returns: the position in the stream behind the last frame, where it is known.
+  private func judge(
+    from start: Int, isDropped: Bool, _ session: SessionHistory, _ names: Names
+  ) -> (findings: [Finding], position: Int?) {
+    var pass = Pass(isDropped: isDropped)
+    var findings: [Finding] = []
+    // The one before says where the first follows.
+    for index in kept.indices[max(0, start - 1)...] {
+      let found = judge(kept[index], &pass, session, names)
+      if index >= start { findings += found }
+    }
+    return (findings, pass.position)
+  }
+
+  private struct Pass {
+    let isDropped: Bool
+    var position: Int?
+    /// A frame that the stream does not have any more, and that nothing excuses.
+    var vanished: Shown?
+    /// The last number of each response, as far as the stream can't say.
+    var numbers: [Name: UInt64] = [:]
+
+    init(isDropped: Bool) { self.isDropped = isDropped }
+  }
+
+  private func judge(
+    _ shown: Shown, _ pass: inout Pass, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    let stream = session.stream
+    if let base = shown.base {
+      pass = Pass(isDropped: pass.isDropped)
+      pass.position = stream?.upperBound(base.id)
+    }
+    if shown.kind == .live { return judgeLive(shown, &pass, session, names) }
+    var findings: [Finding] = []
+    defer {
+      if let response = shown.response, let n = shown.n { pass.numbers[response] = n }
+    }
+    let standing = standing(shown, near: pass.position ?? 0, session)
+    if case .present(let index) = standing, let stream {
+      let comparison = compare(shown, index, stream, session)
+      if comparison.isSame || !isOtherHistory(shown, stream.items[index]) {
+        if let detail = comparison.foreign { findings.append(finding(.foreign, session, names, shown, detail)) }
+        if let detail = comparison.undisclosed {
+          findings.append(finding(.undisclosed, session, names, shown, detail))
+        }
+        if let before = pass.vanished.take() {
+          findings.append(
+            finding(
+              .undisclosed, session, names, shown,
+              "it follows \(before.offset), which is not in the stream any more, and no reset came between"))
+        } else if let position = pass.position, !comparison.isPartial || shown.n != nil {
+          findings += passedOver(position..<max(position, comparison.start), before: shown, session, names)
+          if comparison.start < position {
+            findings.append(finding(.doubled, session, names, shown, "it holds what the device has been shown before"))
+          }
+        }
+        pass.position = index + 1
+        return findings
+      }
+    }
+    if case .excused = standing {
+      pass.position = stream?.upperBound(shown.id)
+      if let deleted = session.deletions.sessionAt, shown.at <= deleted { pass.vanished = shown }
+      return verify(shown, isProof: false, session, names)
+    }
+    findings += gapInNumbers(shown, pass, session, names)
+    if case .unknown = standing { return findings + verify(shown, isProof: false, session, names) }
+    findings += verify(shown, isProof: !pass.isDropped, session, names)
+    pass.vanished = shown
+    pass.position = nil
+    return findings
+  }
+
+  /// `live` names a place behind the device's: it has everything up to there, it says.
+  private func judgeLive(
+    _ shown: Shown, _ pass: inout Pass, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    guard let position = pass.position, let stream = session.stream else { return [] }
+    let end = max(position, stream.upperBound(shown.id))
+    pass.position = end
+    return passedOver(position..<end, before: shown, session, names)
+  }
+
+  private func passedOver(
+    _ range: Range<Int>, before shown: Shown, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    guard let stream = session.stream else { return [] }
+    // The frame may hold them, behind a hole.
+    func isHeld(_ item: StreamHistory.Item) -> Bool {
+      guard item.response == shown.response, let n = item.n else { return false }
+      return shown.range?.contains(n) ?? false
+    }
+    return stream.items[range].filter { isVisible($0) && !isHeld($0) }.map {
+      finding(.lost, session, names, $0, "the device was shown later ones, and not this")
+    }
+  }
+
+  private func isVisible(_ item: StreamHistory.Item) -> Bool { onlyResponse == nil || item.response == onlyResponse }
+
+  /// Whether the stream has issued the id again, for something else.
+  private func isOtherHistory(_ shown: Shown, _ item: StreamHistory.Item) -> Bool {
+    guard let check = shown.offset.check, let other = item.offset.check else { return false }
+    return check != other
+  }
+
+  private struct Comparison {
+    /// The content is the stream's.
+    var isSame = false
+    /// The first entry that the frame stands for.
+    var start: Int
+    /// Some of what it stands for is gone, as it was meant to be.
+    var isPartial = false
+    var foreign: String?
+    var undisclosed: String?
+  }
+
+  /// The frame with the entry at `index`, and those before it that it stands for.
+  private func compare(
+    _ shown: Shown, _ index: Int, _ stream: StreamHistory, _ session: SessionHistory
+  ) -> Comparison {
+    let item = stream.items[index]
+    var comparison = Comparison(start: index)
+    if shown.kind == .skipped {
+      comparison.isSame = true
+      if let bytes = shown.bytes, bytes != item.bytes, !item.isElided {
+        comparison.foreign = "`skipped` names \(bytes) bytes, the entry has \(item.bytes)"
+      } else if !shown.offset.matches(item.offset) {
+        comparison.foreign = "its check is not the entry's"
+      }
+      return comparison
+    }
+    // An entry that was too large to be read can't be compared.
+    if item.isElided {
+      comparison.isSame = true
+      return comparison
+    }
+    guard shown.event == item.event, shown.response == item.response, shown.n == item.n, shown.fields == item.fields,
+      shown.joined >= item.joined
+    else {
+      comparison.foreign = "the stream has another entry there"
+      return comparison
+    }
+    var (count, whole) = (item.joined, item.data)
+    while count < shown.joined {
+      let next = stream.items[comparison.start]
+      let before = stream.items[..<comparison.start].lastIndex(where: isVisible)
+      guard let before, joins(stream.items[before], next) else {
+        let after = before.map { stream.items[$0].id } ?? .zero
+        comparison.isPartial =
+          before == nil && (stream.hasRemoved || !session.deletions.isEmpty)
+          || session.deletions.hasDeleted(after: after, before: next.id)
+        if !comparison.isPartial {
+          comparison.isSame = shown.range.map { session.means(shown.response, $0, shown.data) } ?? false
+          comparison.undisclosed =
+            "it joins \(shown.joined) deltas across a hole, or what must stand alone; adjacent there are \(count)"
+        }
+        break
+      }
+      comparison.start = before
+      count += stream.items[before].joined
+      whole = stream.items[before].data.map { data in
+        var data = data
+        data.append(whole ?? Digest())
+        return data
+      }
+    }
+    if comparison.isPartial {
+      comparison.isSame = true
+    } else if comparison.undisclosed != nil {
+      // It has been compared with what its producer meant.
+    } else if count != shown.joined {
+      comparison.foreign = "it joins \(shown.joined) deltas, the stream has \(count) there"
+    } else if whole != shown.data {
+      comparison.foreign = "its data is not the stream's"
+    } else {
+      comparison.isSame = true
+    }
+    if comparison.isSame, comparison.foreign == nil, !shown.offset.matches(item.offset) {
+      comparison.foreign = "its check is not the entry's"
+    }
+    return comparison
+  }
+
+  /// Whether a gateway may join them (section 4).
+  private func joins(_ one: StreamHistory.Item, _ next: StreamHistory.Item) -> Bool {
+    guard one.isJoinable, next.isJoinable, one.response == next.response else { return false }
+    switch (one.n, next.firstN) {
+    case (nil, nil): return true
+    case (let n?, let first?): return n + 1 == first
+    default: return false
+    }
+  }
+
+  /// Acknowledged numbers between this frame and the one before it of its response, where the stream can't say.
+  private func gapInNumbers(
+    _ shown: Shown, _ pass: Pass, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    guard let response = shown.response, let range = shown.range, let last = pass.numbers[response],
+      range.lowerBound > last + 1, session.deletions.isEmpty, let produced = session.producers[response]
+    else { return [] }
+    return (last + 1..<range.lowerBound).prefix { produced.acknowledgedAt($0) != nil }.map { n in
+      var lost = finding(.lost, session, names, shown, "it was acknowledged, and the device was shown later ones")
+      (lost.n, lost.offset) = (n, produced.id(of: n).map { Offset(id: $0) })
+      return lost
+    }
+  }
+
+  /// Whether somebody meant what the stream does not have.
+  ///
+  /// - Parameter isProof: what nobody was recorded to have meant is nobody's.
+  private func verify(
+    _ shown: Shown, isProof: Bool, _ session: SessionHistory, _ names: Names
+  ) -> [Finding] {
+    guard shown.kind == .entry else { return [] }
+    let foreign = { (detail: String) in [finding(.foreign, session, names, shown, detail)] }
+    if session.isForeign(event: names[shown.event], response: shown.response) {
+      return foreign("no producer that was recorded meant it")
+    }
+    guard !session.hasUnrecordedProducers, let response = shown.response, let produced = session.producers[response]
+    else {
+      let isOrphan = isProof && session.producers.isEmpty
+      return isOrphan ? foreign("it is not in the stream, and no producer was recorded") : []
+    }
+    switch names[shown.event] {
+    case "token":
+      let isMeant = shown.range.map { produced.means($0, shown.data ?? Digest()) } ?? false
+      return isMeant ? [] : foreign("it is not what its producer meant")
+    case "end", "error", "cancelled":
+      return produced.meansEnd(names[shown.event], shown.data) ? [] : foreign("its producer meant another end")
+    default: return []
+    }
+  }
+
+  // MARK: words
+
+  /// The index behind everything up to this id.
+  private func index(after id: EntryID) -> Int {
+    var (low, high) = (0, kept.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if kept[middle].id <= id { low = middle + 1 } else { high = middle }
+    }
+    return low
+  }
+
+  private func finding(
+    _ kind: Finding.Kind, _ session: SessionHistory, _ names: Names, _ offset: Offset, response: Name? = nil,
+    n: UInt64? = nil, detail: String
+  ) -> Finding {
+    Finding(
+      kind: kind, session: session.name, device: label, offset: offset, response: response.map { names[$0] }, n: n,
+      detail: detail)
+  }
+
+  private func finding(
+    _ kind: Finding.Kind, _ session: SessionHistory, _ names: Names, _ shown: Shown, _ detail: String
+  ) -> Finding {
+    finding(kind, session, names, shown.offset, response: shown.response, n: shown.n, detail: detail)
+  }
+
+  private func finding(
+    _ kind: Finding.Kind, _ session: SessionHistory, _ names: Names, _ item: StreamHistory.Item, _ detail: String
+  ) -> Finding {
+    finding(kind, session, names, item.offset, response: item.response, n: item.n, detail: detail)
+  }
+}
+
+extension SessionHistory {
+  fileprivate func means(_ response: Name?, _ range: ClosedRange<UInt64>, _ data: Digest?) -> Bool {
+    guard let response, let produced = producers[response] else { return false }
+    return produced.means(range, data ?? Digest())
+  }
+}

@@ -74,6 +74,27 @@ public final class OpenResponse: Sendable {
     try await act { $0.end(how, fields, $1) }
   }
 
+  // MARK: for recordings
+
+  /// What Redis has acknowledged: everything up to `n`, and the end where it is one. `id` is the last entry's.
+  package struct Acknowledgement: Sendable, Equatable {
+    package let n: UInt64
+    package let end: ResponseEnd?
+    package let id: EntryID?
+
+    package init(n: UInt64, end: ResponseEnd?, id: EntryID?) { (self.n, self.end, self.id) = (n, end, id) }
+  }
+
+  /// Told of each acknowledgement from now on, on the event loop.
+  /// - Returns: the number that is acknowledged already: before the first `append` the one that its deltas go on after.
+  package func onAcknowledgement(_ told: @escaping @Sendable (Acknowledgement) -> Void) async -> UInt64 {
+    let known = try? await eventLoop.submit { [driver] in
+      driver.value?.onWritten = { told(Acknowledgement(n: $0.n, end: ResponseEnd($0.state), id: $0.id)) }
+      return driver.value?.writer.items.known
+    }.get()
+    return known.flatMap(\.self) ?? 0
+  }
+
   // MARK: for `Producer.respond`
 
   /// Ends it if nothing else has, without waiting.

@@ -9,7 +9,9 @@ struct Baton: AsyncParsableCommand {
     subcommands: commands)
 
   private static var commands: [any ParsableCommand.Type] {
-    var commands: [any ParsableCommand.Type] = [Serve.self, Dev.self, Attach.self, Publish.self, Token.self]
+    var commands: [any ParsableCommand.Type] = [
+      Serve.self, Dev.self, Attach.self, Publish.self, CheckCommand.self, Token.self,
+    ]
     #if os(Linux)
       commands.append(Bench.self)
     #endif

@@ -2,13 +2,17 @@ import BatonClient
 
 /// What the status of every command means (sysexits.h).
 enum ExitStatus: Int32 {
+  /// `baton check` has found that a promise was broken.
+  case found = 1
   /// What was asked for is wrong: an option, or a request that a server calls so.
   case usage = 64
+  /// What is to be judged can't be read.
+  case data = 65
   /// Something needed is out of reach, or says that it can't.
   case unavailable = 69
   /// A fault of ours.
   case fault = 70
-  /// Standard output can't be written; somebody who stops reading is no failure.
+  /// Standard output, or a recording from its beginning, can't be written; somebody who stops reading is no failure.
   case output = 74
   /// Configuration, credentials among it, is wrong.
   case configuration = 78

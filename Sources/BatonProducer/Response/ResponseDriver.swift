@@ -29,6 +29,8 @@ final class ResponseDriver {
   var onCancel: (() -> Void)? {
     didSet { if isCancelled { onCancel?() } }
   }
+  /// Told of each acknowledgement.
+  var onWritten: ((WriteReply.Written) -> Void)?
   /// Nobody holds the response any more.
   private var isLetGo = false
   private var opening: [Waiter] = []
@@ -154,6 +156,7 @@ final class ResponseDriver {
     case .success(let reply):
       if let reply = WriteReply(reply.elements?.compactMap(\.text) ?? []) {
         writer.replied(reply, now: now)
+        if case .written(let written) = reply { onWritten?(written) }
       } else {
         writer.failed(.refused("the script's answer has an unknown shape: \(reply)"))
       }

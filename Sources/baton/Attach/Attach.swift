@@ -1,10 +1,12 @@
 import ArgumentParser
+import BatonCheck
 import BatonClient
 import BatonGateway
 import BatonProtocol
 import BatonSession
 import Dispatch
 import Foundation
+import Synchronization
 
 struct Attach: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -16,9 +18,13 @@ struct Attach: AsyncParsableCommand {
       printed text no longer holds, and the text after that place is printed anew. With --json each frame is printed as it
       came, one a line, resets among them.
 
+      With --record everything that comes is also appended to a file, for baton check; the texts are in it. If the file can't
+      be written at the start, nothing else is done; if it can't be written any more, that is said once, the recording ends
+      there, and the command goes on.
+
       It exits with 0 when --until end or --response is done, on an interrupt, and when nobody reads its output any more; 69 if
       no gateway was reached within --connect-timeout (after the first success it tries for ever); 74 if its output can't
-      be written; 64, 69, 70 or 78 when a gateway refuses for good.
+      or, at the start, its recording can't be written; 64, 69, 70 or 78 when a gateway refuses for good.
       """)
 
   @Argument(help: "The session's name.")
@@ -56,6 +62,9 @@ struct Attach: AsyncParsableCommand {
 
   @Option(help: "A PEM file with the certificates to trust, in place of the system's.")
   var caFile: String?
+
+  @Option(help: "Append what comes to this file, texts included, for baton check.")
+  var record: String?
 
   enum Until: String, ExpressibleByArgument { case end }
 
@@ -97,27 +106,40 @@ struct Attach: AsyncParsableCommand {
 
   func run() async throws {
     let attachment: SessionAttachment
+    let recorder: AttachRecorder?
     do {
+      recorder = try record.map { (path) throws(CannotRecord) in try AttachRecorder(path, session, asked) }
       attachment = try SessionAttachment(to: session, at: urls, options: options)
     } catch let invalid as SessionAttachment.Invalid {
       throw ValidationError("\(invalid)")
+    } catch let cannot as CannotRecord {
+      say("attach", "\(cannot)")
+      throw ExitCode(ExitStatus.output.rawValue)
     }
-    let signals = Signals { attachment.close() }
+    let isClosed = Atomic(false)
+    let close = { @Sendable in
+      isClosed.store(true, ordering: .relaxed)
+      attachment.close()
+    }
+    let signals = Signals(close)
     defer { withExtendedLifetime(signals) {} }
     var printer = AttachPrinter(json: json)
-    let patience = Patience(connectTimeout.seconds) { attachment.close() }
+    let patience = Patience(connectTimeout.seconds, givenUp: close)
     do {
       for try await event in attachment {
+        recorder?.record(event)
         if case .frame(let frame) = event, case .attached = frame.kind { patience.reached() }
         try printer.show(event)
       }
     } catch let failure as Descriptor.Failure {
       throw ExitCode(Baton.unwritten(failure, by: "baton attach"))
     } catch let rejection as SessionAttachment.Rejection {
+      recorder?.ended("rejected")
       printer.finish()
       printer.say("\(rejection)")
       throw ExitCode(ExitStatus(rejection).rawValue)
     }
+    recorder?.ended(isClosed.load(ordering: .relaxed) ? "closed" : "finished")
     printer.finish()
     if patience.isOver {
       printer.say("no gateway was reached at \(urls.joined(separator: ", "))\(printer.trouble.map { ": \($0)" } ?? "")")
@@ -126,6 +148,20 @@ struct Attach: AsyncParsableCommand {
   }
 
   private var urls: [String] { url.isEmpty ? ["http://127.0.0.1:8080"] : url }
+
+  private var asked: RecordingHeader.Asked {
+    let start: RecordingHeader.Asked.Start =
+      if let last {
+        .newest(last)
+      } else if let response {
+        .response(response)
+      } else if let offset {
+        Offset(offset).map { .after($0) } ?? .end
+      } else {
+        .after(.zero)
+      }
+    return RecordingHeader.Asked(device: device, start: start, rollup: rollup, until: until?.rawValue)
+  }
 
   private var options: SessionAttachment.Options {
     var options = SessionAttachment.Options()

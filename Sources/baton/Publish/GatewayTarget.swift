@@ -17,7 +17,9 @@ actor GatewayTarget: PublishTarget {
   private let token: String?
   private var epoch = 1
   private var n = 0
+  private var end: ResponseEnd?
   private var pending = ByteBuffer()
+  private var acknowledged: (@Sendable (OpenResponse.Acknowledgement) -> Void)?
   private var sending: Task<Result<Void, PublishFailure>, Never>?
 
   init(url: String, session: SessionName, response: String, token: String?) async throws(PublishFailure) {
@@ -50,7 +52,13 @@ actor GatewayTarget: PublishTarget {
   /// Cancels reach only who reads the inbox.
   nonisolated var messages: AsyncStream<DeviceMessage> { AsyncStream { _ in } }
 
+  func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) -> UInt64 {
+    acknowledged = told
+    return UInt64(n)
+  }
+
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
+    end = end ?? how
     try await add(Line(event: how.rawValue, data: data))
     while let sending { try await sending.value.get() }
   }
@@ -92,9 +100,11 @@ actor GatewayTarget: PublishTarget {
       request.headers.add(name: "content-type", value: "application/x-ndjson")
       request.body = .bytes(pending)
       pending = ByteBuffer()
+      let (n, end) = (UInt64(n), end)
       do throws(PublishFailure) {
         let reply = try await attempt(request)
         guard reply.status / 100 == 2 else { throw reply.failure }
+        acknowledged?(OpenResponse.Acknowledgement(n: n, end: end, id: reply.id))
       } catch {
         return .failure(error)
       }
@@ -106,6 +116,11 @@ actor GatewayTarget: PublishTarget {
   private struct Reply {
     let status: Int
     let body: Data
+
+    /// The last entry's.
+    var id: EntryID? {
+      (try? JSONDecoder().decode([String: [String]].self, from: body))?["ids"]?.last.flatMap { EntryID($0) }
+    }
 
     var failure: PublishFailure {
       let words = "the gateway answered \(status): \(String(decoding: body.prefix(500), as: UTF8.self))"

@@ -12,6 +12,10 @@ struct Publish: AsyncParsableCommand {
     discussion: """
       Without --openai each line of standard input is one delta, its newline included; its end is the answer's end.
       With --openai the model's answer is appended as it comes; a key for it is taken from OPENAI_API_KEY.
+
+      With --record every delta, before it is appended, and every acknowledgement is also appended to a file, for baton check;
+      the texts are in it. If the file can't be written at the start, nothing else is done; if it can't be written any more,
+      that is said once, the recording ends there, and the command goes on.
       """)
 
   @Argument(help: "The session's name.")
@@ -42,6 +46,9 @@ struct Publish: AsyncParsableCommand {
   @Option(help: "Which model to ask.")
   var model = "default"
 
+  @Option(help: "Append what is meant and what is acknowledged to this file, texts included, for baton check.")
+  var record: String?
+
   func validate() throws {
     guard SessionName(session) != nil else {
       throw ValidationError("The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
@@ -66,7 +73,10 @@ struct Publish: AsyncParsableCommand {
     guard let name = SessionName(session) else { return }
     let response = response ?? "r-" + String(UInt64.random(in: 0 ... .max), radix: 36)
     do {
-      let target: any PublishTarget =
+      let recorder = try record.map { (path) throws(CannotRecord) in
+        try PublishRecorder(path, session: session, response: response)
+      }
+      var target: any PublishTarget =
         if let url {
           try await GatewayTarget(url: url, session: name, response: response, token: token)
         } else {
@@ -74,7 +84,11 @@ struct Publish: AsyncParsableCommand {
             url: redis ?? "redis://127.0.0.1:6379/0",
             session: name, prefix: keyPrefix, response: response)
         }
+      if let recorder { target = await RecordedTarget(target, recorder) }
       try await publish(to: target)
+    } catch let cannot as CannotRecord {
+      say("publish", "\(cannot)")
+      throw ExitCode(ExitStatus.output.rawValue)
     } catch let failure as PublishFailure {
       say("publish", "\(failure)")
       throw ExitCode(failure.status.rawValue)
@@ -138,6 +152,8 @@ struct Publish: AsyncParsableCommand {
 /// Where an answer is appended to; opened when it is made.
 protocol PublishTarget: Sendable {
   var messages: AsyncStream<DeviceMessage> { get }
+  /// Told of acknowledgements from now on; the number that the deltas go on after, if none was appended yet.
+  func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64
   /// Waits while too much is on its way.
   func append(_ delta: ByteBuffer) async throws(PublishFailure)
   /// Returns when all of it is there. The first end counts.

@@ -30,6 +30,10 @@ struct RedisTarget: PublishTarget {
 
   var messages: AsyncStream<DeviceMessage> { response.messages }
 
+  func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64 {
+    await response.onAcknowledgement(told)
+  }
+
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
     do {
       try await response.append(delta)

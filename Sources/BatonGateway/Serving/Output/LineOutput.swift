@@ -109,7 +109,7 @@ package enum Descriptor {
   }
 
   /// All of it, however long that takes; a descriptor that others have made non-blocking is waited for.
-  static func write(_ bytes: [UInt8], to descriptor: Int32) throws(Failure) {
+  package static func write(_ bytes: [UInt8], to descriptor: Int32) throws(Failure) {
     var written = 0
     while written < bytes.count {
       let count = bytes[written...].withUnsafeBytes { Foundation.write(descriptor, $0.baseAddress, $0.count) }

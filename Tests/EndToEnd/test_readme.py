@@ -15,7 +15,7 @@ COMPILED = dict(re.findall(r"<!-- compiled: (\S+) -->\n```swift\n(.*?)```", READ
 def run(block, redis, gateway):
     text = re.sub(r"\.build/release/baton( publish)?", lambda found: BATON + (f" publish --redis {redis.url}" if found[1] else ""), block)
     text = text.replace("redis-cli ", f"redis-cli -p {redis.port} ").replace("redis.Redis()", f"redis.Redis(port={redis.port})")
-    text = text.replace("127.0.0.1:8080", gateway.address)
+    text = text.replace("127.0.0.1:8080", gateway.address).replace("redis://127.0.0.1:6379/0", redis.url)
     shell = [sys.executable, "-c", text] if "import redis" in text else ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,6 +41,12 @@ def test_history_is_one_page(fresh, gateway):
     fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
     run(BLOCKS["redis-cli"], fresh, gateway)
     assert "\"entries\"" in run(BLOCKS["history"], fresh, gateway)
+
+
+def test_what_is_recorded_is_judged(fresh, gateway, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = run(BLOCKS["check"], fresh, gateway)
+    assert "One line\nis one delta.\n" in told and re.search(r"^  lost +0$", told, re.M), told
 
 
 def test_a_token_is_made_and_taken(tmp_path, redis, new_gateway):
@@ -73,7 +79,7 @@ def test_swift_code_is_compiled(file):
 
 
 def test_every_block_is_run():
-    known = {"redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token"}
+    known = {"redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token", "check"}
     assert set(BLOCKS) == known
 
 

@@ -86,6 +86,13 @@ import Testing
     #expect(story.judged() == ["lost d 3-0 3"])
   }
 
+  /// What nobody may get by with: numbers that would be counted for ever.
+  @Test func acknowledgementsBeyondAllMeasure() {
+    var story = Story.whole()
+    story.producers[0].events.append((.acknowledged(through: 1 << 52, end: nil, id: nil), 0))
+    #expect(story.judged().count == 100_000)
+  }
+
   // MARK: doubled and reordered
 
   @Test func shownTwice() {
@@ -155,10 +162,16 @@ import Testing
     #expect(story.judged() == [])
   }
 
+  @Test func aDeltaWithoutANumber() {
+    var story = Story.whole()
+    story.stream = five + [StreamEntry(id: EntryID(6, 0), pairs: fields(["response": "r", "data": "x"])), end(7)]
+    #expect(story.judged() == ["foreign stream 6-0"])
+  }
+
   @Test func anEndThatNobodyMeant() {
     var story = Story.whole()
     story.stream = five + [StreamEntry(id: EntryID(6, 0), pairs: fields(["event": "error", "response": "r"]))]
-    #expect(story.judged() == ["foreign stream 6-0"])
+    #expect(story.judged() == ["foreign stream 6-0", "lost stream"])
   }
 
   @Test func anotherSession() {

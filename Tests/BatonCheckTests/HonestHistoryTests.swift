@@ -58,6 +58,12 @@ import Testing
     story.device(
       [attached(), frame(delta(1)), frame(delta(2)), frame(delta(3, at: 4)), frame(end(5))],
       asked: .init(start: .response("r")), finished: true)
+    // It is live at another response's entry, and goes on from there.
+    story.device(
+      [
+        attached(), frame(delta(1)), frame(delta(2)), .live(other.offset), attached(other.offset),
+        frame(delta(3, at: 4)), frame(end(5)),
+      ], asked: .init(start: .response("r")), finished: true)
     #expect(story.judged() == [])
   }
 
@@ -146,6 +152,45 @@ import Testing
       id: EntryID(3, 0), pairs: fields(["event": "error", "response": "r", "data": #"{"reason":"producer_lost"}"#]))
     story.stream = [delta(1), delta(2), lost]
     story.device(.all(story.stream ?? []), finished: true)
+    #expect(story.judged() == [])
+  }
+
+  /// The end that a gateway wrote was lost with its history; the producer came back and ended by itself.
+  @Test func aGatewaysEndMayBeLostWithItsHistory() {
+    var story = Story.whole(2)
+    let lost = StreamEntry(
+      id: EntryID(3, 0), pairs: fields(["event": "error", "response": "r", "data": #"{"reason":"producer_lost"}"#]))
+    let again = [delta(2, at: 12), end(13)]
+    story.stream = [delta(1)] + again
+    story.device(
+      [attached(), frame(delta(1)), frame(delta(2)), frame(lost)] + [
+        .reset(reason: "ahead", from: delta(1).offset, offset: delta(1).offset), frame(again[0]), frame(again[1]),
+      ])
+    #expect(story.judged() == [])
+  }
+
+  @Test func anEmptyStreamNamesItsLastId() {
+    var story = Story.whole()
+    let place = Offset(id: EntryID(0, 7))
+    story.device(
+      [attached(.zero, holdsEntries: false), .live(place), attached(place, holdsEntries: true)]
+        + [.reset(reason: "trimmed", from: .zero, offset: .zero)] + five.map { frame($0) })
+    story.device(
+      [attached(.zero, holdsEntries: false), .live(place), attached(place, holdsEntries: false)]
+        + five.map { frame($0) })
+    #expect(story.judged() == [])
+  }
+
+  /// Before Redis 7 nothing says whether entries are gone.
+  @Test func aTrimmedStreamMovesNobodyWhoHasHadIt() {
+    var story = Story.whole()
+    story.producers = []
+    story.stream = Array(five[3...]) + [end(6)]
+    story.device(.all(five))
+    #expect(story.judged() == (1...3).map { "foreign d \($0)-0 \($0)" } + ["undisclosed d 4-0 4"])
+    story.entriesAdded = 6
+    #expect(story.judged() == [])
+    story.entriesAdded = .max
     #expect(story.judged() == [])
   }
 

@@ -136,6 +136,10 @@ import Testing
       mistake(device + #"{"at":1,"type":"frame","frame":{"id":1,"data":"x"}}"# + "\n")
         == "f: line 2 has a 'frame.id' of a wrong kind, or lacks it")
     #expect(
+      mistake(device + #"{"at":1,"type":"frame","frame":{"id":"1-0","n":9007199254740992,"data":"x"}}"# + "\n")
+        == "f: line 2 has a 'frame.n' over 2⁵³−1")
+    #expect(mistake(device + #"{"at":-1,"type":"closed"}"# + "\n") == "f: line 2 has an 'at' that is no time")
+    #expect(
       mistake(#"{"recording":2,"kind":"device","at":5,"session":"s"}"# + "\n")
         == "f: line 1 is of version 2 of the format; this program reads 1")
     #expect(

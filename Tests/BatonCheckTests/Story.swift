@@ -7,6 +7,7 @@ struct Story {
   var session = "s"
   var stream: [StreamEntry]? = []
   var isWhole = true
+  /// `.max`: unknown, as before Redis 7; nil: as many as there are.
   var entriesAdded: UInt64?
   var producers: [(response: String, events: [(RecordingEvent, Int64)])] = []
   var deletions: [(RecordingEvent, Int64)] = []
@@ -56,7 +57,8 @@ struct Story {
     }
     if let stream {
       let added = entriesAdded ?? UInt64(stream.count)
-      let facts = RecordingEvent.info(StreamFacts(length: UInt64(stream.count), entriesAdded: added))
+      let facts = RecordingEvent.info(
+        StreamFacts(length: UInt64(stream.count), entriesAdded: added == .max ? nil : added))
       tell(
         RecordingHeader(.stream, session: session),
         ([facts] + stream.map { .entry($0) } + (isWhole ? [.whole] : [])).map { ($0, 0) })

@@ -194,6 +194,54 @@ def test_late_is_measured_from_the_acknowledgement(recorded, tmp_path):
     assert check("--late", "600000", *files)[0].returncode == 0
 
 
+def test_what_redis_lost_and_got_again_is_no_finding(new_redis, new_gateway, session, tmp_path):
+    """Redis comes back with an older state; the producer appends again what was lost, and the devices are told."""
+    redis = new_redis("redis-check", "--appendonly", "no")
+    gateway = new_gateway(redis.url, "gw-lossy", "--sweep", "500ms")
+    publisher = Publisher(tmp_path, session, "--redis", redis.url)
+    publisher.write_in_turns(5)
+    redis.client.save()
+    records, devices = [tmp_path / "one.ndjson", tmp_path / "two.ndjson"], []
+    for record in records:
+        devices.append(Process(tmp_path, record.stem, [
+            BATON, "attach", session, "--url", gateway.url, "--until", "end", "--device", record.stem, "--record", record,
+        ]))  # fmt: skip
+        wait_for(lambda: says(record, '"type":"live"'), 30, "the device is live")
+    publisher.write_in_turns(5)
+    last = f'"n":{publisher.written},'
+    for record in records:
+        wait_for(lambda: any(last in line and '"id"' in line for line in lines(record)), 30, "the device is shown all")
+    devices[1].signal(signal.SIGSTOP)
+    redis.kill()
+    redis.start()
+    wait_for(lambda: says(records[0], '"type":"reset"'), 60, "the device is told")
+    devices[1].signal(signal.SIGCONT)
+    publisher.write_in_turns(5)
+    publisher.end()
+    assert [device.wait(60) for device in devices] == [0, 0]
+    files = [tmp_path / "publish.ndjson", *records]
+    done, found, summary = check("--to-end", "--redis", redis.url, "--record", tmp_path / "stream.ndjson", *files)
+    assert (done.returncode, found) == (0, []), done.stdout
+    assert summary["judged"]["resets"] >= 1
+    # Without the reset it is what it is: another history.
+    silent = tmp_path / "silent.ndjson"
+    silent.write_text("".join(line + "\n" for line in lines(records[0]) if '"type":"reset"' not in line))
+    done, found, _ = check(tmp_path / "stream.ndjson", tmp_path / "publish.ndjson", silent)
+    assert done.returncode == 1 and {"undisclosed", "doubled"} <= {finding["finding"] for finding in found}, done.stdout
+
+
+def test_streams_are_read_from_a_cluster(new_redis, session, tmp_path):
+    redis = new_redis("redis-cluster", "--cluster-enabled", "yes")
+    redis.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    wait_for(lambda: redis.client.execute_command("CLUSTER", "INFO").startswith(b"cluster_state:ok"), 20, "the cluster is there")
+    address = f"redis+cluster://127.0.0.1:{redis.port}"
+    record = tmp_path / "publish.ndjson"
+    done = run("publish", session, "--redis", address, "--record", record, input=b"one\ntwo\n")
+    assert done.returncode == 0, done.stderr
+    done, found, summary = check("--redis", address, record)
+    assert (done.returncode, found, summary["judged"]["entries"]) == (0, [], 4), done.stdout + done.stderr
+
+
 def test_a_killed_device_leaves_what_it_was_shown(redis, gateway, session, tmp_path):
     redis.add_tokens(session, [f"{WORD} {n} " for n in range(20)], "r1")
     record = tmp_path / "device.ndjson"

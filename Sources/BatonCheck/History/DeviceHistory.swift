@@ -87,6 +87,8 @@ struct DeviceHistory {
       if let place, offset.id > max(place.id, kept.last?.id ?? .zero) {
         findings += keep(Shown(kind: .live, offset: offset, at: at), session, names)
       }
+      // Where the stream holds nothing, the place is the last generated id.
+      if place == .zero, offset.check == nil { place = offset }
       liveSince = at
       return findings
     case .behind, .stalled: return noLongerLive(session, names)
@@ -109,7 +111,9 @@ struct DeviceHistory {
     let wanted: Offset? =
       if let place { place } else if case .after(let offset) = asked.start { offset } else { nil }
     if let wanted, wanted != .zero {
-      mustReset = offset.id > wanted.id || offset.id == wanted.id && !offset.matches(wanted)
+      // Who is shown one response only may have moved over others' entries unseen.
+      mustReset =
+        offset.id > wanted.id && onlyResponse == nil || offset.id == wanted.id && !offset.matches(wanted)
     } else if wanted != nil {
       // From the start of a stream that holds nothing, the place is the last generated id.
       mustReset = offset.id > .zero && holdsEntries
@@ -253,16 +257,9 @@ struct DeviceHistory {
     guard let stream = session.stream,
       let position = (base ?? neverAttachedAfter).map({ stream.upperBound($0.id) }) ?? position
     else { return findings }
-    var open: Set<Name> = []
-    for shown in kept {
-      guard let response = shown.response else { continue }
-      if ["end", "error", "cancelled"].contains(names[shown.event]) {
-        open.remove(response)
-      } else {
-        open.insert(response)
-      }
-    }
-    if let onlyResponse { open.insert(onlyResponse) }
+    let isEnd = { (shown: Shown) in ["end", "error", "cancelled"].contains(names[shown.event]) }
+    let begun = Set(kept.compactMap(\.response)).union(onlyResponse.map { [$0] } ?? [])
+    let open = begun.subtracting(kept.filter(isEnd).compactMap(\.response))
     for item in stream.items[position...] where isVisible(item) {
       let isOwed = item.response.map { open.contains($0) } ?? false
       if isFinished && isOwed {

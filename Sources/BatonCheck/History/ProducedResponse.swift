@@ -94,8 +94,7 @@ struct ProducedResponse {
 
   /// Whether this end is one that a producer meant, or what a gateway writes for one that is gone.
   func meansEnd(_ event: String, _ data: Digest?) -> Bool {
-    if ends.contains(where: { $0.event == event && $0.data == data }) { return true }
-    return event == "error" && data == Self.producerLost && acknowledgedEnd == nil
+    event == "error" && data == Self.producerLost || ends.contains { $0.event == event && $0.data == data }
   }
 
   private static let producerLost = Digest(#"{"reason":"producer_lost"}"#)

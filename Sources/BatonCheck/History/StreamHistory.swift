@@ -23,8 +23,8 @@ struct StreamHistory {
   private(set) var items: [Item] = []
   /// The recording came to the stream's end.
   var isWhole = false
-  /// Entries are gone from it: so `XINFO` says.
-  var hasRemoved = false
+  /// Entries may be gone from it: before Redis 7 nothing says that none are.
+  var hasRemoved = true
 
   init(at: Int64) { self.at = at }
 

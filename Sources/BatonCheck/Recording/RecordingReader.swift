@@ -82,7 +82,7 @@ package struct RecordingReader {
       guard let kind else {
         throw RecordingMistake(description: #"is no header: a recording begins with {"recording":1,"kind":…}"#)
       }
-      return .event(try raw.event(of: kind), at: try raw.needed(\.at, "at"))
+      return .event(try raw.event(of: kind), at: try raw.time)
     } catch {
       throw mistake(error.description)
     }
@@ -163,7 +163,15 @@ private struct RawLine: Decodable {
         case "deletions": .deletions
         case let kind: throw RecordingMistake(description: "has the unknown kind '\(kind ?? "")'")
         }
-      return RecordingHeader(kind, session: try needed(\.session, "session"), at: try needed(\.at, "at"))
+      return RecordingHeader(kind, session: try needed(\.session, "session"), at: try time)
+    }
+  }
+
+  var time: Int64 {
+    get throws(RecordingMistake) {
+      let at = try needed(\.at, "at")
+      guard (0..<1 << 53).contains(at) else { throw RecordingMistake(description: "has an 'at' that is no time") }
+      return at
     }
   }
 
@@ -184,14 +192,14 @@ private struct RawLine: Decodable {
     case (.device, "finished"): return .finished
     case (.device, "closed"): return .closed
     case (.device, "rejected"): return .rejected
-    case (.producer, "opened"): return .opened(after: try needed(\.after, "after"))
+    case (.producer, "opened"): return .opened(after: try read(number: try needed(\.after, "after"), "after"))
     case (.producer, "delta"):
       guard let bytes = digest else { throw RecordingMistake(description: "lacks 'data'") }
-      return .delta(n: try needed(\.n, "n"), bytes)
+      return .delta(n: try read(number: try needed(\.n, "n"), "n"), bytes)
     case (.producer, "end"): return .end(try needed(\.end, "end"), data: digest)
     case (.producer, "acknowledged"):
       let id = try id.map { (text) throws(RecordingMistake) in try read(id: text, "id") }
-      return .acknowledged(through: try needed(\.n, "n"), end: end, id: id)
+      return .acknowledged(through: try read(number: try needed(\.n, "n"), "n"), end: end, id: id)
     case (.stream, "info"):
       return .info(StreamFacts(length: try needed(\.length, "length"), entriesAdded: entriesAdded))
     case (.stream, "entry"): return .entry(try entry)
@@ -226,6 +234,12 @@ private struct RawLine: Decodable {
 private func read(id text: String, _ name: String) throws(RecordingMistake) -> EntryID {
   guard let id = EntryID(text) else { throw RecordingMistake(description: "has a '\(name)' that is no id") }
   return id
+}
+
+/// Up to 2⁵³−1, as section 2 has it.
+private func read(number: UInt64, _ name: String) throws(RecordingMistake) -> UInt64 {
+  guard number < 1 << 53 else { throw RecordingMistake(description: "has a '\(name)' over 2⁵³−1") }
+  return number
 }
 
 private func read(offset text: String, _ name: String) throws(RecordingMistake) -> Offset {
@@ -279,7 +293,9 @@ private struct RawFrame: Decodable {
         for value in values.values { others.add(name, value.bytes) }
       }
       return ShownEntry(
-        offset: try needed(id, "id"), event: event ?? "token", response: response, n: n, joined: max(1, joined ?? 1),
+        offset: try needed(id, "id"), event: event ?? "token", response: response,
+        n: try n.map { (n) throws(RecordingMistake) in try read(number: n, "frame.n") },
+        joined: max(1, try read(number: joined ?? 1, "frame.joined")),
         data: data.map { Digest($0) } ?? data64.map { Digest($0) }, fields: others.value)
     }
   }

@@ -124,13 +124,12 @@ struct CheckCommand: AsyncParsableCommand {
     guard !sessions.isEmpty else { return }
     do {
       let out = try record.map { (path) throws(CannotRecord) in try RecordingFile(path, by: "check") }
-      try await StreamRecorder.with(redis: redis, prefix: keyPrefix) { recorder in
-        for session in sessions {
-          var reader = RecordingReader(file: redis)
-          try await recorder.record(session) { line in
-            out?.write { _ in line }
-            for one in try reader.received(line.readableBytesView) { try report.found(check.received(one)) }
-          }
+      let recorder = try StreamRecorder(redis: redis, prefix: keyPrefix)
+      for session in sessions {
+        var reader = RecordingReader(file: redis)
+        try await recorder.record(session) { line in
+          out?.write { _ in line }
+          for one in try reader.received(line.readableBytesView) { try report.found(check.received(one)) }
         }
       }
       if let out, !out.isWhole { throw ExitCode(ExitStatus.output.rawValue) }

@@ -317,12 +317,11 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     completion: @escaping (Result<ResponseRecord?, RedisError>) -> Void
   ) {
     let key = SessionKeys(session, prefix: configuration.keyPrefix).producers
-    let asking: [RedisCommand] = shard.asking[session] == nil ? [] : [.asking]
-    commands?.send(asking + [RedisCommand("HGET", .string(key), .string(response))]) { result in
+    commands?.send([RedisCommand("HGET", .string(key), .string(response))], of: session) { result in
       completion(
         result.flatMap { replies in
           Result { () throws(RedisError) in
-            guard let reply = replies.last else { throw .unexpectedReply("HGET") }
+            guard let reply = replies.first else { throw .unexpectedReply("HGET") }
             return try reply.accepted().text.flatMap { ResponseRecord($0) }
           }
         })

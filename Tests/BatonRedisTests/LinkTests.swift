@@ -41,6 +41,10 @@ import Testing
       return try await connection.ask(command).description == "PONG" ? "PONG" : "?"
     }
 
+    func restart() async throws {
+      try await loop.submit { [self] in link.value?.restart(because: .misplaced("a test")) }.get()
+    }
+
     func stop() async throws { try await loop.submit { [self] in link.value?.stop() }.get() }
 
     func until(_ condition: @escaping ([String]) -> Bool) async throws {
@@ -67,6 +71,21 @@ import Testing
     server.stop()
     #expect(try await eventually { probe.said.withLockedValue { $0 } } == said)
     #expect(try await probe.loop.submit { true }.get())
+  }
+
+  /// The old connection's end is nobody's failure, however late it is told.
+  @Test func goesWhereTheServerIsNow() async throws {
+    let server = try RedisServer()
+    let probe = try Probe(server.unixURL)
+    for turn in 1...20 {
+      try await probe.until { $0.count { $0 == "up" } == turn && $0.last == "up" }
+      try await probe.restart()
+    }
+    try await probe.until { $0.count { $0 == "up" } == 21 }
+    #expect(try await probe.ask(.ping) == "PONG")
+    #expect(probe.said.withLockedValue { $0 }.count == 41)
+    try await probe.stop()
+    server.stop()
   }
 
   @Test func setsUpEachConnectionOrTriesAgain() async throws {

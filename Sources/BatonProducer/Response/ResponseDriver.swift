@@ -33,6 +33,8 @@ final class ResponseDriver {
   var onWritten: ((WriteReply.Written) -> Void)?
   /// Nobody holds the response any more.
   private var isLetGo = false
+  /// Drawn anew with each connection: what was asked over another one is answered too late.
+  private var connection = 0
   private var opening: [Waiter] = []
   private var ending: [Waiter] = []
   /// As many as there are callers of `append`, each with what it has.
@@ -100,11 +102,13 @@ final class ResponseDriver {
   }
 
   func connected() {
+    connection += 1
     writer.connected(now: .now())
     advance()
   }
 
   func disconnected(_ error: RedisError) {
+    connection += 1
     writer.disconnected(error.description)
     if error.kind == .configuration, writer.phase == .opening { return fail(.refused(error.description)) }
     advance()
@@ -144,7 +148,10 @@ final class ResponseDriver {
       writer.ended(.error, [Entry.Field("data", #"{"reason":"producer_lost"}"#)], now: now)
     }
     if let next = writer.next(now: now) {
-      call(next, keys) { [weak self] result in self?.answered(result) }
+      call(next, keys) { [weak self, connection] result in
+        guard let self, connection == self.connection else { return }
+        answered(result)
+      }
     }
     settle()
     schedule()

@@ -107,7 +107,7 @@ package final class RedisLink {
   private func prepare() {
     guard let attempt = current else { return }
     attempt.onClose = { [weak self, weak attempt] error in
-      guard let self, self.current === attempt else { return }
+      guard let self, let attempt, self.current === attempt else { return }
       self.failed(error)
     }
     setUp(attempt) { [weak self, weak attempt] result in

@@ -114,6 +114,16 @@ final class CommandLink {
     connection.send(commands, deadline: eventLoop.now + CommandLink.patience, completion: completion)
   }
 
+  /// Of keys of one session.
+  func send(
+    _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
+  ) {
+    guard shard.asking[session] != nil else { return send(commands, completion: completion) }
+    send(commands.flatMap { [.asking, $0] }) { result in
+      completion(result.map { replies in stride(from: 1, to: replies.count, by: 2).map { replies[$0] } })
+    }
+  }
+
   private func later<Value>(
     _ completion: @escaping (Result<Value, RedisError>) -> Void, _ result: Result<Value, RedisError>
   ) { eventLoop.assumeIsolated().execute { completion(result) } }

@@ -104,7 +104,7 @@ final class LeaseKeeper {
     guard let cursor = sessions[session]?.cursor, sessions[session]?.isLooking == false else { return }
     sessions[session]?.isLooking = true
     let command = RedisCommand("HSCAN", key(session), .string(cursor), "COUNT", .integer(Int64(LeaseKeeper.step)))
-    commands.send([command]) { [weak self] result in
+    commands.send([command], of: session) { [weak self] result in
       guard let self, self.sessions[session] != nil else { return }
       self.sessions[session]?.isLooking = false
       // Not answered, it is asked again with the next tick.
@@ -156,7 +156,7 @@ final class LeaseKeeper {
       let step = names[start..<min(start + LeaseKeeper.step, names.count)]
       asked.append(RedisCommand("HMGET", [key(session)] + step.map { .string($0) }))
     }
-    commands.send(asked) { [weak self] result in
+    commands.send(asked, of: session) { [weak self] result in
       guard let self, self.sessions[session] != nil else { return }
       self.sessions[session]?.isLooking = false
       guard case .success(let replies) = result, let time = try? replies.first?.decodedTime() else { return }

@@ -54,7 +54,23 @@ final class ModelNetwork: @unchecked Sendable {
 
   /// Before it is done, whatever was sent earlier to a paused server has its turn.
   fileprivate func onServer(at time: Int64, _ body: @escaping () -> Void) {
-    at(time) { [self] in if now < pausedUntil { onServer(at: pausedUntil, body) } else { body() } }
+    at(time) { [self] in
+      if now >= pausedUntil, held.isEmpty { return body() }
+      held.append(body)
+      if held.count == 1 { release() }
+    }
+  }
+
+  /// In the order in which it came, also where one pause begins during another.
+  private var held: [() -> Void] = []
+
+  private func release() {
+    at(pausedUntil) { [self] in
+      if now < pausedUntil { return release() }
+      let due = held
+      held.removeAll()
+      for body in due { body() }
+    }
   }
 
   // MARK: connecting

@@ -1,0 +1,93 @@
+"""Answers that are written all the time, and devices that watch them: whatever happens, every device must show all of it."""
+
+import subprocess
+import threading
+import time
+
+from .device import Device
+from .process import BATON, wait_for
+
+
+class Answer:
+    """`baton publish` with a line every few milliseconds, until `finish`."""
+
+    def __init__(self, folder, redis_url, session, pause=0.01, options=()):
+        self.session, self.pause, self.lines, self.finishing = session, pause, [], threading.Event()
+        self.log = open(f"{folder}/publish-{session}.log", "w+")
+        self.process = subprocess.Popen(
+            [BATON, "publish", "--redis", redis_url, session, "--response", "r", *options],
+            stdin=subprocess.PIPE, stderr=self.log, text=True)  # fmt: skip
+        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread.start()
+
+    def _write(self):
+        try:
+            while not self.finishing.is_set():
+                line = f"{self.session}/{len(self.lines)} \n"
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+                self.lines.append(line)
+                self.finishing.wait(self.pause)
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
+
+    @property
+    def text(self):
+        return "".join(self.lines)
+
+    def finish(self):
+        self.finishing.set()
+        self.thread.join(60)
+        status = self.process.wait(60)
+        self.log.seek(0)
+        assert status == 0, f"{self.session}: {status} {self.log.read()}"
+        return self
+
+    def kill(self):
+        self.finishing.set()
+        self.process.kill()
+
+
+class Load:
+    """Sessions with an answer each, and devices in several places on each of them."""
+
+    def __init__(self, folder, redis_url, urls, sessions, **publishing):
+        self.answers = [Answer(folder, redis_url, session, **publishing) for session in sessions]
+        self.devices = []
+        for number, session in enumerate(sessions):
+            for turn, query in enumerate([{"offset": "0"}, {"offset": "0", "rollup": "off"}, {"last": 1}]):
+                order = [*urls[(number + turn) % len(urls) :], *urls[: (number + turn) % len(urls)]]
+                self.devices.append(Device(order, session, follow=True, **query))
+
+    def grown(self, lines=20, seconds=30):
+        """Waits until every device has been shown so much more than now. Returns after how long."""
+        began = time.monotonic()
+        marks = {answer.session: len(answer.lines) + lines for answer in self.answers}
+        wait_for(lambda: all(len(answer.lines) > marks[answer.session] for answer in self.answers), seconds, "the producers write")
+        for device in self.devices:
+            line = f"{device.session}/{marks[device.session]} \n"
+            device.until(lambda device: line in device.view.text[-100_000:], seconds, f"{line!r} at {device.urls[0]}")
+        return time.monotonic() - began
+
+    def judge(self):
+        """Ends the answers: each device must show all of its session's, once, from where it began."""
+        for answer in self.answers:
+            answer.finish()
+        for device in self.devices:
+            text = next(answer.text for answer in self.answers if answer.session == device.session)
+            device.until(lambda device: device.view.text.endswith(text[-40:]) and device.view.live, 30, "the end")
+            shown = device.view.text
+            assert text.endswith(shown) and ("last" in device.query or shown == text), (
+                f"{device.session}: {len(shown)} of {len(text)} characters, resets {device.view.resets}")  # fmt: skip
+
+    @property
+    def resets(self):
+        return [reason for device in self.devices for reason in device.view.resets]
+
+    def close(self):
+        for answer in self.answers:
+            answer.kill()
+        for device in self.devices:
+            device.stopped = True
+            device.socket.socket.close()

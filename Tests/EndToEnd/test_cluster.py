@@ -1,0 +1,164 @@
+"""Baton over a Redis Cluster: sessions spread over masters that fail over, hand over slots, come and go."""
+
+import redis.cluster
+import pytest
+from producer import Producer
+from support.load import Load
+from support.process import wait_for
+from support.servers import Gateway, key
+from support.topology import Cluster
+
+NAMES = [f"c{number}" for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster(place):
+    servers = Cluster(place)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def gateways(place, cluster):
+    nodes = [Gateway(place, cluster.url, f"gw-{number}") for number in (1, 2)]
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture
+def load(place, cluster, gateways, request):
+    """A load over sessions of all masters."""
+    name = request.node.name[5:30].replace("[", "-").replace("]", "")
+    load = Load(place, cluster.url, [gateway.url for gateway in gateways], [f"{name}-{session}" for session in NAMES])
+    load.grown()
+    yield load
+    load.close()
+
+
+def test_sessions_of_all_masters_and_four_connections_to_each(cluster, gateways, load):
+    assert {cluster.owner(answer.session) for answer in load.answers} == set(cluster.masters)
+    load.judge()
+    assert load.resets == []
+    for port in cluster.masters:
+        assert cluster.connections(port) == 4 * len(gateways), port
+
+
+def test_what_devices_send_and_requests_ask(cluster, gateways, session):
+    gateway = gateways[0]
+    posted = gateway.request("POST", f"/v1/sessions/{session}", b'{"data":"hello"}', {"Content-Type": "application/json"})
+    assert posted.status == 201, posted.body
+    assert gateways[1].history(session).json["entries"][0]["data"] == "hello"
+    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
+    producer = Producer(client, session, "r")
+    producer.open()
+    producer.deltas("one ", "two")
+    producer.end()
+    texts = [entry.get("data") for entry in gateway.history(session).json["entries"]]
+    assert "one " in "".join(filter(None, texts)) and "two" in "".join(filter(None, texts))
+    assert gateway.request("DELETE", f"/v1/sessions/{session}").status == 204
+
+
+def test_a_planned_failover_costs_nothing(cluster, load):
+    for master in cluster.masters:
+        cluster.failover(master)
+        load.grown()
+    load.judge()
+    assert load.resets == []
+
+
+def test_a_master_that_dies_is_replaced(cluster, load):
+    master = cluster.owner(load.answers[0].session)
+    replica = wait_for(lambda: (cluster.replicas(master) or [None])[0], 20, "a replica")
+    cluster.kill(master)
+    wait_for(lambda: replica in cluster.masters, 30, "the replica takes over")
+    load.grown()
+    cluster.restart(master)
+    wait_for(lambda: master in cluster.replicas(replica), 30, "it is a replica now")
+    load.grown()
+    load.judge()
+
+
+def test_a_master_that_hangs_and_thaws(cluster, load):
+    master = cluster.owner(load.answers[0].session)
+    replica = wait_for(lambda: (cluster.replicas(master) or [None])[0], 20, "a replica")
+    cluster.stop(master)
+    wait_for(lambda: replica in cluster.masters, 30, "the replica takes over")
+    load.grown()
+    cluster.cont(master)
+    wait_for(lambda: master in cluster.replicas(replica), 30, "it is a replica now")
+    load.grown()
+    load.judge()
+
+
+def test_slots_that_move_take_their_sessions_along(cluster, load):
+    for answer in load.answers[:4]:
+        owner = cluster.owner(answer.session)
+        target = next(port for port in cluster.masters if port != owner)
+        cluster.migrate(answer.session, target)
+        load.grown(5)
+        cluster.migrate(answer.session, owner)
+        load.grown(5)
+    load.judge()
+    assert load.resets == []
+
+
+def test_a_slot_that_stays_in_motion(cluster, gateways, attach, session):
+    """Its stream is on the new master and its slot on the old one: `ASK`."""
+    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
+    for number in range(20):
+        client.xadd(key(session), {"data": f"a{number} "})
+    owner = cluster.owner(session)
+    target = next(port for port in cluster.masters if port != owner)
+    devices = [attach(gateway.url, session, offset="0", rollup="off") for gateway in gateways]
+    for device in devices:
+        device.until_live()
+
+    def look(step):
+        if step != "moved":
+            return
+        for number in range(20):
+            client.xadd(key(session), {"data": f"b{number} "})
+        for device in devices:
+            device.until(lambda device: device.view.text.endswith("b19 "), 20, "what was written in motion")
+        paging = attach(gateways[0].url, session, offset="0")
+        paging.until(lambda device: device.view.text.endswith("b19 "), 20, "history in motion")
+        assert len(gateways[1].history(session).json["entries"]) == 40
+
+    cluster.migrate(session, target, look)
+    client.xadd(key(session), {"data": "c "})
+    for device in devices:
+        device.until(lambda device: device.view.text.endswith("b19 c "), 20, "what was written afterwards")
+        assert device.view.resets == [] and device.attaches == 1
+    assert cluster.owner(session) == target
+
+
+def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, attach, session):
+    """Neither master has the stream: that is an answer."""
+    owner = cluster.owner(session)
+    target = next(port for port in cluster.masters if port != owner)
+
+    def look(step):
+        if step == "begun":
+            attach(gateways[0].url, session, offset="0").until_live()
+            assert gateways[1].history(session).status == 404
+
+    cluster.migrate(session, target, look)
+
+
+def test_the_cluster_is_gone_for_a_while(cluster, gateways, load):
+    """All masters hang at once, longer than anybody waits for a reply."""
+    for port in cluster.ports:
+        cluster.stop(port)
+    wait_for(lambda: gateways[0].get("/readyz").status == 503, 60, "not ready")
+    for port in cluster.ports:
+        cluster.cont(port)
+    wait_for(lambda: len(cluster.masters) == 3, 60, "the cluster is back")
+    load.grown(seconds=60)
+    load.judge()
+    wait_for(lambda: gateways[0].get("/readyz").status == 200, 60, "ready")

@@ -1,0 +1,168 @@
+"""Baton over a master that Sentinels name: planned and unplanned switches, and Sentinels that are wrong or gone."""
+
+import socketserver
+import threading
+
+import pytest
+from support.load import Load
+from support.process import free_port, wait_for
+from support.servers import Gateway, Redis
+from support.topology import Sentinel
+
+NAMES = [f"s{number}" for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("sentinel")
+
+
+@pytest.fixture(scope="module")
+def sentinel(place):
+    servers = Sentinel(place)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="module")
+def gateways(place, sentinel):
+    nodes = [Gateway(place, sentinel.url, f"gw-{number}") for number in (1, 2)]
+    yield nodes
+    for node in nodes:
+        node.kill()
+
+
+@pytest.fixture
+def load(place, sentinel, gateways, request):
+    name = request.node.name[5:40].replace("[", "-").replace("]", "")
+    load = Load(place, sentinel.url, [gateway.url for gateway in gateways], [f"{name}-{session}" for session in NAMES])
+    load.grown()
+    yield load
+    load.close()
+
+
+def test_four_connections_to_the_master_and_none_to_replicas(sentinel, gateways, load):
+    load.judge()
+    assert load.resets == []
+    for port in sentinel.ports:
+        assert sentinel.connections(port) == (8 if port == sentinel.master else 0)
+
+
+def test_a_planned_failover(sentinel, gateways, load):
+    before = sentinel.master
+    after = sentinel.failover()
+    load.grown()
+    # The demoted master may hold its clients for 10 s: nobody waits for that.
+    wait_for(lambda: sentinel.connections(after) == 8, 5, "all connections are to the new master")
+    wait_for(lambda: sentinel.connections(before) == 0, 5, "none is to the old one")
+    load.judge()
+
+
+def test_a_master_that_dies_takes_its_last_entries_along(sentinel, load):
+    """What the replicas have not had is appended again by the producers, and devices are told."""
+    before = sentinel.master
+    others = [port for port in sentinel.ports if port != before]
+    for port in others:
+        # From here on replicas fall behind.
+        assert sentinel.ask(port, "DEBUG", "SLEEP", "0.8") or True
+    sentinel.kill(before)
+    sentinel.switched(before)
+    load.grown()
+    sentinel.restart(before)
+    wait_for(lambda: sentinel.role(before) == "slave", 30, "it is a replica now")
+    load.grown()
+    load.judge()
+
+
+def test_a_master_that_hangs_and_thaws_as_a_master(sentinel, load):
+    """It executes what was queued in its sockets, answers, and loses it as it becomes a replica."""
+    before = sentinel.master
+    sentinel.stop(before)
+    sentinel.switched(before)
+    load.grown()
+    sentinel.cont(before)
+    wait_for(lambda: sentinel.role(before) == "slave", 30, "it is a replica now")
+    load.grown()
+    load.judge()
+
+
+def test_two_failovers_in_a_row(sentinel, load):
+    sentinel.failover()
+    sentinel.failover()
+    load.grown()
+    load.judge()
+
+
+def test_without_sentinels_the_master_is_stayed_with(sentinel, gateways, load):
+    for port in sentinel.sentinels:
+        sentinel.stop(port)
+    load.grown(200)
+    assert gateways[0].get("/readyz").status == 200
+    for port in sentinel.sentinels:
+        sentinel.cont(port)
+    load.judge()
+    assert load.resets == []
+
+
+class Liar(socketserver.ThreadingTCPServer):
+    """A Sentinel that names another server."""
+
+    allow_reuse_address = daemon_threads = True
+
+    def __init__(self, port):
+        self.named = port
+        super().__init__(("127.0.0.1", 0), Liar.Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            while line := self.rfile.readline():
+                words = []
+                for _ in range(int(line[1:])):
+                    length = int(self.rfile.readline()[1:])
+                    words.append(self.rfile.read(length + 2)[:-2].upper())
+                if words[0] == b"SENTINEL":
+                    port = str(self.server.named)
+                    self.wfile.write(f"*2\r\n$9\r\n127.0.0.1\r\n${len(port)}\r\n{port}\r\n".encode())
+                elif words[0] == b"SUBSCRIBE":
+                    self.wfile.write(b"*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n")
+                    told = f"mymaster 127.0.0.1 1 127.0.0.1 {self.server.named}"
+                    self.wfile.write(f"*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${len(told)}\r\n{told}\r\n".encode())
+                elif words[0] == b"PING":
+                    self.wfile.write(b"+PONG\r\n")
+                else:
+                    self.wfile.write(b"+OK\r\n")
+                self.wfile.flush()
+
+
+@pytest.mark.parametrize("what", ["another master", "a replica", "nobody"])
+def test_one_sentinel_that_lies_moves_nobody(place, sentinel, what, started):
+    if what == "another master":
+        other = Redis(place, "other")
+        started.append(other)
+        port = other.port
+    elif what == "a replica":
+        port = next(port for port in sentinel.ports if port != sentinel.master)
+    else:
+        port = free_port()
+    liar = Liar(port)
+    url = sentinel.url.replace("sentinel://", f"sentinel://127.0.0.1:{liar.server_address[1]},")
+    node = f"gw-liar-{port}"
+    gateway = Gateway(place, url, node)
+    started.append(gateway.process)
+    load = Load(place, sentinel.url, [gateway.url], [f"liar-{what.replace(' ', '-')}"])
+    try:
+        load.grown(200)
+        load.judge()
+        assert load.resets == []
+        assert sentinel.connections(sentinel.master, f"baton-{node}-") == 4
+    finally:
+        load.close()
+        liar.shutdown()
+
+
+def test_a_name_that_no_sentinel_knows_is_named(place, sentinel, started):
+    gateway = Gateway(place, sentinel.url.replace("mymaster", "nobody"), "gw-nobody", ready=False)
+    started.append(gateway.process)
+    wait_for(lambda: "does not know a master of this name" in gateway.process.logged(), 20, "it says why")
+    assert gateway.get("/readyz").status == 503

@@ -92,7 +92,9 @@ func note(_ at: UInt64) -> StreamEntry {
 }
 
 /// The frame of an entry, or of adjacent ones.
-func frame(_ entries: StreamEntry...) -> DeviceFrame {
+func frame(_ entries: StreamEntry...) -> DeviceFrame { joinedFrame(entries) }
+
+func joinedFrame(_ entries: [StreamEntry]) -> DeviceFrame {
   var shown = entries[entries.count - 1].shown
   shown.joined = entries.reduce(0) { $0 + $1.shown.joined }
   shown.data = entries.compactMap(\.shown.data).reduce(into: nil) { whole, data in

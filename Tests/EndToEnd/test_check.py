@@ -231,7 +231,7 @@ def test_what_redis_lost_and_got_again_is_no_finding(new_redis, new_gateway, ses
 
 
 def test_streams_are_read_from_a_cluster(new_redis, session, tmp_path):
-    redis = new_redis("redis-cluster", "--cluster-enabled", "yes")
+    redis = new_redis("redis-cluster", "--cluster-enabled", "yes", "--cluster-port", free_port())
     redis.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_for(lambda: redis.client.execute_command("CLUSTER", "INFO").startswith(b"cluster_state:ok"), 20, "the cluster is there")
     address = f"redis+cluster://127.0.0.1:{redis.port}"

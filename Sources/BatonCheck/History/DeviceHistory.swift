@@ -361,9 +361,14 @@ struct DeviceHistory {
       }
     }
     if case .excused = standing {
-      pass.position = stream?.upperBound(shown.id)
+      let end = stream?.upperBound(shown.id)
+      // A joined frame without numbers may hold what is left before it.
+      if let position = pass.position, let end, position < end, shown.joined == 1 || shown.n != nil {
+        findings += passedOver(position..<end, before: shown, session, names)
+      }
+      pass.position = end
       if let deleted = session.deletions.sessionAt, shown.at <= deleted { pass.vanished = shown }
-      return verify(shown, isProof: false, session, names)
+      return findings + verify(shown, isProof: false, session, names)
     }
     findings += gapInNumbers(shown, pass, session, names)
     if case .unknown = standing { return findings + verify(shown, isProof: false, session, names) }
@@ -468,6 +473,11 @@ struct DeviceHistory {
     }
     if comparison.isPartial {
       comparison.isSame = true
+      // What is gone can still be compared with what was meant.
+      if let range = shown.range, session.isRecorded(shown.response), !session.means(shown.response, range, shown.data)
+      {
+        comparison.foreign = "its data is not what its producer meant"
+      }
     } else if comparison.undisclosed != nil {
       // It has been compared with what its producer meant.
     } else if count != shown.joined {
@@ -568,6 +578,11 @@ struct DeviceHistory {
 }
 
 extension SessionHistory {
+  /// Whether all that was meant of a response was recorded.
+  fileprivate func isRecorded(_ response: Name?) -> Bool {
+    !hasUnrecordedProducers && response.map { producers[$0] != nil } ?? false
+  }
+
   fileprivate func means(_ response: Name?, _ range: ClosedRange<UInt64>, _ data: Digest?) -> Bool {
     guard let response, let produced = producers[response] else { return false }
     return produced.means(range, data ?? Digest())

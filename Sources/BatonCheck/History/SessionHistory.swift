@@ -107,8 +107,8 @@ struct SessionHistory {
     var lastID = EntryID.zero
     var hasStart = false
     var ends: Set<String> = []
-    /// Nothing of it is left.
-    var isGone: Bool { last == 0 && !hasStart && ends.isEmpty }
+    /// No delta is left, nor what came before them.
+    var isGone: Bool { last == 0 && !hasStart }
 
     mutating func took(_ range: ClosedRange<UInt64>, _ id: EntryID) -> Finding.Kind? {
       defer { lastID = id }

@@ -143,13 +143,10 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
 
   /// A tag whose keys are the master's own.
   private func tag(_ shard: Shard) {
-    guard let map = watch?.map, map.masters.contains(shard.node) else { return }
-    func isOwn(_ tag: String) -> Bool {
-      map.has(shard.node, RedisSlot.of("\(configuration.keyPrefix){\(tag)}"))
-    }
-    if isOwn(shard.store.shard.tag), !shard.store.shard.tag.isEmpty { return }
-    let tag = (0..<16 * RedisSlot.count).lazy.map { "!\($0)" }.first(where: isOwn)
-    if let tag { shard.store.shard.tag = tag }
+    guard let map = watch?.map else { return }
+    let (tag, prefix) = (shard.store.shard.tag, configuration.keyPrefix)
+    if !tag.isEmpty, map.has(shard.node, RedisSlot.of("\(prefix){\(tag)}")) { return }
+    shard.store.shard.tag = map.tag(of: shard.node, prefix: prefix) ?? tag
   }
 
   private func mapChanged() {

@@ -12,14 +12,16 @@ package enum StoreCheck {
     package var description: String { "\(what): \(error)" }
   }
 
+  /// - Parameter tag: what the server's own keys have between their braces, where it is one of a cluster's masters.
   /// - Returns: What is refused; nothing where all is well.
   /// - Throws: ``RedisError`` where Redis does not answer, or answers nobody.
-  package static func run(_ configuration: StoreConfiguration, on connection: RedisConnection) async throws -> [Refusal]
-  {
-    let stream = configuration.keyPrefix + "{}"
+  package static func run(
+    _ configuration: StoreConfiguration, tag: String = "", on connection: RedisConnection
+  ) async throws -> [Refusal] {
+    let stream = "\(configuration.keyPrefix){\(tag)}"
     let (producers, inbox, keys) = (stream + ":producers", stream + ":inbox", stream + ":keys")
     func command(_ words: String...) -> (what: String, RedisCommand) {
-      let name = words.count > 1 && ["XINFO", "CLIENT"].contains(words[0]) ? 2 : 1
+      let name = words.count > 1 && ["XINFO", "CLIENT", "CLUSTER"].contains(words[0]) ? 2 : 1
       let key = words.dropFirst(name).first { $0.hasPrefix(stream) || $0.hasPrefix("__") }
       return (
         (words.prefix(name) + [key].compactMap { $0 }).joined(separator: " "),
@@ -42,6 +44,7 @@ package enum StoreCheck {
     ]
     tried += [stream, producers, inbox, keys].map { command("PEXPIRE", $0, "60000") }
     tried += [stream, producers, inbox, keys].map { command("DEL", $0) }
+    if !tag.isEmpty { tried += [command("CLUSTER", "NODES"), command("ASKING"), command("PING")] }
     if configuration.wakeup != .poll {
       // The last one makes the connection good for nothing else.
       tried += [

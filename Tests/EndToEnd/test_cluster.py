@@ -1,10 +1,12 @@
 """Baton over a Redis Cluster: sessions spread over masters that fail over, hand over slots, come and go."""
 
-import redis.cluster
+import subprocess
+
 import pytest
+import redis.cluster
 from producer import Producer
 from support.load import Load
-from support.process import wait_for
+from support.process import BATON, wait_for
 from support.servers import Gateway, key
 from support.topology import Cluster
 
@@ -47,6 +49,16 @@ def test_sessions_of_all_masters_and_four_connections_to_each(cluster, gateways,
     assert load.resets == []
     for port in cluster.masters:
         assert cluster.connections(port) == 4 * len(gateways), port
+
+
+def test_every_right_is_tried_on_every_master(cluster):
+    done = subprocess.run([BATON, "serve", "--check", "--redis", cluster.url], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    port = cluster.masters[1]
+    cluster.ask(port, "ACL", "SETUSER", "default", "-hscan")
+    done = subprocess.run([BATON, "serve", "--check", "--redis", cluster.url], capture_output=True, text=True)
+    cluster.ask(port, "ACL", "SETUSER", "default", "+@all")
+    assert done.returncode == 78 and f"127.0.0.1:{port}: HSCAN" in done.stdout + done.stderr
 
 
 def test_what_devices_send_and_requests_ask(cluster, gateways, session):

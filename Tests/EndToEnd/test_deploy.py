@@ -21,8 +21,9 @@ def test_haproxy_accepts_its_file():
     assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
 
 
-def test_the_compose_files_paths_and_options_exist(baton):
-    compose = (REPOSITORY / "docker-compose.yml").read_text()
+@pytest.mark.parametrize("file", ["docker-compose.yml", "Deploy/redis/sentinel.yml", "Deploy/redis/cluster.yml"])
+def test_the_compose_files_paths_and_options_exist(baton, file):
+    compose = (REPOSITORY / file).read_text()
     for path in re.findall(r"(?:dockerfile: |\"\./)([\w./-]+)", compose):
         assert (REPOSITORY / path.partition(":")[0]).exists(), path
     help_ = subprocess.run([baton, "serve", "--help"], capture_output=True, text=True).stdout

@@ -1,11 +1,12 @@
 """Baton over a master that Sentinels name: planned and unplanned switches, and Sentinels that are wrong or gone."""
 
 import socketserver
+import subprocess
 import threading
 
 import pytest
 from support.load import Load
-from support.process import free_port, wait_for
+from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, Redis
 from support.topology import Sentinel
 
@@ -166,3 +167,9 @@ def test_a_name_that_no_sentinel_knows_is_named(place, sentinel, started):
     started.append(gateway.process)
     wait_for(lambda: "does not know a master of this name" in gateway.process.logged(), 20, "it says why")
     assert gateway.get("/readyz").status == 503
+
+
+def test_the_rights_at_the_master_are_tried(sentinel):
+    for url, status in [(sentinel.url, 0), (sentinel.url.replace("mymaster", "nobody"), 69)]:
+        done = subprocess.run([BATON, "serve", "--check", "--redis", url], capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr

@@ -12,7 +12,8 @@ package enum GatewaySettings {
       "Where to listen, or unix:PATH for a proxy on this machine; port 0 picks a free one"),
     Setting(
       "redis", standard: "redis://127.0.0.1:6379/0", placeholder: "URL", isSecret: true,
-      "redis://, rediss:// or unix:// URL of Redis 6.2 or newer, or Valkey"),
+      "redis://, rediss:// or unix:// URL of Redis 6.2 or newer, or Valkey; "
+        + "redis+sentinel://A,B,C/MASTER/DB or redis+cluster://A,B,C"),
     Setting("node", placeholder: "NAME", "This node's name in frames, logs and metrics; default: host name and port"),
     Setting("key-prefix", standard: "baton:", placeholder: "TEXT", "What all keys in Redis begin with"),
     Setting(

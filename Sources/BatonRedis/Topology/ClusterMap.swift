@@ -113,6 +113,13 @@ package struct ClusterMap: Sendable {
   package func node(at address: RedisURL.Address) -> String? { addresses.first { $0.value == address }?.key }
   package func has(_ node: String, _ slot: Int) -> Bool { claims[slot]?.owner == node }
 
+  /// What to write between the braces of a key that is to be the node's own: nothing that a name of something could be.
+  /// Nil where the node has no slots.
+  package func tag(of node: String, prefix: String) -> String? {
+    guard masters.contains(node) else { return nil }
+    return (0..<16 * RedisSlot.count).lazy.map { "!\($0)" }.first { has(node, RedisSlot.of("\(prefix){\($0)}")) }
+  }
+
   /// Takes in what one node believes, as far as it is no older than what is known: who is cut off, or was, moves nothing.
   /// - Returns: Whether a slot has another owner now, or an owner another address.
   package mutating func learned(_ view: ClusterView) -> Bool {

@@ -64,6 +64,12 @@ package final class MasterLinks {
     return cluster.map.owner(of: RedisSlot.of(key))
   }
 
+  /// Every master, and what its own keys have between their braces. Empty while none is known.
+  package func masters(prefix: String) -> [(master: String, tag: String)] {
+    guard let map = cluster?.map else { return [(Self.single, "")] }
+    return map.masters.sorted().map { ($0, map.tag(of: $0, prefix: prefix) ?? "") }
+  }
+
   /// Nil while it is down.
   package func connection(to master: String) -> RedisConnection? { links[master]?.connection }
 

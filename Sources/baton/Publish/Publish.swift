@@ -21,7 +21,11 @@ struct Publish: AsyncParsableCommand {
   @Argument(help: "The session's name.")
   var session: String
 
-  @Option(help: "Where Redis is: redis://, rediss:// or unix://. The default is redis://127.0.0.1:6379/0.")
+  @Option(
+    help: """
+      Where Redis is: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://. The default is \
+      redis://127.0.0.1:6379/0.
+      """)
   var redis: String?
 
   @Option(help: "Append through this gateway instead, http://HOST:PORT.")

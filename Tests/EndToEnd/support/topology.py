@@ -28,10 +28,14 @@ def free_ports(count, bus):
             return first
 
 
+ARTICLE = (REPOSITORY / "Sources/BatonGateway/BatonGateway.docc/ChoosingARedis.md").read_text()
+
+
 class Deployment:
     """Servers by their ports. Those of `self.ports` are Redis servers."""
 
     def __init__(self, script, folder, ports, bus=False, **environment):
+        assert re.search(rf"^Deploy/redis/{script} \S+ \d+$", ARTICLE, re.MULTILINE), "as the article starts it"
         self.first = free_ports(ports, bus)
         self.folder = pathlib.Path(folder) / script
         self.script = Process(folder, script, [REPOSITORY / "Deploy/redis" / script, self.folder, self.first], environment)

@@ -107,6 +107,9 @@ import Testing
   @Test func readsAsFarAsItGoes() throws {
     #expect(try read(device + frame + frame.prefix(30)).count == 2)
     #expect(try read(device + frame + frame.prefix(30) + "\n" + device + frame).count == 4)
+    for length in 0...(device + frame).count {
+      #expect(try read(String((device + frame).prefix(length))).count <= 2)
+    }
   }
 
   @Test func passesOverWhatIsNotWanted() throws {
@@ -119,7 +122,8 @@ import Testing
   }
 
   @Test func saysWhereAndWhatIsWrong() {
-    #expect(mistake("") == "f: holds no recording")
+    #expect(mistake("garbage") == "f: holds no recording")
+    #expect(mistake("garbage\n") == "f: line 1 is not JSON")
     #expect(mistake(frame) == #"f: line 1 is no header: a recording begins with {"recording":1,"kind":…}"#)
     #expect(mistake(device + "{secret\n" + frame) == "f: line 2 is not JSON")
     #expect(mistake(device + frame + "{secret\n") == "f: line 3 is not JSON")

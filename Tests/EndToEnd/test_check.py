@@ -285,6 +285,8 @@ def test_what_is_wrong_is_said(redis, tmp_path):
     assert done.returncode == 65 and f"{bad}: line 2 is not JSON".encode() in done.stderr and b"secret" not in done.stderr
     done = run("check", tmp_path / "none")
     assert done.returncode == 65 and b"none can't be read" in done.stderr, done.stderr
+    done = run("check", tmp_path)
+    assert done.returncode == 65 and b"can't be read" in done.stderr, done.stderr
     for arguments in [], ["--session", "s", bad], ["--redis", redis.url], ["--redis", redis.url, "--session", "a/b"], ["--late", "-1", bad]:
         assert run("check", *arguments).returncode == 64, arguments
     assert run("check", "--redis", f"redis://127.0.0.1:{free_port()}", "--session", "s").returncode == 69

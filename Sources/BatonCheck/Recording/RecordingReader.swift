@@ -53,8 +53,14 @@ package struct RecordingReader {
   package mutating func ended() throws(RecordingMistake) -> [RecordingLine] {
     let last = try rest.isEmpty ? nil : line(rest[...])
     if let broken, rest.isEmpty { throw broken }
-    guard kind != nil else { throw RecordingMistake(description: "\(file): holds no recording") }
+    guard kind != nil || isCutHeader else { throw RecordingMistake(description: "\(file): holds no recording") }
     return last.map { [$0] } ?? []
+  }
+
+  /// The process was killed before it had written its first line.
+  private var isCutHeader: Bool {
+    let begin = Array(#"{"recording":"#.utf8)
+    return number <= 1 && zip(rest, begin).allSatisfy { $0 == $1 }
   }
 
   private mutating func line(_ bytes: ArraySlice<UInt8>) throws(RecordingMistake) -> RecordingLine? {

@@ -13,7 +13,7 @@ package struct HistoryCheck {
   package struct Options: Sendable {
     /// Milliseconds from the acknowledgement to a live device; nil: lateness is not judged.
     package var late: Int64?
-    /// Every device must have come to the stream's end.
+    /// Every device must have come to the stream's end; of one that has begun anew, its last recording.
     package var toEnd: Bool
     /// Others wrote to the sessions, too: what no recorded producer meant is not `foreign`.
     package var hasUnrecordedProducers: Bool
@@ -39,7 +39,7 @@ package struct HistoryCheck {
   private enum Current {
     case none
     case session(String, response: Name?)
-    case device(String, DeviceHistory)
+    case device(String, DeviceHistory, at: Int64)
   }
 
   private let options: Options
@@ -47,6 +47,8 @@ package struct HistoryCheck {
   private var sessions: [String: SessionHistory] = [:]
   private var current = Current.none
   private var areStreamsJudged = false
+  /// The latest recording of each device, by session and name.
+  private var latest: [[String]: (at: Int64, device: DeviceHistory)] = [:]
   /// So far; complete after ``ended()``.
   package private(set) var scope = Scope()
 
@@ -68,7 +70,15 @@ package struct HistoryCheck {
   }
 
   /// Every recording was received.
-  package mutating func ended() -> [Finding] { recordingEnded() + judgeStreams() }
+  package mutating func ended() -> [Finding] {
+    var findings = recordingEnded() + judgeStreams()
+    for (key, last) in latest.sorted(by: { $0.key.lexicographicallyPrecedes($1.key) }) {
+      guard let session = sessions[key[0]] else { continue }
+      findings += last.device.notToEnd(session, names)
+    }
+    latest = [:]
+    return findings
+  }
 
   private mutating func recordingBegan(_ header: RecordingHeader, _ file: String) -> [Finding] {
     let name = header.session
@@ -80,7 +90,7 @@ package struct HistoryCheck {
       let response: Name? = if case .response(let name) = asked.start { names.number(name) } else { nil }
       let device = DeviceHistory(
         label: asked.device ?? file, asked: asked, onlyResponse: response, options: options)
-      current = .device(name, device)
+      current = .device(name, device, at: header.at)
       return judgeStreams()
     case .producer(let response):
       scope.producers += 1
@@ -102,21 +112,24 @@ package struct HistoryCheck {
       if case .delta = event { scope.deltas += 1 }
       sessions[name]?.happened(event, at: at, response: response, names: &names)
       return []
-    case .device(let name, var device):
+    case .device(let name, var device, let began):
       guard let session = sessions[name] else { return [] }
       current = .none
-      defer { current = .device(name, device) }
+      defer { current = .device(name, device, at: began) }
       return device.happened(event, at: at, in: session, &names)
     }
   }
 
   private mutating func recordingEnded() -> [Finding] {
     defer { current = .none }
-    guard case .device(let name, var device) = current, let session = sessions[name] else { return [] }
+    guard case .device(let name, var device, let at) = current, let session = sessions[name] else { return [] }
     scope.frames += device.frames
     scope.attaches += device.attaches
     scope.resets += device.resets
-    return device.ended(session, names)
+    let findings = device.ended(session, names)
+    // Whoever was killed and has begun anew is judged by where it has come to in the end.
+    if options.toEnd, at >= latest[[name, device.label]]?.at ?? .min { latest[[name, device.label]] = (at, device) }
+    return findings
   }
 
   private mutating func judgeStreams() -> [Finding] {

@@ -61,8 +61,12 @@ import Testing
     var story = Story.whole()
     story.options.toEnd = true
     story.device(frames { $0.removeLast(2) })
-    story.device([])
-    #expect(story.judged() == ["lost d 5-0 5", "lost d 6-0"] + (1...5).map { "lost d \($0)-0 \($0)" } + ["lost d 6-0"])
+    story.device([], asked: .init(device: "e"))
+    #expect(story.judged() == ["lost d 5-0 5", "lost d 6-0"] + (1...5).map { "lost e \($0)-0 \($0)" } + ["lost e 6-0"])
+    // Who begins anew may come to it then.
+    story.device(frames { _ in })
+    story.device(frames { _ in }, asked: .init(device: "e"))
+    #expect(story.judged() == [])
   }
 
   @Test func lostBeforeADropOfAll() {
@@ -218,6 +222,17 @@ import Testing
         frame(again[2]), .reset(reason: "diverged", from: .zero, offset: .zero),
       ])
     #expect(story.judged() == ["undisclosed d 16-0"])
+  }
+
+  @Test func anotherHistoryThatNobodyEverTold() {
+    var story = Story.whole()
+    story.stream = Array(five[..<4])
+    story.producers = []
+    story.produced(5, ends: false)
+    story.device([attached()] + five.map { frame($0) })
+    #expect(story.judged() == ["lost stream 5"])
+    story.options.toEnd = true
+    #expect(story.judged() == ["lost stream 5", "undisclosed d 5-0 5"])
   }
 
   @Test func aDeletionWithoutAReset() {

@@ -43,6 +43,10 @@ struct DeviceHistory {
   private var liveSince: Int64?
   private var isFinished = false
   private var at: Int64 = 0
+  /// Behind the last frame's entry in the stream; known when the recording is over.
+  private var end: Int?
+  /// The last frame that was kept, where the stream has lost it since.
+  private var vanished: Shown?
   /// The highest number shown of each response.
   private var numbers: [Name: UInt64] = [:]
   private(set) var frames = 0
@@ -249,27 +253,42 @@ struct DeviceHistory {
 
   // MARK: the judgement
 
-  /// The recording is over.
+  /// The recording is over. Whether the device has come to the stream's end is another question: ``notToEnd(_:_:)``.
   mutating func ended(_ session: SessionHistory, _ names: Names) -> [Finding] {
     var findings = noLongerLive(session, names)
-    let (found, position) = judge(from: 0, isDropped: false, session, names)
+    let (found, pass) = judge(from: 0, isDropped: false, session, names)
     findings += found
-    guard let stream = session.stream,
-      let position = (base ?? neverAttachedAfter).map({ stream.upperBound($0.id) }) ?? position
-    else { return findings }
+    if !isFinished { vanished = pass.vanished }
     let isEnd = { (shown: Shown) in ["end", "error", "cancelled"].contains(names[shown.event]) }
     let begun = Set(kept.compactMap(\.response)).union(onlyResponse.map { [$0] } ?? [])
     let open = begun.subtracting(kept.filter(isEnd).compactMap(\.response))
-    for item in stream.items[position...] where isVisible(item) {
-      let isOwed = item.response.map { open.contains($0) } ?? false
-      if isFinished && isOwed {
-        findings.append(
-          finding(.lost, session, names, item, "the device was told that all had come, and was not shown it"))
-      } else if options.toEnd {
-        findings.append(finding(.lost, session, names, item, "the device was not shown it"))
+    if let stream = session.stream {
+      let known = (base ?? neverAttachedAfter).map { stream.upperBound($0.id) } ?? pass.position
+      end = known ?? kept.last.map { stream.upperBound($0.id) }
+      if isFinished, let known {
+        for item in stream.items[known...] where isVisible(item) {
+          guard let response = item.response, open.contains(response) else { continue }
+          findings.append(
+            finding(.lost, session, names, item, "the device was told that all had come, and was not shown it"))
+        }
       }
     }
+    (kept, numbers) = ([], [:])
     return findings
+  }
+
+  /// What the device lacks at the end of the stream, and what it has that the stream lacks.
+  func notToEnd(_ session: SessionHistory, _ names: Names) -> [Finding] {
+    var findings: [Finding] = []
+    if let vanished {
+      findings.append(
+        finding(.undisclosed, session, names, vanished, "it is not in the stream any more, and no reset has come"))
+    }
+    guard let end, let stream = session.stream else { return findings }
+    return findings
+      + stream.items[end...].filter(isVisible).map {
+        finding(.lost, session, names, $0, "the device was not shown it")
+      }
   }
 
   /// What a device asked for that no gateway has let in.
@@ -299,10 +318,10 @@ struct DeviceHistory {
 
   /// Compares what is kept from an index on with the stream.
   ///
-  /// - Returns: the position in the stream behind the last frame, where it is known.
+  /// - Returns: where the pass stands behind the last frame, too.
   private func judge(
     from start: Int, isDropped: Bool, _ session: SessionHistory, _ names: Names
-  ) -> (findings: [Finding], position: Int?) {
+  ) -> (findings: [Finding], pass: Pass) {
     var pass = Pass(isDropped: isDropped)
     var findings: [Finding] = []
     // The one before says where the first follows.
@@ -310,7 +329,7 @@ struct DeviceHistory {
       let found = judge(kept[index], &pass, session, names)
       if index >= start { findings += found }
     }
-    return (findings, pass.position)
+    return (findings, pass)
   }
 
   private struct Pass {

@@ -45,7 +45,7 @@ struct CheckCommand: AsyncParsableCommand {
   @Option(help: "How many milliseconds after its acknowledgement a live device must have a delta.")
   var late: Int?
 
-  @Flag(help: "Every device must have come to the end of the stream.")
+  @Flag(help: "Every device must have come to the end of the stream, in the last of its recordings.")
   var toEnd = false
 
   @Flag(help: "Producers that were not recorded wrote to the sessions, too.")

@@ -26,6 +26,9 @@ public final class Producer: Sendable {
     /// Bytes of a response that are kept to append them again after Redis lost them. As many may wait for Redis; then
     /// `append` waits too.
     public var keptBytes = 1 << 20
+    /// So many of the master's replicas must have an entry, or an end, before it counts as written: a failover to one of
+    /// those loses none of it. 0: the master is enough, and what a failover loses is appended again.
+    public var replicas = 0
     /// All of a session vanishes so long after its last append; 1 s and up.
     public var retention = Duration.seconds(24 * 60 * 60)
     /// The newest entries that a session keeps; 1 and up.

@@ -108,7 +108,8 @@ final class ProducerHub {
       }
     }
     links.run(
-      script, keys: keys.all, arguments, deadline: .now() + configuration.replyPatience, completion: completion)
+      script, keys: keys.all, arguments, replicas: configuration.replicas,
+      deadline: .now() + configuration.replyPatience, completion: completion)
   }
 
   private func glanceLater() {

@@ -77,6 +77,11 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   /// Nothing was done: the keys' slot is on its way from one master to another.
   package static let inMotion = RedisError(.retry, .overloaded, "the slot of the keys is on its way to another master")
 
+  /// It was done, and a failover now may undo it.
+  package static func notReplicated(_ have: Int64, of wanted: Int) -> RedisError {
+    RedisError(.retry, .overloaded, "\(have) of the \(wanted) replicas that are to have it have it")
+  }
+
   package static func protocolViolation(_ what: String) -> RedisError {
     RedisError(.fault, .protocolViolation, "Redis sent what is not a reply (\(what)); is it a Redis server?")
   }

@@ -87,6 +87,32 @@ def test_a_master_that_hangs_and_thaws_as_a_master(sentinel, load):
     load.judge()
 
 
+def test_what_replicas_have_is_acknowledged_and_nothing_else(sentinel, place, session):
+    """With `--ack replicas=1` an answer is over when a replica has its end: a failover loses nothing of it."""
+    before = sentinel.master
+    others = [port for port in sentinel.ports if port != before]
+    wait_for(lambda: b"slave1:" in sentinel.ask(before, "INFO", "replication"), 30, "two replicas")
+    for port in sentinel.sentinels + others:
+        sentinel.stop(port)
+    publish = subprocess.Popen(
+        [BATON, "publish", "--redis", f"redis://127.0.0.1:{before}/0", session, "--ack", "replicas=1"], stdin=subprocess.PIPE)
+    publish.stdin.write(b"one\ntwo\n")
+    publish.stdin.close()
+    # Written over and over again, and never twice.
+    wait_for(lambda: len(sentinel.stream(session, before)) >= 1, 20, "the master has it")
+    calls = sentinel.client(before).info("commandstats")["cmdstat_wait"]["calls"]
+    wait_for(lambda: sentinel.client(before).info("commandstats")["cmdstat_wait"]["calls"] > calls + 2, 20, "it asks again")
+    assert publish.poll() is None
+    for port in others:
+        sentinel.cont(port)
+    assert publish.wait(20) == 0
+    assert any(sentinel.stream(session, port) == sentinel.stream(session, before) for port in others)
+    texts = [dict(fields).get(b"data", b"") for _, fields in sentinel.stream(session, before)]
+    assert b"".join(texts).startswith(b"one\ntwo\n") and texts.count(b"one\ntwo\n") <= 1
+    for port in sentinel.sentinels:
+        sentinel.cont(port)
+
+
 def test_two_failovers_in_a_row(sentinel, load):
     sentinel.failover()
     sentinel.failover()

@@ -123,24 +123,39 @@ package final class MasterLinks {
     }
   }
 
+  /// For so long replicas are waited for, and with them whatever else is asked over the connection.
+  private static let replication = TimeAmount.milliseconds(500)
+
   /// Runs a script where its keys are. A slot in motion is a refusal for the time being.
+  /// - Parameter replicas: so many must have all that was written, else it counts as refused for the time being (`WAIT`).
   package func run(
-    _ script: RedisScript, keys: [String], _ arguments: [RedisCommand.Argument], deadline: NIODeadline,
-    completion: @escaping (Result<RESPReply, RedisError>) -> Void
+    _ script: RedisScript, keys: [String], _ arguments: [RedisCommand.Argument], replicas: Int = 0,
+    deadline: NIODeadline, completion: @escaping (Result<RESPReply, RedisError>) -> Void
   ) {
+    func settle(_ result: Result<RESPReply, RedisError>, _ connection: RedisConnection) {
+      guard replicas > 0, case .success = result else { return completion(result) }
+      let wait = RedisCommand("WAIT", .integer(Int64(replicas)), .integer(Self.replication.nanoseconds / 1_000_000))
+      connection.send(wait, deadline: deadline) { waited in
+        completion(
+          waited.flatMap { reply in
+            let have = reply.integer ?? 0
+            return have >= replicas ? result : .failure(.notReplicated(have, of: replicas))
+          })
+      }
+    }
     guard let master = keys.first.flatMap(master(of:)), let connection = connection(to: master) else {
       return eventLoop.assumeIsolated().execute { completion(.failure(.connectionLost)) }
     }
     connection.run(script, keys: keys, arguments, deadline: deadline) { [weak self] result in
       guard case .failure(let error) = result, let self, let cluster = self.cluster else {
         if case .failure(let error) = result, error.wantsMaster { connection.close(error) }
-        return completion(result)
+        return settle(result, connection)
       }
       if case .ask(let address) = error.redirection, let node = cluster.map.node(at: address),
         let target = self.connection(to: node)
       {
         return target.run(script, keys: keys, arguments, isAsking: true, deadline: deadline) {
-          completion($0.mapError { $0.redirection == nil ? $0 : .inMotion })
+          settle($0.mapError { $0.redirection == nil ? $0 : .inMotion }, target)
         }
       }
       if error.redirection != nil {

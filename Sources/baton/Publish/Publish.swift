@@ -37,6 +37,21 @@ struct Publish: AsyncParsableCommand {
   @Option(help: "How the keys in Redis begin.")
   var keyPrefix = "baton:"
 
+  @Option(help: "replicas=N: so many replicas must have what is appended before it counts as written.")
+  var ack: Acknowledgement?
+
+  /// Whose word is enough.
+  struct Acknowledgement: ExpressibleByArgument {
+    let replicas: Int
+
+    init?(argument: String) {
+      guard argument.hasPrefix("replicas="), let number = Int(argument.dropFirst("replicas=".count)),
+        (0...100).contains(number)
+      else { return nil }
+      replicas = number
+    }
+  }
+
   @Option(help: "The response's name; a fresh one unless told. One that is open is taken over.")
   var response: String?
 
@@ -60,6 +75,7 @@ struct Publish: AsyncParsableCommand {
     if let response, !Shape.name(response.utf8, upTo: 128) {
       throw ValidationError("The response '\(response)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
     }
+    if ack != nil, url != nil { throw ValidationError("--ack needs --redis: a gateway does not wait for replicas.") }
     if redis != nil, url != nil { throw ValidationError("Give --redis or --url, not both.") }
     if openai != nil, prompt == nil { throw ValidationError("--openai needs a --prompt.") }
     if openai == nil, prompt != nil { throw ValidationError("--prompt needs --openai.") }
@@ -86,7 +102,7 @@ struct Publish: AsyncParsableCommand {
         } else {
           try await RedisTarget(
             url: redis ?? "redis://127.0.0.1:6379/0",
-            session: name, prefix: keyPrefix, response: response)
+            session: name, prefix: keyPrefix, response: response, replicas: ack?.replicas ?? 0)
         }
       if let recorder { target = await RecordedTarget(target, recorder) }
       try await publish(to: target)

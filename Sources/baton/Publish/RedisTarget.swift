@@ -16,9 +16,11 @@ struct RedisTarget: PublishTarget {
     let isSet = Atomic(false)
   }
 
-  init(url: String, session: SessionName, prefix: String, response: String) async throws(PublishFailure) {
+  init(
+    url: String, session: SessionName, prefix: String, response: String, replicas: Int
+  ) async throws(PublishFailure) {
     var configuration = Producer.Configuration()
-    configuration.keyPrefix = prefix
+    (configuration.keyPrefix, configuration.replicas) = (prefix, replicas)
     configuration.patience = Self.patience
     do {
       let producer = try Producer(redis: url, configuration)

@@ -11,11 +11,19 @@ from .process import BATON, wait_for
 class Answer:
     """`baton publish` with a line every few milliseconds, until `finish`."""
 
-    def __init__(self, folder, redis_url, session, pause=0.01, options=()):
-        self.session, self.pause, self.lines, self.finishing = session, pause, [], threading.Event()
+    def __init__(self, folder, redis_url, session, pause=0.01, record=False):
+        self.folder, self.redis_url, self.session, self.pause, self.record = folder, redis_url, session, pause, record
+        self.lines, self.responses = [], 0
         self.log = open(f"{folder}/publish-{session}.log", "w+")
+        self._begin()
+
+    def _begin(self):
+        self.responses += 1
+        name = f"r{self.responses}"
+        options = ["--record", f"{self.folder}/publish-{self.session}-{name}.ndjson"] if self.record else []
+        self.finishing = threading.Event()
         self.process = subprocess.Popen(
-            [BATON, "publish", "--redis", redis_url, session, "--response", "r", *options],
+            [BATON, "publish", "--redis", self.redis_url, self.session, "--response", name, *options],
             stdin=subprocess.PIPE, stderr=self.log, text=True)  # fmt: skip
         self.thread = threading.Thread(target=self._write, daemon=True)
         self.thread.start()

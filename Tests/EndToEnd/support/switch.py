@@ -1,14 +1,17 @@
 """A TCP forwarder whose target can be changed, as a name that fails over does."""
 
 import contextlib
+import random
 import socket
 import threading
+import time
 
 
 class Switch:
     def __init__(self, target):
         self.target = target
         self.pairs = []
+        self.restore()
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -16,6 +19,12 @@ class Switch:
     @property
     def url(self):
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def restore(self):
+        """Bytes pass, unless told: `deaf` holds back what comes from the target, `mute` what goes to it, `drip` is bytes a second,
+        `mangles` the part of chunks in which a byte is another one."""
+        self.deaf = self.mute = False
+        self.drip, self.mangles = None, 0
 
     def switch(self, target):
         """Cuts every connection; new ones go to `target` (a port, or None: refused at once)."""
@@ -49,7 +58,22 @@ class Switch:
             return
         self.pairs.append((near, far))
         for source, sink in ((near, far), (far, near)):
-            threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._copy, args=(source, sink, source is far), daemon=True).start()
+
+    def _copy(self, source, sink, is_back):
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096 if self.drip else 65536):
+                while self.deaf if is_back else self.mute:
+                    time.sleep(0.01)
+                if self.drip:
+                    time.sleep(len(data) / self.drip)
+                if random.random() < self.mangles:
+                    at = random.randrange(len(data))
+                    data = data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
 
 class SwitchByName(Switch):
@@ -66,12 +90,3 @@ class SwitchByName(Switch):
                 super(SwitchByName, self)._join(near, self.special if self.name in first else target, first)
 
         threading.Thread(target=look, daemon=True).start()
-
-
-def _copy(source, sink):
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    for one in (source, sink):
-        with contextlib.suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)

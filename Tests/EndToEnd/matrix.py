@@ -1,0 +1,405 @@
+"""The fault matrix: what can happen to gateways, Redis, networks and producers, on real processes, judged by `baton check`.
+
+    .venv/bin/python Tests/EndToEnd/matrix.py            every row
+    .venv/bin/python Tests/EndToEnd/matrix.py WORD…      rows whose names contain one of these words
+
+Each row writes answers and has devices watch them (live ones, slow ones, ones whose connection is cut all the time, ones that come
+late), lets its fault happen, and waits until every device is shown what is written afterwards. Then recordings of producers, devices and
+the stream are judged. Findings must be 0; resets are counted.
+"""
+
+import contextlib
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from support.load import Load  # noqa: E402
+from support.process import BATON, Process, wait_for  # noqa: E402
+from support.servers import Gateway, HAProxy, Redis  # noqa: E402
+from support.switch import Switch  # noqa: E402
+from support.topology import Cluster, Sentinel  # noqa: E402
+
+KINDS = ["lost", "doubled", "reordered", "foreign", "undisclosed"]
+ROWS = {}
+
+
+def row(name, place):
+    """`place` makes the Redis; the function lets the fault happen, and returns when it is over."""
+
+    def add(function):
+        ROWS[name] = (place, function)
+        return function
+
+    return add
+
+
+class Alone(Redis):
+    """One server."""
+
+    close = Redis.kill
+
+
+def alone(*options):
+    return lambda folder: Alone(folder, "redis", *options)
+
+
+class Stage:
+    """Gateways, answers and devices over one Redis."""
+
+    def __init__(self, folder, place, sessions=("a", "b", "c", "d")):
+        self.folder, self.place = folder, place(folder)
+        self.network = Switch(self.place.port) if isinstance(self.place, Redis) else None
+        url = self.network.url if self.network else self.place.url
+        self.gateways = [Gateway(folder, url, f"gw-{number}") for number in (1, 2)]
+        self.line = Switch(self.gateways[0].port)
+        self.load = Load(folder, self.place.url, [gateway.url for gateway in self.gateways], sessions, record=True)
+        self.recorders, self.others = [], []
+        for session in sessions:
+            self.record(session, "live", self.gateways[1].url)
+            self.record(session, "cut", f"http://127.0.0.1:{self.line.port}")
+        self.slow = self.record(sessions[0], "slow", self.gateways[0].url, stdout=subprocess.PIPE)
+        self.load.grown()
+
+    def record(self, session, name, url, stdout=subprocess.DEVNULL):
+        """A device that records; with two gateways to go to."""
+        process = Process(self.folder, f"{name}-{session}", [
+            BATON, "attach", session, "--url", url, "--url", self.gateways[0].url, "--offset", "0", "--until", "end",
+            "--record", f"{self.folder}/{name}-{session}.ndjson"], stdout=stdout)  # fmt: skip
+        self.recorders.append(process)
+        return process
+
+    def judge(self):
+        """The counts of findings, by kind."""
+        for session in ("a", "b"):
+            self.record(session, "late", self.gateways[1].url)
+        self.load.judge()
+        with contextlib.suppress(ValueError):
+            self.slow.process.communicate(timeout=60)
+        for recorder in self.recorders:
+            assert recorder.wait(60) == 0, f"{recorder.name}: {recorder.logged()[-500:]}"
+        done = subprocess.run(
+            [BATON, "check", "--json", "--redis", self.place.url, "--to-end", *pathlib.Path(self.folder).glob("*.ndjson")],
+            capture_output=True, text=True)  # fmt: skip
+        assert done.returncode in (0, 1), done.stderr
+        if done.returncode:
+            print(*done.stdout.splitlines()[:20], sep="\n", file=sys.stderr)
+        return json.loads(done.stdout.splitlines()[-1])["summary"]
+
+    def close(self):
+        self.load.close()
+        for process in [*self.recorders, *self.others, *self.gateways, self.line, *filter(None, [self.network]), self.place]:
+            (process.close if hasattr(process, "close") else process.kill)()
+
+
+def run(name, folder):
+    """Findings by kind, resets, and the seconds until every device was shown what came after the fault."""
+    place, fault = ROWS[name]
+    stage = Stage(folder, place)
+    try:
+        stage.line.cut()
+        fault(stage)
+        recovered = stage.load.grown(10, 60)
+        stage.line.cut()
+        summary = stage.judge()
+        return summary["findings"], len(stage.load.resets), recovered
+    finally:
+        stage.close()
+
+
+# Gateways
+
+
+@row("gateway: SIGKILL", alone())
+def gateway_killed(stage):
+    gateway = stage.gateways[0]
+    gateway.kill()
+    stage.gateways[0] = Gateway(stage.folder, stage.network.url, "gw-1-again", listen=gateway.address)
+
+
+@row("gateway: frozen for 3 s", alone())
+def gateway_frozen(stage):
+    stage.gateways[0].process.signal(signal.SIGSTOP)
+    time.sleep(3)
+    stage.gateways[0].process.signal(signal.SIGCONT)
+
+
+@row("gateway: rolling restart behind HAProxy", alone())
+def rolling_restart(stage):
+    proxy = HAProxy(stage.folder, stage.gateways)
+    device = stage.record("a", "proxied", proxy.url)
+    for number, gateway in enumerate(stage.gateways):
+        gateway.process.signal(signal.SIGTERM)
+        gateway.process.wait(40)
+        stage.gateways[number] = Gateway(stage.folder, stage.network.url, f"{gateway.node}-again", listen=gateway.address)
+    assert device.alive
+    stage.others.append(proxy)
+
+
+# Redis
+
+
+def _again(stage):
+    stage.place.kill()
+    stage.place.start()
+
+
+ROWS["redis: SIGKILL, without persistence"] = (alone(), _again)
+ROWS["redis: SIGKILL, AOF everysec"] = (alone("--appendonly", "yes"), _again)
+ROWS["redis: SIGKILL, AOF always"] = (alone("--appendonly", "yes", "--appendfsync", "always"), _again)
+
+
+@row("redis: SIGKILL, an RDB snapshot of some time ago", alone())
+def snapshot(stage):
+    stage.place.client.save()
+    stage.load.grown(50)
+    _again(stage)
+
+
+def hung(seconds):
+    def fault(stage):
+        stage.place.pause()
+        time.sleep(seconds)
+        stage.place.resume()
+
+    return fault
+
+
+for _seconds in (1, 5, 20):
+    ROWS[f"redis: hung for {_seconds} s"] = (alone(), hung(_seconds))
+
+
+@row("redis: CLIENT PAUSE for 3 s", alone())
+def paused(stage):
+    stage.place.client.client_pause(3000)
+    time.sleep(3)
+
+
+@row("redis: full, noeviction", alone())
+def full(stage):
+    used = stage.place.client.info("memory")["used_memory"]
+    stage.place.client.config_set("maxmemory", used // 2)
+    time.sleep(3)
+    stage.place.client.config_set("maxmemory", 0)
+
+
+@row("redis: evicts, volatile-lru", alone("--maxmemory-policy", "volatile-lru"))
+def evicting(stage):
+    stage.place.client.config_set("maxmemory", stage.place.client.info("memory")["used_memory"] - 100_000)
+    with contextlib.suppress(Exception):
+        stage.place.client.set("filler", "x" * 200_000)
+    time.sleep(1)
+    stage.place.client.config_set("maxmemory", 0)
+
+
+@row("redis: a replica for 3 s", alone())
+def read_only(stage):
+    other = Alone(stage.folder, "other")
+    stage.place.client.replicaof("127.0.0.1", other.port)
+    time.sleep(3)
+    stage.place.client.replicaof("NO", "ONE")
+    other.kill()
+
+
+@row("redis: loads its data for a while", alone("--key-load-delay", "100"))
+def loading(stage):
+    stage.place.client.save()
+    stage.place.kill()
+    stage.place.start()
+
+
+def client_kill(kind):
+    def fault(stage):
+        for _ in range(20):
+            stage.place.client.client_kill_filter(_type=kind, skipme=True)
+            time.sleep(0.1)
+
+    return fault
+
+
+for _kind in ("normal", "pubsub"):
+    ROWS[f"redis: CLIENT KILL TYPE {_kind}, over and over"] = (alone(), client_kill(_kind))
+
+
+# Networks
+
+
+@row("network: cut", alone())
+def cut(stage):
+    for _ in range(5):
+        stage.network.cut()
+        time.sleep(0.3)
+
+
+@row("network: refused for 3 s", alone())
+def refused(stage):
+    stage.network.switch(None)
+    time.sleep(3)
+    stage.network.switch(stage.place.port)
+
+
+def mood(**what):
+    def fault(stage):
+        for name, value in what.items():
+            setattr(stage.network, name, value)
+        time.sleep(4)
+        stage.network.restore()
+
+    return fault
+
+
+ROWS["network: nothing comes from Redis for 4 s"] = (alone(), mood(deaf=True))
+ROWS["network: nothing goes to Redis for 4 s"] = (alone(), mood(mute=True))
+ROWS["network: half-open, then reset"] = (alone(), mood(deaf=True, mute=True))
+ROWS["network: a slow drip"] = (alone(), mood(drip=20_000))
+ROWS["network: bytes are mangled"] = (alone(), mood(mangles=0.02))
+
+
+# Producers
+
+
+@row("producer: frozen for 3 s", alone())
+def producer_frozen(stage):
+    process = stage.load.answers[0].process
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+
+
+# Replication
+
+
+def sentinel_row(name):
+    return row(f"sentinel: {name}", Sentinel)
+
+
+@sentinel_row("planned failover")
+def planned(stage):
+    stage.place.failover()
+
+
+@sentinel_row("two failovers")
+def twice(stage):
+    stage.place.failover()
+    stage.place.failover()
+
+
+@sentinel_row("the master dies with a tail that nobody has")
+def lost_tail(stage):
+    master = stage.place.master
+    for port in stage.place.ports:
+        if port != master:
+            stage.place.stop(port)
+    stage.load.grown(20)
+    stage.place.kill(master)
+    for port in stage.place.ports:
+        if port != master:
+            stage.place.cont(port)
+    stage.place.switched(master)
+
+
+@sentinel_row("the master is frozen and thaws as a master")
+def thawed(stage):
+    master = stage.place.master
+    stage.place.stop(master)
+    stage.place.switched(master)
+    stage.load.grown(20)
+    stage.place.cont(master)
+    wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
+
+
+@sentinel_row("all Sentinels die")
+def no_sentinels(stage):
+    for port in stage.place.sentinels:
+        stage.place.stop(port)
+    time.sleep(3)
+    for port in stage.place.sentinels:
+        stage.place.cont(port)
+
+
+# Cluster
+
+
+def cluster_row(name):
+    return row(f"cluster: {name}", Cluster)
+
+
+@cluster_row("planned failover of every master")
+def planned_all(stage):
+    for master in stage.place.masters:
+        stage.place.failover(master)
+
+
+@cluster_row("a master dies, its replica takes over")
+def shard_dies(stage):
+    master = stage.place.owner("a")
+    stage.place.kill(master)
+    wait_for(lambda: len(stage.place.masters) == 3 and master not in stage.place.masters, 30, "the replica takes over")
+
+
+@cluster_row("a master without a replica dies and is started again")
+def shard_without_replica(stage):
+    master = stage.place.owner("a")
+    for replica in stage.place.replicas(master):
+        stage.place.kill(replica)
+    stage.place.kill(master)
+    time.sleep(1)
+    stage.place.restart(master)
+    wait_for(lambda: master in stage.place.masters, 30, "it is back")
+
+
+@cluster_row("a master is frozen and thaws as a master")
+def shard_thaws(stage):
+    master = stage.place.owner("a")
+    stage.place.stop(master)
+    wait_for(lambda: len(stage.place.masters) == 3 and master not in stage.place.masters, 30, "the replica takes over")
+    stage.load.grown(20)
+    stage.place.cont(master)
+    wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
+
+
+@cluster_row("slots move there and back")
+def slots(stage):
+    for session in ("a", "b", "c", "d"):
+        owner = stage.place.owner(session)
+        target = next(port for port in stage.place.masters if port != owner)
+        stage.place.migrate(session, target)
+        stage.load.grown(5)
+        stage.place.migrate(session, owner)
+
+
+@cluster_row("everything is killed and started again")
+def whole(stage):
+    for port in stage.place.ports:
+        stage.place.kill(port)
+    for port in stage.place.ports:
+        stage.place.restart(port)
+    wait_for(lambda: len(stage.place.masters) == 3, 60, "the cluster is back")
+
+
+def main(words):
+    failed = 0
+    print(f"{'':60}{'recovered':>10}{'resets':>8}  " + " ".join(KINDS), flush=True)
+    for name in ROWS:
+        if words and not any(word in name for word in words):
+            continue
+        with tempfile.TemporaryDirectory(prefix="baton-matrix-") as folder:
+            try:
+                findings, resets, recovered = run(name, folder)
+                counts = [findings.get(kind, 0) for kind in KINDS]
+                failed += any(counts)
+                told = " ".join(f"{count:{len(kind)}}" for kind, count in zip(KINDS, counts))
+                print(f"{name:60}{recovered:8.1f} s{resets:8}  {told}{'  FAILED' if any(counts) else ''}", flush=True)
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                failed += 1
+                print(f"{name:60} FAILED: {str(error)[:600]}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -185,6 +185,12 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
         if code.count > 2, code.allSatisfy(\.isUppercase) { return String(inner) }
       }
     }
+    // Redis 7.0, of a command in a script: `ERR <CODE> <words> script: …, on @user_script:1.`
+    if message.hasPrefix("ERR "), message.contains(", on @user_script:") {
+      let inner = message.dropFirst(4)
+      let code = inner.prefix { $0 != " " }
+      if code.count > 2, code.allSatisfy(\.isUppercase) { return String(inner) }
+    }
     return message
   }
 }

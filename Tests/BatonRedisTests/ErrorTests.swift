@@ -34,6 +34,11 @@ import Testing
       .refusesWrites
     ),
     ("EXECABORT Transaction discarded because of previous errors.", .refused),
+    // As Redis 7.0 says it of a server that filled up while a script ran.
+    (
+      "ERR OOM command not allowed when used memory > 'maxmemory'. script: e7c9, on @user_script:242.", .refusesWrites
+    ),
+    ("ERR syntax error script: e7c9, on @user_script:1.", .refused),
     // As Redis 6.0, 6.2 and older ones say it.
     (
       "ERR Error running script (call to f_b545): @user_script:37: @user_script: 37: -READONLY You can't write",

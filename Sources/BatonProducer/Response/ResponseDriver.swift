@@ -167,9 +167,11 @@ final class ResponseDriver {
       } else {
         writer.failed(.refused("the script's answer has an unknown shape: \(reply)"))
       }
-    case .failure(let error) where error.kind != .retry: writer.failed(.refused(error.description))
+    case .failure(let error) where error.kind == .configuration: writer.failed(.refused(error.description))
+    // Also where its words are not known: they may pass.
     case .failure(let error) where error.reason == .server || error.reason == .overloaded:
       writer.refused(error.description, now: now, random: .random(in: 0...1))
+    case .failure(let error) where error.kind == .fault: writer.failed(.refused(error.description))
     case .failure(let error): writer.disconnected(error.description)
     }
     advance()

@@ -390,7 +390,7 @@ def main(words):
     for name in ROWS:
         if words and not any(word in name for word in words):
             continue
-        with tempfile.TemporaryDirectory(prefix="baton-matrix-") as folder:
+        with tempfile.TemporaryDirectory(prefix="baton-matrix-", ignore_cleanup_errors=True) as folder:
             try:
                 findings, resets, recovered = run(name, folder)
                 counts = [findings.get(kind, 0) for kind in KINDS]

@@ -25,6 +25,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     var following = 0
     /// The node is being asked for its map.
     var isAsked = false
+    var unusedSince: NIODeadline?
 
     init(node: String, store: SessionStore) { (self.node, self.store) = (node, store) }
   }
@@ -95,6 +96,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   package func start() {
     nowhere.store.start()
     watch?.start()
+    sweepLater()
   }
 
   package func stop() {
@@ -145,7 +147,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   private func tag(_ shard: Shard) {
     guard let map = watch?.map else { return }
     let (tag, prefix) = (shard.store.shard.tag, configuration.keyPrefix)
-    if !tag.isEmpty, map.has(shard.node, RedisSlot.of("\(prefix){\(tag)}")) { return }
+    if map.has(shard.node, RedisSlot.of("\(prefix){\(tag)}")) { return }
     shard.store.shard.tag = map.tag(of: shard.node, prefix: prefix) ?? tag
   }
 
@@ -158,7 +160,6 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
         shard.address = address
         shard.store.restart()
       }
-      if !map.masters.contains(shard.node) { retireLater(shard) }
     }
     for (session, placed) in sessions {
       guard let owner = owner(of: placed.slot) else { continue }
@@ -173,15 +174,29 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
 
   private func owner(of slot: Int) -> Shard? { watch?.map.owner(of: slot).flatMap(shard) }
 
-  /// It has no slots any more: what is under way there is waited for.
-  private func retireLater(_ shard: Shard) {
-    eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in
-      guard let self, self.shards[shard.node] === shard, self.watch?.map.masters.contains(shard.node) == false,
-        !self.sessions.values.contains(where: { $0.shard === shard })
-      else { return }
-      self.shards[shard.node] = nil
-      shard.store.stop()
-      self.tellReadiness()
+  private static let sweep = TimeAmount.seconds(5)
+
+  /// Masters that have no slots any more, and no session, are let go of, when what is under way there has had time to
+  /// end; sessions that came before their slot and stayed are settled.
+  private func sweepLater() {
+    eventLoop.assumeIsolated().scheduleTask(in: Self.sweep) { [weak self] in
+      guard let self, let map = self.watch?.map, !self.isStopped else { return }
+      let now = self.eventLoop.now
+      for (session, placed) in self.sessions where placed.isVisiting && self.owner(of: placed.slot) === placed.shard {
+        guard let movedAt = placed.movedAt, now - movedAt >= Self.sweep else { continue }
+        self.sessions[session]?.isVisiting = false
+        placed.shard.store.shard.asking[session] = nil
+      }
+      let used = Set(self.sessions.values.map { ObjectIdentifier($0.shard) })
+      for shard in self.shards.values {
+        let isNeeded = map.masters.contains(shard.node) || used.contains(ObjectIdentifier(shard))
+        shard.unusedSince = isNeeded ? nil : shard.unusedSince ?? now
+        guard let since = shard.unusedSince, now - since >= Self.sweep else { continue }
+        self.shards[shard.node] = nil
+        shard.store.stop()
+        self.tellReadiness()
+      }
+      self.sweepLater()
     }
   }
 

@@ -22,6 +22,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   private var leases: LeaseKeeper?
   private var servers: [StoreConnection: String] = [:]
   private let sentinels: SentinelWatch?
+  private var name: NameWatch?
   let shard: ShardState
   /// Told, where the server is one of a cluster, that it is not the one to talk to.
   var misplaced: () -> Void = {}
@@ -37,13 +38,15 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   package let budget: HistoryBudget
 
   /// - Parameters:
+  ///   - url: of the one server, whose name may lead elsewhere one day; nil where others say where the server is.
   ///   - sentinels: who say where the server is.
   ///   - budget: shared with others; its own, of ``StoreConfiguration/historyBytes``, unless told.
   ///   - isShard: its server is one of a cluster's masters.
   ///   - connector: makes the connector of one connection, which takes in no more than the limits.
   ///   - random: 0 to 1, for pauses between attempts.
   package init(
-    _ configuration: StoreConfiguration, on eventLoop: any EventLoop, sentinels: SentinelWatch? = nil,
+    _ configuration: StoreConfiguration, on eventLoop: any EventLoop, url: RedisURL? = nil,
+    sentinels: SentinelWatch? = nil,
     budget: HistoryBudget? = nil, isShard: Bool = false,
     connector: (StoreConnection, RESPLimits) throws(RedisError) -> any RedisConnecting,
     random: @escaping @Sendable () -> Double = { .random(in: 0...1) },
@@ -79,6 +82,11 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
       tell: { [weak self] in self?.tell($0, $1) }, flush: { [weak self] in self?.flush() },
       provoke: { commands.provokeNotice() },
       demoted: { [weak self] in self?.leave(because: SessionStore.demoted) })
+    if let url {
+      name = NameWatch(
+        url, on: eventLoop, connection: { commands.connection },
+        moved: { [weak self] in self?.leave(because: SessionStore.renamed) })
+    }
     leases = LeaseKeeper(
       keyPrefix: configuration.keyPrefix, commands: commands, on: eventLoop, observe: observe
     ) { [weak self] session in
@@ -87,9 +95,12 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     }
   }
 
+  private static let renamed = RedisError.misplaced("its name leads to another address now")
+
   package func start() {
     sentinels?.moved = { [weak self] in self?.restart() }
     sentinels?.start()
+    name?.start()
     tail?.start()
     history?.start()
     commands?.start()
@@ -99,6 +110,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   package func stop() {
     isStopped = true
     sentinels?.stop()
+    name?.stop()
     tail?.stop()
     history?.stop()
     commands?.stop()

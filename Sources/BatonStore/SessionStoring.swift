@@ -56,7 +56,7 @@ extension StoreConfiguration {
     switch url.topology {
     case .standalone:
       return try SessionStore(
-        configuration, on: eventLoop,
+        configuration, on: eventLoop, url: url,
         connector: { connection, limits throws(RedisError) in try connector(connection.rawValue, limits) },
         observe: observe)
     case .cluster:

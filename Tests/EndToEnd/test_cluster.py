@@ -174,3 +174,29 @@ def test_the_cluster_is_gone_for_a_while(cluster, gateways, load):
     load.grown(seconds=60)
     load.judge()
     wait_for(lambda: gateways[0].get("/readyz").status == 200, 60, "ready")
+
+
+def test_a_master_joins_takes_slots_and_leaves(cluster, gateways, load):
+    """The new one has the first session's slot while it is there; nobody's device notices."""
+    new = cluster.first + 6
+    cluster.ports.append(new)
+    (cluster.folder / str(new)).mkdir()
+    cluster.restart(new)
+    assert cluster.ask(new, "CLUSTER", "MEET", "127.0.0.1", cluster.masters[0])
+    wait_for(lambda: all(new in cluster.nodes_by(port) for port in cluster.ports), 30, "all have met")
+    session = load.answers[0].session
+    owner = cluster.owner(session)
+    cluster.migrate(session, new)
+    load.grown()
+    assert cluster.owner(session) == new and cluster.connections(new) == 4 * len(gateways)
+    cluster.migrate(session, owner)
+    load.grown()
+    wait_for(lambda: cluster.connections(new) == 0, 60, "nobody is connected to a master without slots")
+    id = cluster.id(new)
+    for port in cluster.ports:
+        cluster.ask(port, "CLUSTER", "FORGET", id)
+    cluster.kill(new)
+    cluster.ports.remove(new)
+    load.grown()
+    load.judge()
+    assert load.resets == []

@@ -8,10 +8,16 @@ package final class RedisConnection: Sendable {
   package let eventLoop: any EventLoop
   /// Of the server.
   package let address: RedisURL.Address
+  /// Where the server's name led when the connection was made.
+  package let remoteAddress: SocketAddress?
   private let handler: NIOLoopBound<RedisConnectionHandler>
 
-  init(handler: NIOLoopBound<RedisConnectionHandler>, address: RedisURL.Address, eventLoop: any EventLoop) {
-    (self.handler, self.address, self.eventLoop) = (handler, address, eventLoop)
+  init(
+    handler: NIOLoopBound<RedisConnectionHandler>, address: RedisURL.Address, remoteAddress: SocketAddress?,
+    eventLoop: any EventLoop
+  ) {
+    (self.handler, self.address, self.remoteAddress) = (handler, address, remoteAddress)
+    self.eventLoop = eventLoop
   }
 
   /// Logs in over a channel whose bytes are RESP, an `EmbeddedChannel` for instance; on its event loop.

@@ -37,7 +37,9 @@ final class RedisConnectionHandler: ChannelInboundHandler {
   var connection: EventLoopFuture<RedisConnection> {
     let handler = NIOLoopBound(self, eventLoop: eventLoop)
     return loggedIn.futureResult.map { [url] in
-      RedisConnection(handler: handler, address: url.address, eventLoop: handler.value.eventLoop)
+      RedisConnection(
+        handler: handler, address: url.address, remoteAddress: handler.value.context?.remoteAddress,
+        eventLoop: handler.value.eventLoop)
     }
   }
 

@@ -17,6 +17,7 @@ package final class MasterLinks {
   private let report: (Event) -> Void
   private var links: [String: RedisLink] = [:]
   private var addresses: [String: RedisURL.Address] = [:]
+  private var name: NameWatch?
   private var sentinels: SentinelWatch?
   private var cluster: ClusterWatch?
   private var isStopped = false
@@ -27,7 +28,13 @@ package final class MasterLinks {
   package init(_ connector: RedisConnector, on eventLoop: any EventLoop, report: @escaping (Event) -> Void) {
     (self.connector, self.eventLoop, self.report) = (connector, eventLoop, report)
     switch connector.url.topology {
-    case .standalone: links[Self.single] = link(Self.single, connector)
+    case .standalone:
+      links[Self.single] = link(Self.single, connector)
+      name = NameWatch(
+        connector.url, on: eventLoop, connection: { [weak self] in self?.connection(to: Self.single) },
+        moved: { [weak self] in
+          self?.connection(to: Self.single)?.close(.misplaced("its name leads to another address now"))
+        })
     case .sentinel(let master):
       let watch = SentinelWatch(connector, master: master, on: eventLoop)
       watch.moved = { [weak self] in
@@ -44,6 +51,7 @@ package final class MasterLinks {
   }
 
   package func start() {
+    name?.start()
     sentinels?.start()
     cluster?.start()
     for link in links.values { link.start() }
@@ -52,6 +60,7 @@ package final class MasterLinks {
   /// What is unanswered fails with ``RedisError/stopped``.
   package func stop() {
     isStopped = true
+    name?.stop()
     sentinels?.stop()
     cluster?.stop()
     for link in links.values { link.stop() }

@@ -5,14 +5,15 @@ import BatonRedis
 final class ShardState {
   let isShard: Bool
   /// Keys with this tag belong to the server, and to no session: none has such a name.
-  var tag = ""
+  var tag: String
   /// Sessions on their way to this server: it answers for them after `ASKING` only. True where the absence of their
   /// stream is to be believed, as the server that they come from does not have it either.
   var asking: [SessionName: Bool] = [:]
   /// A session is elsewhere.
   var redirected: (SessionName, RedisError.Redirection) -> Void = { _, _ in }
 
-  init(isShard: Bool) { self.isShard = isShard }
+  /// Some tag keeps the keys of a step in one slot, also before one of the server's own is known.
+  init(isShard: Bool) { (self.isShard, tag) = (isShard, isShard ? "!" : "") }
 
   func probeKey(prefix: String) -> String { "\(prefix){\(tag)}" }
 

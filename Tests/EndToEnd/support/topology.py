@@ -148,7 +148,8 @@ class Cluster(Deployment):
     """Three masters, each with a replica."""
 
     def __init__(self, folder, **environment):
-        super().__init__("cluster", folder, 6, bus=True, **environment)
+        # One more than there are, for one that joins.
+        super().__init__("cluster", folder, 7, bus=True, **environment)
         self.ports = [self.first + number for number in range(6)]
 
     def arguments(self, port):
@@ -156,12 +157,12 @@ class Cluster(Deployment):
 
     def nodes(self):
         """What a node that answers believes: port to its line of CLUSTER NODES, in words."""
-        for port in self.ports:
-            told = self.ask(port, "CLUSTER", "NODES")
-            if told:
-                lines = [line.split() for line in told.decode().splitlines()]
-                return {int(re.search(r":(\d+)@", line[1])[1]): line for line in lines}
-        return {}
+        return next(filter(None, map(self.nodes_by, self.ports)), {})
+
+    def nodes_by(self, port):
+        """What this one believes; nothing where it does not answer."""
+        lines = [line.split() for line in (self.ask(port, "CLUSTER", "NODES") or b"").decode().splitlines()]
+        return {int(re.search(r":(\d+)@", line[1])[1]): line for line in lines if "handshake" not in line[2]}
 
     @property
     def masters(self):
@@ -206,7 +207,9 @@ class Cluster(Deployment):
         pause("begun")
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             for name in keys:
-                assert self.ask(source, "MIGRATE", "127.0.0.1", to, name, 0, 5000), name
+                # A master that has just joined answers CLUSTERDOWN for a moment.
+                move = ("MIGRATE", "127.0.0.1", to, name, 0, 5000)
+                wait_for(lambda: self.ask(source, *move), 20, f"{name} moves")
                 pause("key")
         pause("moved")
         for port in [to, source, *self.masters]:

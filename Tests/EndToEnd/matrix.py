@@ -10,7 +10,9 @@ the stream are judged. Findings must be 0; resets are counted.
 
 import contextlib
 import json
+import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -382,6 +384,70 @@ def whole(stage):
     for port in stage.place.ports:
         stage.place.restart(port)
     wait_for(lambda: len(stage.place.masters) == 3, 60, "the cluster is back")
+
+
+# At random
+
+
+def at_random(deeds):
+    """One deed after another for a minute; `BATON_CHAOS_SEED` repeats a run's choices."""
+
+    def fault(stage):
+        seed = int(os.environ.get("BATON_CHAOS_SEED") or random.randrange(1_000_000))
+        print(f"BATON_CHAOS_SEED={seed}", file=sys.stderr, flush=True)
+        dice, end = random.Random(seed), time.monotonic() + 60
+        while time.monotonic() < end:
+            dice.choice(deeds)(stage, dice)
+            stage.line.cut()
+            time.sleep(dice.choice([0, 0.5, 2]))
+
+    return fault
+
+
+def clients_killed(stage, dice):
+    port = dice.choice(stage.place.ports)
+    stage.place.ask(port, "CLIENT", "KILL", "TYPE", dice.choice(["normal", "pubsub"]))
+
+
+def switched(stage, dice):
+    """Planned, killed or frozen."""
+    place, how = stage.place, dice.choice(["planned", "killed", "frozen"])
+    if isinstance(place, Sentinel):
+        master = place.master
+        wait_for(lambda: (place.ask(master, "ROLE") or [0, 0, []])[2:] and len(place.ask(master, "ROLE")[2]) == 2, 60, "replicas")
+        if how == "planned":
+            return place.failover()
+        place.kill(master) if how == "killed" else place.stop(master)
+        place.switched(master, 60)
+    else:
+        master = dice.choice(place.masters)
+        wait_for(lambda: place.replicas(master), 60, "a replica")
+        if how == "planned":
+            return place.failover(master)
+        place.kill(master) if how == "killed" else place.stop(master)
+        wait_for(lambda: len(place.masters) == 3 and master not in place.masters, 60, "the replica takes over")
+    time.sleep(dice.choice([0, 1, 3]))
+    place.restart(master) if how == "killed" else place.cont(master)
+    wait_for(lambda: place.role(master) == "slave", 60, "it is a replica")
+
+
+def hiccup(stage, dice):
+    port = dice.choice(stage.place.ports)
+    stage.place.stop(port)
+    time.sleep(dice.choice([0.2, 0.8]))
+    stage.place.cont(port)
+
+
+def moved(stage, dice):
+    session, pauses = dice.choice("abcd"), dice.choice([0, 0.1, 0.5])
+    owner = stage.place.owner(session)
+    others = [port for port in stage.place.masters if port != owner]
+    if owner and others:
+        stage.place.migrate(session, dice.choice(others), lambda step: time.sleep(pauses))
+
+
+ROWS["sentinel: at random for a minute"] = (Sentinel, at_random([clients_killed, switched, hiccup]))
+ROWS["cluster: at random for a minute"] = (Cluster, at_random([clients_killed, switched, hiccup, moved, moved]))
 
 
 def main(words):

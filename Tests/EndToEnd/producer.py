@@ -1,6 +1,6 @@
 """A producer in Python over Baton's atomic step (the article AppendScript).
 
-    producer = Producer(redis.Redis(), "chat-42", "r1")
+    producer = Producer(connect("redis://127.0.0.1:6379/0"), "chat-42", "r1")
     producer.open()
     producer.deltas("Hel", "lo")
     producer.end(data='{"finish_reason":"stop"}')
@@ -11,10 +11,37 @@ no longer has; `Fenced`, `Deleted` and `Ended` are final.
 
 import pathlib
 import secrets
+import urllib.parse
+
+import redis
+import redis.cluster
+import redis.sentinel
 
 SCRIPT = (pathlib.Path(__file__).parents[2] / "Sources/BatonStore/Append/append.lua").read_text()
 DAY = 24 * 60 * 60 * 1000
 ENDS = ("end", "error", "cancelled")
+
+
+def connect(url):
+    """A client of the Redis that one of Baton's addresses leads to: `redis://`, `rediss://`, `unix://`,
+    `redis+sentinel://user:password@a:26379,b,c/master/0`, `redis+cluster://user:password@a:6379,b,c`."""
+    scheme, _, rest = url.partition("://")
+    kind = scheme.partition("+")[2]
+    if kind not in ("sentinel", "cluster"):
+        return redis.from_url(url)
+    places, _, path = rest.partition("?")[0].partition("/")
+    login, _, hosts = places.rpartition("@")
+    user, colon, password = login.partition(":")
+    options = {"ssl": scheme.startswith("rediss"), "username": urllib.parse.unquote(user) if colon else None,
+               "password": urllib.parse.unquote(password if colon else user) or None}  # fmt: skip
+    standard = 26379 if kind == "sentinel" else 6379
+    addresses = [(host.partition(":")[0], int(host.partition(":")[2] or standard)) for host in hosts.split(",")]
+    if kind == "cluster":
+        nodes = [redis.cluster.ClusterNode(*address) for address in addresses]
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
+    master, _, database = path.partition("/")
+    sentinels = redis.sentinel.Sentinel(addresses, **options)
+    return sentinels.master_for(urllib.parse.unquote(master), db=int(database or 0))
 
 
 class Refused(Exception):

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import redis.cluster
-from producer import Producer
+from producer import Producer, connect
 from support.load import Load
 from support.process import BATON, wait_for
 from support.servers import Gateway, key
@@ -66,8 +66,7 @@ def test_what_devices_send_and_requests_ask(cluster, gateways, session):
     posted = gateway.request("POST", f"/v1/sessions/{session}", b'{"data":"hello"}', {"Content-Type": "application/json"})
     assert posted.status == 201, posted.body
     assert gateways[1].history(session).json["entries"][0]["data"] == "hello"
-    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
-    producer = Producer(client, session, "r")
+    producer = Producer(connect(cluster.url), session, "r")
     producer.open()
     producer.deltas("one ", "two")
     producer.end()

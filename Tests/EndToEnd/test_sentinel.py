@@ -5,6 +5,7 @@ import subprocess
 import threading
 
 import pytest
+from producer import Producer, connect
 from support.load import Load
 from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, Redis
@@ -47,6 +48,15 @@ def test_four_connections_to_the_master_and_none_to_replicas(sentinel, gateways,
     assert load.resets == []
     for port in sentinel.ports:
         assert sentinel.connections(port) == (8 if port == sentinel.master else 0)
+
+
+def test_the_python_producer_takes_the_same_address(sentinel, gateways, session):
+    producer = Producer(connect(sentinel.url), session, "r")
+    producer.open()
+    producer.deltas("one ", "two")
+    producer.end()
+    texts = [entry.get("data", "") for entry in gateways[0].history(session).json["entries"]]
+    assert "".join(texts).startswith("one two")
 
 
 def test_a_planned_failover(sentinel, gateways, load):

@@ -85,8 +85,13 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     watch = ClusterWatch(
       mapped, on: eventLoop, connections: { [weak self] in self?.stores.compactMap(\.connection) ?? [] },
       observe: { [weak self] event in
-        if case .silent(let error) = event { trouble.value = error }
         self?.observe(.cluster(event))
+        guard case .silent(let error) = event else { return }
+        trouble.value = error
+        // Before there is a master, nobody else can say why the node is not ready.
+        if self?.shards.isEmpty == true {
+          self?.observe(.unready(since: eventLoop.now, why: "\(error)"))
+        }
       },
       changed: { [weak self] in self?.mapChanged() })
   }

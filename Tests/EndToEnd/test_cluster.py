@@ -6,7 +6,7 @@ import pytest
 import redis.cluster
 from producer import Producer, connect
 from support.load import Load
-from support.process import BATON, wait_for
+from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, key
 from support.topology import Cluster
 
@@ -199,3 +199,13 @@ def test_a_master_joins_takes_slots_and_leaves(cluster, gateways, load):
     load.grown()
     load.judge()
     assert load.resets == []
+
+
+@pytest.mark.parametrize("where", ["nobody", "no cluster"])
+def test_why_there_is_no_cluster_is_told(place, redis, started, where):
+    port = free_port() if where == "nobody" else redis.port
+    gateway = Gateway(place, f"redis+cluster://127.0.0.1:{port}", f"gw-{where.replace(' ', '-')}", ready=False)
+    started.append(gateway.process)
+    told = "nothing listens there" if where == "nobody" else "cluster support disabled"
+    wait_for(lambda: told in gateway.get("/readyz").body.decode(), 20, "/readyz says why")
+    assert gateway.get("/readyz").status == 503 and told in gateway.process.logged()

@@ -58,6 +58,7 @@ package struct SentinelVote: Sendable {
     guard examining == address else { return [] }
     examining = nil
     guard let found, found.isMaster, isChoice(address, found, at: now) else {
+      notBefore = notBefore.filter { opinions.values.contains($0.key) }
       notBefore[address] = now + Self.pause
       return next(at: now)
     }

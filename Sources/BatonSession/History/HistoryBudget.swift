@@ -4,7 +4,7 @@ import Synchronization
 package final class HistoryBudget: Sendable {
   package let limit: Int
   private let count = Atomic(0)
-  private let short = Atomic(false)
+  private let shortReaders = Atomic(0)
 
   package init(limit: Int) { self.limit = limit }
 
@@ -14,10 +14,10 @@ package final class HistoryBudget: Sendable {
   package func fits(_ bytes: Int) -> Bool { used == 0 || used + bytes <= limit }
 
   /// Somebody has waited for a while because nothing fits: who holds bytes and writes none of them is to let go.
-  package var isShort: Bool {
-    get { short.load(ordering: .relaxed) }
-    set { short.store(newValue, ordering: .relaxed) }
-  }
+  package var isShort: Bool { shortReaders.load(ordering: .relaxed) > 0 }
+
+  /// One of those who read for it waits from now on, or no longer.
+  package func readerWaits(_ waits: Bool) { shortReaders.wrappingAdd(waits ? 1 : -1, ordering: .relaxed) }
 
   package func charge(_ bytes: Int) -> MemoryCharge { MemoryCharge(self, bytes) }
 

@@ -16,6 +16,9 @@ final class HistoryReader {
   private var answers: [UInt64: @Sendable (PageOutcome) -> Void] = [:]
   private var isTicking = false
   private var shortSince: NIODeadline?
+  private var isShort = false {
+    didSet { if isShort != oldValue { budget.readerWaits(isShort) } }
+  }
   /// Since when no page could be read: the connection is gone, or all of them are refused.
   private(set) var troubleSince: NIODeadline?
   private(set) var trouble = RedisError.connectionLost
@@ -53,7 +56,10 @@ final class HistoryReader {
   }
 
   func start() { link?.start() }
-  func stop() { link?.stop() }
+  func stop() {
+    isShort = false
+    link?.stop()
+  }
 
   func leave(because error: RedisError) {
     if let connection = link?.connection { link?.leave(connection, because: error) }
@@ -100,7 +106,7 @@ final class HistoryReader {
         return !isFull
       })
     shortSince = isFull ? shortSince ?? eventLoop.now : nil
-    budget.isShort = shortSince.map { eventLoop.now - $0 >= .seconds(1) } ?? false
+    isShort = shortSince.map { eventLoop.now - $0 >= .seconds(1) } ?? false
     guard !pages.isIdle, !isTicking else { return }
     isTicking = true
     eventLoop.assumeIsolated().scheduleTask(in: .milliseconds(20)) { [weak self] in

@@ -47,6 +47,19 @@ import Testing
     #expect(try RedisURL("redis://h?timeout=5s").connectTimeout == .seconds(5))
   }
 
+  @Test func leadsToEachOfItsServers() throws {
+    let url = try RedisURL(
+      "rediss+sentinel://ann:a%40@h,[::1]:2/my%2Fmaster/3?cacert=/ca&sentinel_user=bob&sentinel_password=b%40")
+    #expect(url.topology == .sentinel(master: "my/master") && url.usesTLS && url.database == 3)
+    #expect(url.seeds == [.tcp(host: "h", port: 26379), .tcp(host: "::1", port: 2)])
+    let sentinel = url.sentinel(at: url.seeds[1])
+    #expect(
+      sentinel.description == "rediss://bob:***@[::1]:2/0" && sentinel.password == "b@" && sentinel.caFile == "/ca")
+    let server = url.server(at: .tcp(host: "x", port: 1))
+    #expect(server.description == "rediss://ann:***@x:1/3" && server.password == "a@" && server.topology == .standalone)
+    #expect(try RedisURL("redis+sentinel://ann:a@h/m").sentinel(at: url.seeds[0]).password == nil)
+  }
+
   /// What to mend is named, and nothing of a password.
   @Test(arguments: [
     ("redis://u:sec/ret@h", "write %2F for '/'"), ("redis://u:12/3@h", "write %2F for '/'"),

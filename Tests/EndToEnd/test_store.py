@@ -107,7 +107,7 @@ def test_a_small_output_buffer_makes_pages_small(new_redis, new_gateway, session
 
 def test_one_entry_that_no_buffer_takes_is_its_sessions_patience_alone(new_redis, new_gateway, session, attach):
     """Redis hangs up on whoever asks for it; others' devices and pages notice nothing."""
-    redis = new_redis("redis-tiny-buffer", "--client-output-buffer-limit", "normal 1mb 0 0")
+    redis = new_redis("redis-tiny-buffer", "--client-output-buffer-limit", "normal", "1mb", "0", "0")
     neighbour = session + "-neighbour"
     redis.add(session, **{f"f{n}": "x" * 500_000 for n in range(6)})
     gateway = new_gateway(redis.url, "gw-tiny-buffer")

@@ -1,6 +1,7 @@
 import Foundation
 
-/// A redis-server of a test's own, in a private directory. It ends with ``stop()`` or when it is let go of.
+/// A redis-server of a test's own, in a private directory. It ends with ``stop()`` or when it is let go of. The environment
+/// variable `REDIS_SERVER` names another program than `redis-server`, say one of another version.
 package final class RedisServer: @unchecked Sendable {
   package struct Failure: Error, CustomStringConvertible {
     package let description: String
@@ -31,8 +32,9 @@ package final class RedisServer: @unchecked Sendable {
     var all = [
       "--port", "\(port)", "--bind", "127.0.0.1", "--unixsocket", socketPath, "--dir", self.directory.path,
       "--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", "redis.log",
-      "--enable-debug-command", "local",
     ]
+    // Redis 6 has no such option: there, DEBUG is always on.
+    if try tls || Self.version.get() >= 7 { all += ["--enable-debug-command", "local"] }
     if tls {
       all += ["--tls-port", "\(tlsPort)", "--tls-auth-clients", "no"]
       for (option, file) in [("cert", "redis.crt"), ("key", "redis.key"), ("ca-cert", "ca.crt")] {
@@ -48,6 +50,24 @@ package final class RedisServer: @unchecked Sendable {
     try? FileManager.default.removeItem(at: directory)
   }
 
+  private static let program = ProcessInfo.processInfo.environment["REDIS_SERVER"] ?? "redis-server"
+
+  /// The first number of the server's version.
+  package static let version = Result<Int, any Error>(catching: {
+    let process = Process()
+    process.executableURL = URL(filePath: "/usr/bin/env")
+    process.arguments = [program, "--version"]
+    let output = Pipe()
+    process.standardOutput = output
+    try process.run()
+    let told = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+    process.waitUntilExit()
+    guard let number = told.firstMatch(of: /v=(\d+)/).flatMap({ Int($0.1) }) else {
+      throw Failure(description: "\(program) does not tell its version; is it installed? \(told)")
+    }
+    return number
+  })
+
   /// A private directory, short enough for a unix socket's path.
   package static func makeDirectory() throws -> URL {
     let directory = URL(filePath: "/tmp/baton-redis-\(UUID().uuidString.prefix(8))", directoryHint: .isDirectory)
@@ -60,7 +80,8 @@ package final class RedisServer: @unchecked Sendable {
   package func start(_ more: String...) throws {
     let process = Process()
     process.executableURL = URL(filePath: "/usr/bin/env")
-    process.arguments = ["redis-server"] + arguments + more
+    // Few packages carry a server that speaks TLS; Debian's does.
+    process.arguments = [tlsPort == 0 ? Self.program : "redis-server"] + arguments + more
     process.standardOutput = FileHandle.nullDevice
     process.standardError = FileHandle.nullDevice
     try process.run()

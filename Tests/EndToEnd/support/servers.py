@@ -11,6 +11,7 @@ import tempfile
 import redis
 
 from .process import BATON, REPOSITORY, Process, free_port, wait_for
+from .versions import SERVER, debugging
 
 
 class Redis:
@@ -29,8 +30,8 @@ class Redis:
 
     def start(self):
         self.process = Process(self.folder, self.name, [
-            "redis-server", "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
-            "--enable-debug-command", "yes", "--repl-diskless-sync-delay", "0", *self.options,
+            SERVER, "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
+            *debugging(), "--repl-diskless-sync-delay", "0", *self.options,
         ])  # fmt: skip
         self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=30)
         wait_for(self._answers, 20, f"{self.name} answers")

@@ -12,6 +12,7 @@ import redis
 
 from .process import REPOSITORY, Process, wait_for
 from .servers import key
+from .versions import SERVER, debugging
 
 FAILED = (redis.RedisError, OSError)
 
@@ -94,9 +95,8 @@ class Deployment:
         wait_for(lambda: self.ask(port, "PING"), 20, f"{port} answers")
 
     def arguments(self, port):
-        server = os.environ.get("REDIS_SERVER", "redis-server")
-        return [server, "--bind", "127.0.0.1", "--port", port, "--dir", self.folder / str(port), "--save", "", "--appendonly", "no",
-                "--repl-diskless-sync-delay", "0", "--enable-debug-command", "yes"]  # fmt: skip
+        return [SERVER, "--bind", "127.0.0.1", "--port", port, "--dir", self.folder / str(port), "--save", "", "--appendonly", "no",
+                "--repl-diskless-sync-delay", "0", *debugging()]  # fmt: skip
 
     def role(self, port):
         """`master`, `slave` or None."""

@@ -20,7 +20,8 @@ FAILED = (redis.RedisError, OSError)
 def free_ports(count, bus):
     """The first of `count` ports in a row that nobody listens on, nor, with `bus`, 10,000 further on."""
     while True:
-        first = random.randrange(20000, 50000, 20)
+        # Below those that systems give to outgoing connections, the cluster's bus among them.
+        first = random.randrange(20000, 22700, 20)
         with contextlib.suppress(OSError), contextlib.ExitStack() as held:
             for port in range(first, first + count):
                 for number in (port, port + 10000)[: 1 + bus]:

@@ -77,9 +77,29 @@ struct StoredSessions: SessionOperations {
           return index == 0 || bytes <= HistoryRequest.maxPageBytes
         }.map(\.element))
       if case .before = request.place { entries.reverse() }
-      return HistoryPage(
-        entries: entries, first: info.first, last: info.last?.offset, more: more || entries.count < read.count,
-        charges: charges)
+      var whole = HistoryPage(
+        entries: entries, first: info.first, last: info.last?.offset, more: more || entries.count < read.count)
+      defer { withExtendedLifetime(charges) {} }
+      whole.charge = try await makeRoom(whole.room)
+      return whole
+    }
+  }
+
+  /// Room for a page that is to be written as JSON, before it is: what many are sent at a time is in the budget.
+  /// - Throws: `storeUnavailable` where there is none for 5 s, because those who are sent pages don't read them.
+  private func makeRoom(_ bytes: Int) async throws -> MemoryCharge {
+    let began = ContinuousClock.now
+    var isShort = false
+    defer { if isShort { store.budget.readerWaits(false) } }
+    while true {
+      if let charge = store.budget.reserve(bytes) { return charge }
+      let waited = ContinuousClock.now - began
+      if waited >= .seconds(5) { throw Problem.storeUnavailable }
+      if waited >= .seconds(1), !isShort {
+        isShort = true
+        store.budget.readerWaits(true)
+      }
+      try await Task.sleep(for: .milliseconds(20))
     }
   }
 

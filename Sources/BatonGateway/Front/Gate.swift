@@ -1,4 +1,5 @@
 import BatonProtocol
+import BatonSession
 import BatonWebSocket
 import NIOCore
 import NIOHTTP1
@@ -33,6 +34,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var hasHTTP = false
   private var wasBusy = false
   private var leftovers: [NIOAny] = []
+  /// What the next answer costs, and what the one that is being written does.
+  private var charges: (next: MemoryCharge?, current: MemoryCharge?)
   private var stall = StallWatch()
   private var stallLooks: RepeatedTask?
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
@@ -62,6 +65,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     timer = nil
     stallLooks?.cancel()
     stallLooks = nil
+    charges = (nil, nil)
     if wasBusy { front.connectionIsBusy(false) }
     wasBusy = false
     decided.succeed(nil)
@@ -206,6 +210,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     }
     switch unwrapOutboundIn(data) {
     case .head(var head):
+      charges = (nil, charges.next)
       head.headers.replaceOrAdd(name: "Date", value: HTTPDate.now())
       if state.answerStarted(isDraining: front.isDraining) {
         head.headers.replaceOrAdd(name: "Connection", value: "close")
@@ -213,20 +218,34 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
       context.write(wrapOutboundOut(.head(head)), promise: promise)
     case .body: context.write(data, promise: promise)
     case .end:
-      context.write(data, promise: promise)
+      var written = promise
+      if let charge = charges.current {
+        charges.current = nil
+        let last = promise ?? context.eventLoop.makePromise()
+        last.futureResult.whenComplete { _ in withExtendedLifetime(charge) {} }
+        written = last
+      }
+      context.write(data, promise: written)
       perform(state.answerEnded(now: .now()), context)
       settle(context)
     }
   }
 
+  /// Sent before the answer that costs it.
+  struct AnswerCosts: Sendable { let charge: MemoryCharge }
+
   /// The body is wanted: sent by whoever answers, before it reads.
   struct BodyWanted: Sendable {}
 
   func triggerUserOutboundEvent(context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?) {
-    guard event is BodyWanted else { return context.triggerUserOutboundEvent(event, promise: promise) }
-    if state.bodyWanted() {
-      context.writeAndFlush(
-        wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
+    switch event {
+    case let event as AnswerCosts: charges.next = event.charge
+    case is BodyWanted:
+      if state.bodyWanted() {
+        context.writeAndFlush(
+          wrapOutboundOut(.head(HTTPResponseHead(version: .http1_1, status: .continue))), promise: nil)
+      }
+    default: return context.triggerUserOutboundEvent(event, promise: promise)
     }
     promise?.succeed()
   }

@@ -1,4 +1,3 @@
-import BatonSession
 import HTTPTypes
 import HummingbirdCore
 import NIOCore
@@ -18,19 +17,8 @@ extension Response {
     }
   }
 
-  /// - Parameter held: what is kept until the body is written.
-  package static func json(
-    _ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request, holding held: [MemoryCharge] = []
-  ) -> Response {
-    var body = ResponseBody(byteBuffer: json)
-    if !held.isEmpty {
-      body = ResponseBody(contentLength: json.readableBytes) { writer in
-        defer { withExtendedLifetime(held) {} }
-        try await writer.write(json)
-        try await writer.finish(nil)
-      }
-    }
-    var response = Response(status: status, body: body)
+  package static func json(_ json: ByteBuffer, status: HTTPResponse.Status = .ok, to request: Request) -> Response {
+    var response = Response(status: status, body: ResponseBody(byteBuffer: json))
     response.headers[.contentType] = MediaType.json.rawValue
     response.headers[.contentLength] = String(json.readableBytes)
     response.headers[.cacheControl] = "no-store"

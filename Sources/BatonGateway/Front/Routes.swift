@@ -60,6 +60,11 @@ package struct Routes: Sendable {
       channel.triggerUserOutboundEvent(Gate.BodyWanted(), promise: nil)
       return request.body
     }
+
+    /// Until the answer is written: what is handed to the channel waits there for a client that does not read.
+    func answerCosts(_ charge: MemoryCharge) {
+      channel.triggerUserOutboundEvent(Gate.AnswerCosts(charge: charge), promise: nil)
+    }
   }
 
   private func answer(_ call: Call) async -> Response {
@@ -123,7 +128,8 @@ package struct Routes: Sendable {
           "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
         )
       }
-      return .json(page.json(session: session), to: request, holding: page.charges)
+      if let charge = page.charge { call.answerCosts(charge) }
+      return .json(page.json(session: session), to: request)
     case .post:
       return try await post(name, call, query)
     case .delete:

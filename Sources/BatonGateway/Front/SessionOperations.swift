@@ -67,21 +67,25 @@ package struct HistoryPage: Sendable {
   package var first: Offset?
   package var last: Offset?
   package var more: Bool
-  /// Kept until the page is written.
-  package var charges: [MemoryCharge]
+  /// For the page as JSON: kept until that is written.
+  package var charge: MemoryCharge?
 
   static func bytes(_ entry: Entry) -> Int { entry.isTooBig ? 0 : entry.bytes }
 
-  package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool, charges: [MemoryCharge] = []) {
+  package init(entries: [Entry], first: Offset?, last: Offset?, more: Bool) {
     self.entries = entries
     self.first = first
     self.last = last
     self.more = more
-    self.charges = charges
   }
 
+  /// Bytes that the page takes as JSON, about: more where much of it is to be escaped.
+  var room: Int { entries.reduce(256) { $0 + Self.bytes($1) + 128 } }
+
   package func json(session: SessionName) -> ByteBuffer {
+    let room = room
     var json = JSONWriter(into: ByteBuffer())
+    json.buffer.reserveCapacity(room)
     json.object { json in
       json.member("session", session.description)
       json.name("entries")
@@ -91,7 +95,7 @@ package struct HistoryPage: Sendable {
       json.name("more")
       json.value(more)
     }
-    charges.first?.add(json.buffer.readableBytes)
+    charge?.add(json.buffer.readableBytes - room)
     return json.buffer
   }
 }

@@ -5,6 +5,7 @@ package final class HistoryBudget: Sendable {
   package let limit: Int
   private let count = Atomic(0)
   private let shortReaders = Atomic(0)
+  private let isBeyond = Atomic(false)
 
   package init(limit: Int) { self.limit = limit }
 
@@ -21,21 +22,46 @@ package final class HistoryBudget: Sendable {
 
   package func charge(_ bytes: Int) -> MemoryCharge { MemoryCharge(self, bytes) }
 
+  /// Room for bytes that are to be made of what is charged already; nil where there is none now. One at a time goes
+  /// beyond the limit: those who hold entries and wait for room would wait for each other.
+  package func reserve(_ bytes: Int) -> MemoryCharge? {
+    var known = used
+    while known + bytes <= limit {
+      let (exchanged, original) = count.compareExchange(expected: known, desired: known + bytes, ordering: .relaxed)
+      if exchanged { return MemoryCharge(reserved: bytes, of: self) }
+      known = original
+    }
+    guard isBeyond.compareExchange(expected: false, desired: true, ordering: .relaxed).exchanged else { return nil }
+    add(bytes)
+    return MemoryCharge(reserved: bytes, of: self, isBeyond: true)
+  }
+
   fileprivate func add(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
+
+  fileprivate func release(_ bytes: Int, wasBeyond: Bool) {
+    add(-bytes)
+    if wasBeyond { isBeyond.store(false, ordering: .relaxed) }
+  }
 }
 
 /// What one page, its encodings and the writes that wait for a device cost the budget; given back with the last of them.
 package final class MemoryCharge: Sendable {
   private let budget: HistoryBudget
   private let count: Atomic<Int>
+  private let isBeyond: Bool
 
-  fileprivate init(_ budget: HistoryBudget, _ bytes: Int) {
-    self.budget = budget
-    count = Atomic(bytes)
+  fileprivate convenience init(_ budget: HistoryBudget, _ bytes: Int) {
     budget.add(bytes)
+    self.init(reserved: bytes, of: budget)
   }
 
-  deinit { budget.add(-count.load(ordering: .relaxed)) }
+  fileprivate init(reserved bytes: Int, of budget: HistoryBudget, isBeyond: Bool = false) {
+    self.budget = budget
+    self.isBeyond = isBeyond
+    count = Atomic(bytes)
+  }
+
+  deinit { budget.release(count.load(ordering: .relaxed), wasBeyond: isBeyond) }
 
   package func add(_ bytes: Int) {
     count.wrappingAdd(bytes, ordering: .relaxed)

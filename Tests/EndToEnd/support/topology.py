@@ -51,10 +51,13 @@ class Deployment:
         self.url = wait_for(line, 60, f"{script} is ready")[0]
 
     def close(self):
+        """Ends all of them, and sees that they have ended: nothing of a test is to be there in the next."""
+        pids = [int(file.read_text()) for file in self.folder.glob("*.pid")]
         self.script.signal(signal.SIGTERM)
         self.script.wait(30)
         for process in self.restarted.values():
             process.kill()
+        assert not (left := [pid for pid in pids if alive(pid)]), left
 
     def client(self, port, **options):
         return redis.Redis(port=port, protocol=2, socket_timeout=3, socket_connect_timeout=1, **options)

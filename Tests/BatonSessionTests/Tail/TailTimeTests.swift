@@ -322,6 +322,16 @@ import Testing
     #expect(stand.answered() == ["s + 4", "s confirmed 0", "read s>3-18446744073709551615x1001"])
   }
 
+  /// A session whose read was refused has its turn once, and Redis refuses all of them just then: the turn is not lost.
+  @Test func aTurnThatIsShutOutComesAgain() {
+    var stand = TailStand.following("s", holding: 1)
+    _ = stand.noticed()
+    #expect(stand.answered(.failed) == [])
+    #expect(stand.did { $0.tick(now: 200) } == ["read s>0-18446744073709551615x65"])
+    #expect(stand.answered(.shut) == [])
+    #expect(stand.did { $0.tick(now: 800) } == ["read s>0-18446744073709551615x65"])
+  }
+
   @Test func aRefusalIsNoSignOfLife() {
     var stand = TailStand.following("s", holding: 3)
     _ = stand.did { $0.tick(now: 1000) }

@@ -2,18 +2,21 @@
 
     .venv/bin/python Tests/EndToEnd/matrix.py            every row
     .venv/bin/python Tests/EndToEnd/matrix.py WORD…      rows whose names contain one of these words
+    … --sessions 20 --devices 10 --rounds 5              larger, and each row so many times (with 4, 3 and once)
 
 Each row writes answers and has devices watch them (live ones, slow ones, ones whose connection is cut all the time, ones that come
 late), lets its fault happen, and waits until every device is shown what is written afterwards. Then recordings of producers, devices and
 the stream are judged. Findings must be 0; resets are counted.
 """
 
+import argparse
 import contextlib
 import json
 import os
 import pathlib
 import random
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -21,6 +24,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+from support.hosts import Hosts  # noqa: E402
 from support.load import Load  # noqa: E402
 from support.process import BATON, Process, wait_for  # noqa: E402
 from support.servers import Gateway, HAProxy, Redis  # noqa: E402
@@ -53,21 +57,28 @@ def alone(*options):
     return lambda folder: Alone(folder, "redis", *options)
 
 
+def on_hosts(kind, count):
+    """On hosts of their own, which can be cut off from each other."""
+    return lambda folder: kind(folder, hosts=Hosts(folder, count))
+
+
 class Stage:
     """Gateways, answers and devices over one Redis."""
 
-    def __init__(self, folder, place, sessions=("a", "b", "c", "d")):
+    def __init__(self, folder, place, sessions=4, devices=3):
+        sessions = [*"abcd", *(f"s{number}" for number in range(4, sessions))]
         self.folder, self.place = folder, place(folder)
         self.network = Switch(self.place.port) if isinstance(self.place, Redis) else None
         url = self.network.url if self.network else self.place.url
         self.gateways = [Gateway(folder, url, f"gw-{number}") for number in (1, 2)]
         self.line = Switch(self.gateways[0].port)
-        self.load = Load(folder, self.place.url, [gateway.url for gateway in self.gateways], sessions, record=True)
+        self.load = Load(folder, self.place.url, [gateway.url for gateway in self.gateways], sessions, devices,
+                         record=True, pause=0.01 * max(1, len(sessions) * devices / 20))  # fmt: skip
         self.recorders, self.others = [], []
         for session in sessions:
             self.record(session, "live", self.gateways[1].url)
             self.record(session, "cut", f"http://127.0.0.1:{self.line.port}")
-        self.slow = self.record(sessions[0], "slow", self.gateways[0].url, stdout=subprocess.PIPE)
+        self.slow = self.record("a", "slow", self.gateways[0].url, stdout=subprocess.PIPE)
         self.load.grown()
 
     def record(self, session, name, url, stdout=subprocess.DEVNULL):
@@ -101,10 +112,10 @@ class Stage:
             (process.close if hasattr(process, "close") else process.kill)()
 
 
-def run(name, folder):
+def run(name, folder, **size):
     """Findings by kind, resets, and the seconds until every device was shown what came after the fault."""
     place, fault = ROWS[name]
-    stage = Stage(folder, place)
+    stage = Stage(folder, place, **size)
     try:
         stage.line.cut()
         fault(stage)
@@ -275,6 +286,61 @@ def producer_frozen(stage):
     process.send_signal(signal.SIGCONT)
 
 
+@row("producer: killed, and another goes on", alone())
+def producer_killed(stage):
+    stage.load.answers[0].replace()
+
+
+@row("producer: frozen beyond its lease, and another goes on", alone())
+def producer_zombie(stage):
+    answer, device = stage.load.answers[0], stage.load.devices[0]
+    old = answer.replace(signal.SIGSTOP)
+    device.until(lambda device: any(frame.get("event") == "error" for frame in device.frames), 40, "its end")
+    stage.load.grown()
+    old.send_signal(signal.SIGCONT)
+    assert old.wait(30) != 0, "it was told that its answer had ended"
+
+
+@row("producer: two write one answer", alone())
+def producers_two(stage):
+    answer = stage.load.answers[0]
+    old = answer.replace(None, answer.name)
+    stage.load.grown()
+    assert old.wait(30) != 0, "it was told that another writes its answer"
+
+
+# Clocks
+
+
+def timed(folder):
+    """A server whose clock `step` puts so many seconds off."""
+    library, offset = f"{folder}/clock.so", pathlib.Path(f"{folder}/clock")
+    source = pathlib.Path(__file__).parent / "support/clock.c"
+    subprocess.run(["clang", "-shared", "-fPIC", "-o", library, source], check=True)
+    offset.write_bytes(struct.pack("l", 0))
+    place = Alone(folder, "redis", environment={"LD_PRELOAD": library, "CLOCK": str(offset)})
+
+    def step(seconds):
+        with offset.open("r+b") as file:
+            file.write(struct.pack("l", seconds))
+        wait_for(lambda: abs(place.client.time()[0] - time.time() - seconds) < 60, 5, "the clock is another")
+
+    place.step = step
+    return place
+
+
+@row("clock: an hour ahead, and back", timed)
+def clock_ahead(stage):
+    for seconds in (3600, 0):
+        stage.place.step(seconds)
+        stage.load.grown()
+
+
+@row("clock: an hour back", timed)
+def clock_back(stage):
+    stage.place.step(-3600)
+
+
 # Replication
 
 
@@ -315,6 +381,30 @@ def thawed(stage):
     stage.load.grown(20)
     stage.place.cont(master)
     wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
+
+
+@row("sentinel: the master is cut off, and goes on taking writes", on_hosts(Sentinel, 3))
+def cut_off(stage):
+    master = stage.place.master
+    stage.place.cut(master)
+    stage.place.switched(master)
+    stage.load.grown()
+    assert stage.place.role(master) == "master"
+    stage.place.heal(master)
+    wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
+
+
+@row("sentinel: most Sentinels are cut off, with a replica each", on_hosts(Sentinel, 3))
+def minority(stage):
+    master = stage.place.master
+    others = [port for port in stage.place.ports if port != master]
+    for port in others:
+        stage.place.cut(port)
+    stage.load.grown(50)
+    assert stage.place.role(master) == "master"
+    for port in others:
+        stage.place.heal(port)
+    wait_for(lambda: len((stage.place.ask(master, "ROLE") or [0, 0, []])[2]) == 2, 30, "its replicas are back")
 
 
 @sentinel_row("all Sentinels die")
@@ -364,6 +454,16 @@ def shard_thaws(stage):
     wait_for(lambda: len(stage.place.masters) == 3 and master not in stage.place.masters, 30, "the replica takes over")
     stage.load.grown(20)
     stage.place.cont(master)
+    wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
+
+
+@row("cluster: a master is cut off", on_hosts(Cluster, 6))
+def shard_cut_off(stage):
+    master = stage.place.owner("a")
+    stage.place.cut(master)
+    wait_for(lambda: stage.place.replaced(master), 30, "the replica takes over")
+    stage.load.grown()
+    stage.place.heal(master)
     wait_for(lambda: stage.place.role(master) == "slave", 30, "it is a replica")
 
 
@@ -423,24 +523,24 @@ def clients_killed(stage, dice):
 
 
 def switched(stage, dice):
-    """Planned, killed or frozen."""
-    place, how = stage.place, dice.choice(["planned", "killed", "frozen"])
+    place, how = stage.place, dice.choice(["planned", "killed", "frozen", "cut off"])
+    down = {"killed": place.kill, "frozen": place.stop, "cut off": place.cut}.get(how)
     if isinstance(place, Sentinel):
         master = place.master
         wait_for(lambda: (place.ask(master, "ROLE") or [0, 0, []])[2:] and len(place.ask(master, "ROLE")[2]) == 2, 60, "replicas")
         if how == "planned":
             return place.failover()
-        place.kill(master) if how == "killed" else place.stop(master)
+        down(master)
         place.switched(master, 60)
     else:
         master = dice.choice(place.masters)
-        wait_for(lambda: place.replicas(master), 60, "a replica")
+        wait_for(lambda: place.synced(master), 60, "a replica")
         if how == "planned":
             return place.failover(master)
-        place.kill(master) if how == "killed" else place.stop(master)
-        wait_for(lambda: len(place.masters) == 3 and master not in place.masters, 60, "the replica takes over")
+        down(master)
+        wait_for(lambda: place.replaced(master), 60, "the replica takes over")
     time.sleep(dice.choice([0, 1, 3]))
-    place.restart(master) if how == "killed" else place.cont(master)
+    {"killed": place.restart, "frozen": place.cont, "cut off": place.heal}[how](master)
     wait_for(lambda: place.role(master) == "slave", 60, "it is a replica")
 
 
@@ -451,27 +551,39 @@ def hiccup(stage, dice):
     stage.place.cont(port)
 
 
+def cut_for_a_while(stage, dice):
+    port = dice.choice(stage.place.ports)
+    stage.place.cut(port)
+    time.sleep(dice.choice([0.3, 1, 4]))
+    stage.place.heal(port)
+
+
 def moved(stage, dice):
-    session, pauses = dice.choice("abcd"), dice.choice([0, 0.1, 0.5])
+    session, pauses = dice.choice(stage.load.answers).session, dice.choice([0, 0.1, 0.5])
     owner = stage.place.owner(session)
     others = [port for port in stage.place.masters if port != owner]
     if owner and others:
         stage.place.migrate(session, dice.choice(others), lambda step: time.sleep(pauses))
 
 
-ROWS["sentinel: at random for a minute"] = (Sentinel, at_random([clients_killed, switched, hiccup]))
-ROWS["cluster: at random for a minute"] = (Cluster, at_random([clients_killed, switched, hiccup, moved, moved]))
+ROWS["sentinel: at random for a minute"] = (on_hosts(Sentinel, 3), at_random([clients_killed, switched, hiccup, cut_for_a_while]))
+ROWS["cluster: at random for a minute"] = (
+    on_hosts(Cluster, 6), at_random([clients_killed, switched, hiccup, cut_for_a_while, moved, moved]))
 
 
-def main(words):
+def main(arguments):
+    words = argparse.ArgumentParser(prog="matrix.py")
+    words.add_argument("words", nargs="*", metavar="WORD")
+    words.add_argument("--sessions", type=int, default=4)
+    words.add_argument("--devices", type=int, default=3)
+    words.add_argument("--rounds", type=int, default=1)
+    given = words.parse_args(arguments)
     failed = 0
     print(f"{'':60}{'recovered':>10}{'resets':>8}  " + " ".join(KINDS), flush=True)
-    for name in ROWS:
-        if words and not any(word in name for word in words):
-            continue
+    for name in [name for name in ROWS if any(word in name for word in given.words or [""]) for _ in range(given.rounds)]:
         with tempfile.TemporaryDirectory(prefix="baton-matrix-", ignore_cleanup_errors=True) as folder:
             try:
-                findings, resets, recovered = run(name, folder)
+                findings, resets, recovered = run(name, folder, sessions=given.sessions, devices=given.devices)
                 counts = [findings.get(kind, 0) for kind in KINDS]
                 is_bad = any(findings.get(kind) for kind in KINDS if kind not in TOLERATED.get(name, ()))
                 failed += is_bad

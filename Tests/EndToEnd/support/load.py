@@ -1,5 +1,6 @@
 """Answers that are written all the time, and devices that watch them: whatever happens, every device must show all of it."""
 
+import signal
 import subprocess
 import threading
 import time
@@ -13,32 +14,45 @@ class Answer:
 
     def __init__(self, folder, redis_url, session, pause=0.01, record=False):
         self.folder, self.redis_url, self.session, self.pause, self.record = folder, redis_url, session, pause, record
-        self.lines, self.responses = [], 0
+        self.lines, self.producers = [], 0
+        # Whether all that was to be written was.
+        self.is_whole = True
         self.log = open(f"{folder}/publish-{session}.log", "w+")
         self._begin()
 
-    def _begin(self):
-        self.responses += 1
-        name = f"r{self.responses}"
-        options = ["--record", f"{self.folder}/publish-{self.session}-{name}.ndjson"] if self.record else []
+    def _begin(self, name=None):
+        self.producers += 1
+        self.name = name = name or f"r{self.producers}"
+        options = ["--record", f"{self.folder}/publish-{self.session}-{self.producers}.ndjson"] if self.record else []
         self.finishing = threading.Event()
         self.process = subprocess.Popen(
             [BATON, "publish", "--redis", self.redis_url, self.session, "--response", name, *options],
             stdin=subprocess.PIPE, stderr=self.log, text=True)  # fmt: skip
-        self.thread = threading.Thread(target=self._write, daemon=True)
+        self.thread = threading.Thread(target=self._write, args=(self.process, self.finishing), daemon=True)
         self.thread.start()
 
-    def _write(self):
+    def _write(self, process, finishing):
         try:
-            while not self.finishing.is_set():
+            while not finishing.is_set():
                 line = f"{self.session}/{len(self.lines)} \n"
-                self.process.stdin.write(line)
-                self.process.stdin.flush()
+                process.stdin.write(line)
+                process.stdin.flush()
                 self.lines.append(line)
-                self.finishing.wait(self.pause)
-            self.process.stdin.close()
+                finishing.wait(self.pause)
+            process.stdin.close()
         except BrokenPipeError:
             pass
+
+    def replace(self, number=signal.SIGKILL, name=None):
+        """Sends the producer this signal, and has another one go on; in a response of its own, or, as well, in this one.
+        Returns the old one's process."""
+        old, self.is_whole = self.process, False
+        if number is not None:
+            old.send_signal(number)
+            self.finishing.set()
+            self.thread.join(10)
+        self._begin(name)
+        return old
 
     @property
     def text(self):
@@ -66,11 +80,12 @@ def newest(device):
 class Load:
     """Sessions with an answer each, and devices in several places on each of them."""
 
-    def __init__(self, folder, redis_url, urls, sessions, **publishing):
+    def __init__(self, folder, redis_url, urls, sessions, devices=3, **publishing):
         self.answers = [Answer(folder, redis_url, session, **publishing) for session in sessions]
         self.devices = []
         for number, session in enumerate(sessions):
-            for turn, query in enumerate([{"offset": "0"}, {"offset": "0", "rollup": "off"}, {"last": 1}]):
+            for turn in range(devices):
+                query = [{"offset": "0"}, {"offset": "0", "rollup": "off"}, {"last": 1}][turn % 3]
                 order = [*urls[(number + turn) % len(urls) :], *urls[: (number + turn) % len(urls)]]
                 self.devices.append(Device(order, session, follow=True, **query))
 
@@ -92,6 +107,8 @@ class Load:
             text = next(answer.text for answer in self.answers if answer.session == device.session)
             device.until(lambda device: device.view.text.endswith(text[-40:]) and device.view.live, 30, "the end")
             shown = device.view.text
+            if not next(answer.is_whole for answer in self.answers if answer.session == device.session):
+                continue
             assert text.endswith(shown) and ("last" in device.query or shown == text), (
                 f"{device.session}: {len(shown)} of {len(text)} characters, resets {device.view.resets}")  # fmt: skip
 

@@ -17,8 +17,8 @@ from .versions import SERVER, debugging
 class Redis:
     """A private redis-server. `kill`, `start`, `pause` and `resume` act on the process; its port stays the same."""
 
-    def __init__(self, folder, name="redis", *options):
-        self.folder, self.name, self.options = folder, name, options
+    def __init__(self, folder, name="redis", *options, environment=None):
+        self.folder, self.name, self.options, self.environment = folder, name, options, environment
         self.data = tempfile.mkdtemp(prefix=f"{name}-", dir=folder)
         self.port = free_port()
         self.process = None
@@ -32,7 +32,7 @@ class Redis:
         self.process = Process(self.folder, self.name, [
             SERVER, "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
             *debugging(), "--repl-diskless-sync-delay", "0", *self.options,
-        ])  # fmt: skip
+        ], self.environment)  # fmt: skip
         self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=30)
         wait_for(self._answers, 20, f"{self.name} answers")
 

@@ -36,15 +36,20 @@ ARTICLE = (REPOSITORY / "Sources/BatonGateway/BatonGateway.docc/ChoosingARedis.m
 class Deployment:
     """Servers by their ports. Those of `self.ports` are Redis servers."""
 
-    def __init__(self, script, folder, ports, bus=False, **environment):
+    def __init__(self, script, folder, ports, bus=False, hosts=None, tls=None, **environment):
         assert re.search(rf"^Deploy/redis/{script} \S+ \d+$", ARTICLE, re.MULTILINE), "as the article starts it"
         self.first = free_ports(ports, bus)
         self.folder = pathlib.Path(folder) / script
+        self.hosts, self.tls = hosts, tls
+        if hosts:
+            environment |= {"HOSTS": " ".join(hosts.addresses), "REDIS_SERVER": hosts.server}
+        if tls:
+            environment |= {"TLS": str(tls)}
         self.script = Process(folder, script, [REPOSITORY / "Deploy/redis" / script, self.folder, self.first], environment)
         self.restarted = {}
 
         def line():
-            told = re.search(r"^redis\+\w+://\S+$", self.script.logged(), re.MULTILINE)
+            told = re.search(r"^rediss?\+\w+://\S+$", self.script.logged(), re.MULTILINE)
             assert told or self.script.alive, self.script.logged()[-1000:]
             return told
 
@@ -57,10 +62,23 @@ class Deployment:
         self.script.wait(30)
         for process in self.restarted.values():
             process.kill()
+        if self.hosts:
+            self.hosts.close()
         assert not (left := [pid for pid in pids if alive(pid)]), left
 
+    def host(self, port):
+        """The address of the server at this port."""
+        return self.hosts.addresses[self.number(port)] if self.hosts else "127.0.0.1"
+
+    def number(self, port):
+        """Which host it is on."""
+        return (port - self.first) % 10
+
     def client(self, port, **options):
-        return redis.Redis(port=port, protocol=2, socket_timeout=3, socket_connect_timeout=1, **options)
+        if self.tls:
+            options |= {"ssl": True, "ssl_ca_certs": self.tls / "ca.pem", "ssl_certfile": self.tls / "cert.pem",
+                        "ssl_keyfile": self.tls / "key.pem"}  # fmt: skip
+        return redis.Redis(self.host(port), port, protocol=2, socket_timeout=3, socket_connect_timeout=1, **options)
 
     def ask(self, port, *command):
         """The reply; None where the server does not answer, or refuses."""
@@ -78,6 +96,13 @@ class Deployment:
 
     def signal(self, port, number):
         os.kill(self.pid(port), number)
+
+    def cut(self, port):
+        """No other server's word reaches this one, nor its word them; clients go on as if nothing had happened."""
+        self.hosts.cut(self.number(port))
+
+    def heal(self, port):
+        self.hosts.heal(self.number(port))
 
     def stop(self, port):
         self.signal(port, signal.SIGSTOP)
@@ -99,8 +124,9 @@ class Deployment:
         wait_for(lambda: self.ask(port, "PING"), 20, f"{port} answers")
 
     def arguments(self, port):
-        return [SERVER, "--bind", "127.0.0.1", "--port", port, "--dir", self.folder / str(port), "--save", "", "--appendonly", "no",
-                "--repl-diskless-sync-delay", "0", *debugging()]  # fmt: skip
+        server = self.hosts.server if self.hosts else SERVER
+        return [server, "--bind", self.host(port), "--protected-mode", "no", "--port", port, "--dir", self.folder / str(port),
+                "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", *debugging()]  # fmt: skip
 
     def role(self, port):
         """`master`, `slave` or None."""
@@ -122,8 +148,8 @@ class Deployment:
 class Sentinel(Deployment):
     """One master, two replicas, three Sentinels."""
 
-    def __init__(self, folder, **environment):
-        super().__init__("sentinel", folder, 13, **environment)
+    def __init__(self, folder, **how):
+        super().__init__("sentinel", folder, 13, **how)
         self.ports = [self.first + number for number in range(3)]
         self.sentinels = [self.first + 10 + number for number in range(3)]
 
@@ -151,9 +177,9 @@ class Sentinel(Deployment):
 class Cluster(Deployment):
     """Three masters, each with a replica."""
 
-    def __init__(self, folder, **environment):
+    def __init__(self, folder, **how):
         # One more than there are, for one that joins.
-        super().__init__("cluster", folder, 7, bus=True, **environment)
+        super().__init__("cluster", folder, 7, bus=True, **how)
         self.ports = [self.first + number for number in range(6)]
 
     def arguments(self, port):
@@ -173,6 +199,21 @@ class Cluster(Deployment):
         """The ports of masters that have slots and are not known to have failed."""
         return sorted(port for port, line in self.nodes().items()
                       if "master" in line[2].split(",") and "fail" not in line[2].split(",") and len(line) > 8)  # fmt: skip
+
+    def replaced(self, master):
+        """Whether those who reach each other agree that others have its slots."""
+        for port in self.ports:
+            nodes = self.nodes_by(port) if port != master else {}
+            have = [other for other, line in nodes.items()
+                    if "master" in line[2].split(",") and "fail" not in line[2].split(",") and len(line) > 8]  # fmt: skip
+            if len(have) == 3:
+                return master not in have
+        return False
+
+    def synced(self, master):
+        """Whether a replica has all that this master has written."""
+        told = self.ask(master, "ROLE")
+        return told and told[0] == b"master" and len(told[2]) > 0
 
     def id(self, port):
         return self.nodes()[port][0]
@@ -212,7 +253,7 @@ class Cluster(Deployment):
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             for name in keys:
                 # A master that has just joined answers CLUSTERDOWN for a moment.
-                move = ("MIGRATE", "127.0.0.1", to, name, 0, 5000)
+                move = ("MIGRATE", self.host(to), to, name, 0, 5000)
                 wait_for(lambda: self.ask(source, *move), 20, f"{name} moves")
                 pause("key")
         pause("moved")

@@ -171,7 +171,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
       if owner === placed.shard {
         sessions[session]?.isVisiting = false
         owner.store.shard.asking[session] = nil
-      } else if !placed.isVisiting {
+      } else if !placed.isVisiting || !map.isMaster(placed.shard.node) {
         move(session, to: owner)
       }
     }
@@ -182,15 +182,21 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   private static let sweep = TimeAmount.seconds(5)
 
   /// Masters that have no slots any more, and no session, are let go of, when what is under way there has had time to
-  /// end; sessions that came before their slot and stayed are settled.
+  /// end; sessions that came before their slot and stayed are settled, or sent back from where nobody answers.
   private func sweepLater() {
     eventLoop.assumeIsolated().scheduleTask(in: Self.sweep) { [weak self] in
       guard let self, let map = self.watch?.map, !self.isStopped else { return }
       let now = self.eventLoop.now
-      for (session, placed) in self.sessions where placed.isVisiting && self.owner(of: placed.slot) === placed.shard {
-        guard let movedAt = placed.movedAt, now - movedAt >= Self.sweep else { continue }
-        self.sessions[session]?.isVisiting = false
-        placed.shard.store.shard.asking[session] = nil
+      for (session, placed) in self.sessions where placed.isVisiting {
+        guard let movedAt = placed.movedAt, now - movedAt >= Self.sweep, let owner = self.owner(of: placed.slot) else {
+          continue
+        }
+        if owner === placed.shard {
+          self.sessions[session]?.isVisiting = false
+          owner.store.shard.asking[session] = nil
+        } else if placed.shard.store.connection == nil {
+          self.move(session, to: owner)
+        }
       }
       let used = Set(self.sessions.values.map { ObjectIdentifier($0.shard) })
       for shard in self.shards.values {
@@ -278,7 +284,9 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     guard let placed = sessions[session], placed.shard === shard else { return done() }
     // Masters that send it to and fro are asked less and less often: its reads are repeated where it is.
     if placed.moves > 4, let last = placed.movedAt, eventLoop.now - last < .milliseconds(500) { return done() }
-    if case .ask(let address) = redirection, let node = watch?.map.node(at: address), let target = self.shard(node) {
+    if case .ask(let address) = redirection, let map = watch?.map, let node = map.node(at: address) {
+      // A replica by now: there is nothing to be had before the slot is somewhere else.
+      guard map.isMaster(node), let target = self.shard(node) else { return done() }
       move(session, to: target, isVisiting: true)
       return done()
     }

@@ -56,6 +56,7 @@ import Testing
     let after = ClusterView(nodes: [node("a", 7), node("b", 2, 100...16383), node("r", 7, 0...99)], teller: "b")
     #expect(map.learned(after) && map.owner(of: 5) == "r" && map.masters == ["r", "b"])
     #expect(!map.learned(before), "an old view moves nothing back")
+    #expect(map.isMaster("r") && map.isMaster("not heard of"))
     #expect(map.owner(of: 5) == "r")
   }
 
@@ -105,4 +106,5 @@ private final class Atlas {
   func owner(of slot: Int) -> String? { map.owner(of: slot) }
   func address(of node: String) -> RedisURL.Address? { map.address(of: node) }
   func node(at address: RedisURL.Address) -> String? { map.node(at: address) }
+  func isMaster(_ node: String) -> Bool { map.isMaster(node) }
 }

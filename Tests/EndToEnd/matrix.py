@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -581,17 +582,19 @@ def main(arguments):
     failed = 0
     print(f"{'':60}{'recovered':>10}{'resets':>8}  " + " ".join(KINDS), flush=True)
     for name in [name for name in ROWS if any(word in name for word in given.words or [""]) for _ in range(given.rounds)]:
-        with tempfile.TemporaryDirectory(prefix="baton-matrix-", ignore_cleanup_errors=True) as folder:
-            try:
-                findings, resets, recovered = run(name, folder, sessions=given.sessions, devices=given.devices)
-                counts = [findings.get(kind, 0) for kind in KINDS]
-                is_bad = any(findings.get(kind) for kind in KINDS if kind not in TOLERATED.get(name, ()))
-                failed += is_bad
-                told = " ".join(f"{count:{len(kind)}}" for kind, count in zip(KINDS, counts))
-                print(f"{name:60}{recovered:8.1f} s{resets:8}  {told}{'  FAILED' if is_bad else ''}", flush=True)
-            except (AssertionError, OSError, subprocess.SubprocessError) as error:
-                failed += 1
-                print(f"{name:60} FAILED: {str(error)[:600]}", flush=True)
+        folder = tempfile.mkdtemp(prefix="baton-matrix-")
+        try:
+            findings, resets, recovered = run(name, folder, sessions=given.sessions, devices=given.devices)
+            counts = [findings.get(kind, 0) for kind in KINDS]
+            is_bad = any(findings.get(kind) for kind in KINDS if kind not in TOLERATED.get(name, ()))
+            told = " ".join(f"{count:{len(kind)}}" for kind, count in zip(KINDS, counts))
+            print(f"{name:60}{recovered:8.1f} s{resets:8}  {told}{f'  FAILED, see {folder}' if is_bad else ''}", flush=True)
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            is_bad = True
+            print(f"{name:60} FAILED, see {folder}: {str(error)[:600]}", flush=True)
+        failed += is_bad
+        if not is_bad:
+            shutil.rmtree(folder, ignore_errors=True)
     return 1 if failed else 0
 
 

@@ -27,20 +27,24 @@ def connect(url):
     `redis+sentinel://user:password@a:26379,b,c/master/0`, `redis+cluster://user:password@a:6379,b,c`."""
     scheme, _, rest = url.partition("://")
     kind = scheme.partition("+")[2]
+    place, _, query = rest.partition("?")
+    words = {"cacert": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+    query = {words.get(name, name): value for name, value in urllib.parse.parse_qsl(query)}
     if kind not in ("sentinel", "cluster"):
-        return redis.from_url(url)
-    places, _, path = rest.partition("?")[0].partition("/")
+        return redis.from_url(f"{scheme}://{place}?{urllib.parse.urlencode(query)}")
+    places, _, path = place.partition("/")
     login, _, hosts = places.rpartition("@")
     user, colon, password = login.partition(":")
     options = {"ssl": scheme.startswith("rediss"), "username": urllib.parse.unquote(user) if colon else None,
                "password": urllib.parse.unquote(password if colon else user) or None}  # fmt: skip
+    tls = {name: value for name, value in query.items() if name in words.values()}
     standard = 26379 if kind == "sentinel" else 6379
     addresses = [(host.partition(":")[0], int(host.partition(":")[2] or standard)) for host in hosts.split(",")]
     if kind == "cluster":
         nodes = [redis.cluster.ClusterNode(*address) for address in addresses]
-        return redis.cluster.RedisCluster(startup_nodes=nodes, **options)
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **options, **tls)
     master, _, database = path.partition("/")
-    sentinels = redis.sentinel.Sentinel(addresses, **options)
+    sentinels = redis.sentinel.Sentinel(addresses, sentinel_kwargs={"ssl": options["ssl"], **tls}, **options, **tls)
     return sentinels.master_for(urllib.parse.unquote(master), db=int(database or 0))
 
 

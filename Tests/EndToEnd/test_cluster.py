@@ -162,6 +162,40 @@ def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, atta
     cluster.migrate(session, target, look)
 
 
+def test_a_slot_whose_new_master_dies_on_the_way(cluster, gateways, attach, session):
+    """Its stream is there already, and its replica takes over; the old master goes on sending to where nobody is."""
+    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
+    for number in range(20):
+        client.xadd(key(session), {"data": f"a{number} "})
+    source, slot = cluster.owner(session), cluster.slot(session)
+    target = next(port for port in cluster.masters if port != source)
+    replica = wait_for(lambda: (cluster.replicas(target) or [None])[0], 20, "a replica")
+    devices = [attach(gateway.url, session, offset="0", rollup="off") for gateway in gateways]
+    for device in devices:
+        device.until_live()
+
+    def look(step):
+        if step != "moved":
+            return
+        client.xadd(key(session), {"data": "b "})
+        for device in devices:
+            device.until(lambda device: device.view.text.endswith("b "), 20, "what was written in motion")
+        wait_for(lambda: cluster.ask(replica, "CLUSTER", "COUNTKEYSINSLOT", slot), 20, "its replica has it")
+        cluster.kill(target)
+        wait_for(lambda: replica in cluster.masters, 30, "the replica takes over")
+
+    cluster.migrate(session, target, look)
+    for port in [replica, source, *cluster.masters]:
+        cluster.ask(port, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id(replica))
+    client.nodes_manager.initialize()
+    client.xadd(key(session), {"data": "c "})
+    for device in devices:
+        device.until(lambda device: device.view.text.endswith("c "), 20, "what was written afterwards")
+        assert device.view.text.endswith("a19 b c ") and device.attaches == 1
+    cluster.restart(target)
+    wait_for(lambda: target in cluster.replicas(replica), 30, "it is a replica now")
+
+
 def test_the_cluster_is_gone_for_a_while(cluster, gateways, load):
     """All masters hang at once, longer than anybody waits for a reply."""
     for port in cluster.ports:

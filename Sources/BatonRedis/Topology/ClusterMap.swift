@@ -100,6 +100,8 @@ package struct ClusterMap: Sendable {
   private var claims = [Claim?](repeating: nil, count: RedisSlot.count)
   private var addresses: [String: RedisURL.Address] = [:]
   private var slotCounts: [String: Int] = [:]
+  /// By the last that was heard.
+  private var replicas: Set<String> = []
 
   package init() {}
 
@@ -111,6 +113,8 @@ package struct ClusterMap: Sendable {
   package func owner(of slot: Int) -> String? { claims[slot]?.owner }
   package func address(of node: String) -> RedisURL.Address? { addresses[node] }
   package func node(at address: RedisURL.Address) -> String? { addresses.first { $0.value == address }?.key }
+  /// Whether slots may be on their way to it: it has some, or nothing says that it is a replica.
+  package func isMaster(_ node: String) -> Bool { slotCounts[node] != nil || !replicas.contains(node) }
   package func has(_ node: String, _ slot: Int) -> Bool { claims[slot]?.owner == node }
 
   /// What to write between the braces of a key that is to be the node's own: nothing that a name of something could be.
@@ -159,6 +163,7 @@ package struct ClusterMap: Sendable {
       addresses[node.id] = address
       isChanged = isChanged || slotCounts[node.id] != nil
     }
+    replicas = Set(view.nodes.lazy.filter { !$0.isMaster }.map(\.id))
     addresses = addresses.filter { known[$0.key] != nil || slotCounts[$0.key] != nil }
     return isChanged
   }

@@ -25,6 +25,8 @@ package final class SentinelWatch: @unchecked Sendable {
   private var sentinels: [Sentinel] = []
   private var vote: SentinelVote
   private var isStopped = false
+  /// Completed once there is a master, or the first question has had its time.
+  private var beginning: EventLoopPromise<Void>?
   /// Called when the master is another one.
   package var moved: (() -> Void)?
 
@@ -58,6 +60,9 @@ package final class SentinelWatch: @unchecked Sendable {
   }
 
   package func start() {
+    let beginning = eventLoop.makePromise(of: Void.self)
+    self.beginning = beginning
+    eventLoop.scheduleTask(in: Self.patience) { beginning.succeed() }
     for sentinel in sentinels {
       sentinel.hearing?.start()
       sentinel.asking?.start()
@@ -67,11 +72,15 @@ package final class SentinelWatch: @unchecked Sendable {
 
   package func stop() {
     isStopped = true
+    beginning?.succeed()
     for sentinel in sentinels {
       sentinel.hearing?.stop()
       sentinel.asking?.stop()
     }
   }
+
+  /// Completes when it makes sense to ask for the master.
+  fileprivate func begun() -> EventLoopFuture<Void> { beginning?.futureResult ?? eventLoop.makeSucceededVoidFuture() }
 
   /// Where the master is.
   package var master: RedisURL? { vote.master.map { connector.url.server(at: $0) } }
@@ -139,6 +148,7 @@ package final class SentinelWatch: @unchecked Sendable {
       case .examine(let address): examine(address)
       case .follow(let address):
         observe(.follows(address))
+        beginning?.succeed()
         eventLoop.assumeIsolated().execute { self.moved?() }
       }
     }
@@ -178,7 +188,9 @@ package struct SentinelConnector: RedisConnecting {
   }
 
   package func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
-    guard let master = watch.master else { return eventLoop.makeFailedFuture(watch.trouble) }
-    return connector.to(master).connect(on: eventLoop)
+    watch.begun().assumeIsolated().flatMap {
+      guard let master = watch.master else { return eventLoop.makeFailedFuture(watch.trouble) }
+      return connector.to(master).connect(on: eventLoop)
+    }.nonisolated()
   }
 }

@@ -17,6 +17,8 @@ from .versions import SERVER, debugging
 class Redis:
     """A private redis-server. `kill`, `start`, `pause` and `resume` act on the process; its port stays the same."""
 
+    server = SERVER
+
     def __init__(self, folder, name="redis", *options, environment=None):
         self.folder, self.name, self.options, self.environment = folder, name, options, environment
         self.data = tempfile.mkdtemp(prefix=f"{name}-", dir=folder)
@@ -30,7 +32,7 @@ class Redis:
 
     def start(self):
         self.process = Process(self.folder, self.name, [
-            SERVER, "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
+            self.server, "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
             *debugging(), "--repl-diskless-sync-delay", "0", *self.options,
         ], self.environment)  # fmt: skip
         self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=30)
@@ -131,12 +133,12 @@ UPGRADE = {
 
 
 class Gateway:
-    """`baton serve`, ready when the constructor returns (unless `ready=False`)."""
+    """`baton serve`, ready when the constructor returns (unless `ready=False`). `within` is a command that runs another."""
 
-    def __init__(self, folder, redis_url, node, *options, env=None, ready=True, listen="127.0.0.1:0"):
+    def __init__(self, folder, redis_url, node, *options, env=None, ready=True, listen="127.0.0.1:0", within=()):
         self.node = node
         self.process = Process(
-            folder, node, [BATON, "serve", "--listen", listen, "--redis", redis_url, "--node", node, *options], env)
+            folder, node, [*within, BATON, "serve", "--listen", listen, "--redis", redis_url, "--node", node, *options], env)
         self.port = self._listening()
         if ready:
             wait_for(lambda: self.get("/readyz").status == 200, 20, f"{node} is ready")

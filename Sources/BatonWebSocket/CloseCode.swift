@@ -13,8 +13,6 @@ package struct CloseCode: RawRepresentable, Hashable, Sendable, ExpressibleByInt
   package static let policyViolation: Self = 1008
   package static let tooBig: Self = 1009
   package static let internalError: Self = 1011
-  package static let serviceRestart: Self = 1012
-  package static let tryAgainLater: Self = 1013
 
   /// Whether the code may stand in a close frame: 1000–1003 and 1007–1014 (IANA's registry), 3000–3999
   /// (registered by libraries) and 4000–4999 (private).

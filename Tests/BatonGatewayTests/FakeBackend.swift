@@ -80,7 +80,7 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
     func drain(retryAfterMs: Int) {
       wire?.send(.draining(retryAfterMs: retryAfterMs))
-      wire?.close(.serviceRestart, reason: "")
+      wire?.close(.goingAway, reason: "")
     }
 
     func closed() { if wire != nil { backend.devices.withLockedValue { $0 -= 1 } } }

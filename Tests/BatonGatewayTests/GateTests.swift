@@ -158,6 +158,26 @@ struct GateTests {
     }
   }
 
+  @Test("a page, which can't read a refused handshake, is told by a frame and a close")
+  func refusedPages() async throws {
+    try await TestGateway.run { gateway in
+      for (target, header, code) in [
+        ("s", "Origin: https://evil.example", 4403), ("s?offset=x", "Origin: http://localhost", 4400),
+      ] as [(String, String, CloseCode)] {
+        let client = try await RawClient(port: gateway.port)
+        try await client.send(
+          "GET /v1/sessions/\(target) HTTP/1.1\r\n\(upgrade)\(header)\r\nUser-Agent: Mozilla/5.0\r\n\r\n")
+        try await client.wait(for: "HTTP/1.1 101 ")
+        try await client.wait(for: #"{"type":"error","code":""#)
+        try await eventually("\(code)") { client.bytes.contains(closing: code) }
+        try await client.wait(for: "urn:baton:problem:")
+        try await client.sendText("", opcode: .close)
+        try await client.waitForClose()
+        #expect(gateway.parts.registry.count == 0)
+      }
+    }
+  }
+
   @Test("no more devices than allowed, and one may come when one goes")
   func limit() async throws {
     try await TestGateway.run(["--max-devices", "1"]) { gateway in
@@ -261,7 +281,7 @@ struct GateTests {
       try await stream.waitForClose()
       #expect(!stream.text.contains("\r\n0\r\n"))
       try await device.wait(for: #"{"type":"draining","retryAfterMs":"#)
-      try await eventually("1012") { device.bytes.contains(closing: .serviceRestart) }
+      try await eventually("1001") { device.bytes.contains(closing: .goingAway) }
       try await device.sendText("", opcode: .close)
       try await gateway.finished()
       #expect(gateway.parts.registry.count == 0)

@@ -64,8 +64,8 @@ import Testing
   }
 
   @Test func aSilentPeerIsCutOff() throws {
-    channel.triggerUserOutboundEvent(WebSocketClose(.serviceRestart, reason: "bye"), promise: nil)
-    #expect(try sent() == bytes("88 05 03 f4 62 79 65"))
+    channel.triggerUserOutboundEvent(WebSocketClose(.goingAway, reason: "bye"), promise: nil)
+    #expect(try sent() == bytes("88 05 03 e9 62 79 65"))
     #expect(throws: ChannelError.self) { try channel.writeOutbound(text("too late")) }
     channel.embeddedEventLoop.advanceTime(by: .milliseconds(4999))
     #expect(channel.isActive)

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { attach, BatonError, compareOffsets } from '../../Sources/BatonGateway/Web/client/baton.js';
+import { readFileSync } from 'node:fs';
+import { attach, BatonError, compareOffsets, version } from '../../Sources/BatonGateway/Web/client/baton.js';
 import { Page, token, turn } from './fakes.mjs';
 
 test('the five lines of a newcomer: text as it comes', async () => {
@@ -16,6 +17,11 @@ test('the five lines of a newcomer: text as it comes', async () => {
   assert.equal(session.offset, '2-0.00000002');
   assert.equal(session.node, 'gw-1');
   assert.equal(session.state, 'live');
+});
+
+test('the client’s version is the gateway’s', () => {
+  const source = readFileSync(new URL('../../Sources/BatonGateway/Serving/Version.swift', import.meta.url), 'utf8');
+  assert.equal(version, /batonVersion = "(.*)"/.exec(source)[1]);
 });
 
 test('a lost connection: the next gateway, at the very next token', async () => {
@@ -253,7 +259,7 @@ test('reload: by default everything again; with the tab’s store at the place, 
   assert.equal(page.socket.url.searchParams.get('offset'), '0');
 });
 
-test('the tab’s store is written once a second, and never with a text that is too long for it', async () => {
+test('the tab’s store is written once a second; where all is too much for it, it keeps a part', async () => {
   const page = new Page();
   await page.attach({ store: 'session' });
   page.socket.welcome();
@@ -261,9 +267,13 @@ test('the tab’s store is written once a second, and never with a text that is 
   assert.equal(page.storage.size, 0);
   await page.pass(1000);
   assert.match([...page.storage.values()][0], /"offset":"2-0.00000002".*"text":"ab"/);
-  page.socket.receive(token(3, 'x'.repeat(600_000)));
+  for (let n = 3; n <= 103; n++) page.socket.receive(token(n, 'x'.repeat(10_000)));
   await page.pass(1000);
-  assert.equal(page.storage.size, 0);
+  const again = await page.attach({ store: 'session' });
+  const [place] = page.socket.url.searchParams.get('offset').split('-');
+  assert.ok(place >= 40 && place <= 52, `${place} entries are kept`);
+  page.socket.welcome(`${place}-0.0000000${place % 10}`);
+  assert.equal(again.text('r1'), `ab${'x'.repeat((place - 2) * 10_000)}`);
 });
 
 test('a store of the app’s', async () => {
@@ -469,6 +479,7 @@ test('the tab’s store: `offset` says where to begin where nothing is kept', as
   await page.window_('pagehide');
   const again = await page.attach({ store: 'session', offset: '5-0.00000005' });
   assert.equal(page.socket.url.searchParams.get('offset'), '6-0.00000006');
+  page.socket.welcome('6-0.00000006');
   assert.equal(again.text('r1'), 'a');
 });
 
@@ -493,15 +504,120 @@ test('what is kept is for one person; a refusal and a sign-out remove it', async
   assert.equal(page.storage.size, 0);
 });
 
-test('a response that was kept to its end is finished at once', async () => {
+test('a response that was kept to its end is finished once a gateway has let this person in', async () => {
   const page = new Page();
   await page.attach({ store: 'session', response: 'r1' });
   page.socket.welcome();
   page.socket.receive(token(1, 'all'), { id: '2-0.00000002', event: 'end', response: 'r1' });
   const again = await page.attach({ store: 'session', response: 'r1' });
+  const steps = (async () => {
+    const steps = [];
+    for await (const { text, state } of again.response('r1')) steps.push([text, state]);
+    return steps;
+  })();
+  assert.equal(again.text('r1'), '');
+  page.socket.welcome('2-0.00000002');
+  page.socket.receive({ type: 'live', offset: '2-0.00000002' });
   assert.deepEqual(await again.ended, { reason: 'finished' });
   assert.equal(again.text('r1'), 'all');
-  assert.equal(page.sockets.length, 1);
+  assert.deepEqual(await steps, [['all', 'end']]);
+});
+
+test('what is kept shows nothing to who is refused, by whatever way it is asked for', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'secret'));
+  await page.window_('pagehide');
+  const shown = [];
+  const next = await page.attach({ store: 'session', ontext: (text) => shown.push(text) });
+  const step = next.response('r1').next();
+  page.socket.open();
+  page.socket.receive({ type: 'error', code: 'not_allowed', message: 'not for you' });
+  page.socket.lose(4403);
+  assert.deepEqual(await next.ended, { reason: 'rejected', code: 4403, detail: 'not for you' });
+  await assert.rejects(step, /not for you/);
+  assert.deepEqual([shown, next.text('r1'), next.responses.size, page.storage.size], [[], '', 0, 0]);
+});
+
+test('half a character is kept, and the other half comes after the reload', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'), token(2, undefined, { data64: 'ww==' }), token(3, 'x', { response: 'r2' }));
+  await page.window_('pagehide');
+  const again = await page.attach({ store: 'session' });
+  page.socket.welcome('3-0.00000003');
+  page.socket.receive(token(4, undefined, { data64: 'qQ==' }));
+  assert.equal(again.text('r1'), 'aé');
+});
+
+test('what was typed without a network survives a reload, is sent once, and a refusal is told', async () => {
+  const page = new Page();
+  const session = await page.attach({ store: 'session' });
+  session.input('typed offline', { key: 'k1' });
+  session.cancel('r1', { key: 'k2' });
+  await page.window_('pagehide');
+  const told = [];
+  const again = await page.attach({ store: 'session', onerror: ({ code, message }) => told.push(`${code}: ${message}`) });
+  assert.deepEqual(again.unanswered.map(({ key }) => key), ['k1', 'k2']);
+  page.socket.welcome();
+  assert.deepEqual(page.socket.sent, [{ type: 'input', key: 'k1', data: 'typed offline' }, { type: 'cancel', key: 'k2', response: 'r1' }]);
+  page.socket.receive({ type: 'accepted', key: 'k1', inboxId: '7-0' }, { type: 'error', key: 'k2', code: 'forbidden', message: 'no' });
+  assert.deepEqual(told, ['forbidden: what was submitted before the reload was refused: no']);
+  assert.deepEqual(again.unanswered, []);
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  assert.deepEqual(page.socket.sent, []);
+});
+
+test('what was typed before the first connection is kept, too; what was answered, withdrawn or ended is not', async () => {
+  const page = new Page();
+  const controller = new AbortController();
+  const session = attach('http://gw-1:8080', 's', { store: 'session', platform: page.platform });
+  session.input('early', { key: 'k1' }).catch(() => {});
+  session.input('withdrawn', { key: 'k2', signal: controller.signal }).catch(() => {});
+  await turn();
+  controller.abort();
+  const [kept] = page.storage.values();
+  assert.deepEqual(JSON.parse(kept), [{ type: 'input', key: 'k1', data: 'early' }]);
+  const ended = session.input('ended', { key: 'k3' }).catch(({ code }) => code);
+  session.close();
+  assert.equal(await ended, 'ended');
+  assert.equal(page.storage.size, 0);
+});
+
+test('a gateway over http in a page over https is told at once; loopback may work', async () => {
+  globalThis.location = new URL('https://app.example/chat');
+  const told = [];
+  for (const url of ['http://gw-1', 'ws://gw-1', 'https://gw-1', 'wss://gw-1', 'http://localhost:8080', 'http://127.0.0.1', '', '/base']) {
+    const page = new Page();
+    const session = await page.attach({ onerror: ({ code }) => told.push([url, code]) }, url);
+    session.close();
+  }
+  delete globalThis.location;
+  assert.deepEqual(told, [['http://gw-1', 'mixed_content'], ['ws://gw-1', 'mixed_content']]);
+});
+
+test('a token that is too long for the head of a request is told', async () => {
+  const page = new Page();
+  const told = [];
+  const onerror = ({ code }) => told.push(code);
+  await page.attach({ token: 'x'.repeat(8192), onerror });
+  assert.deepEqual(told, []);
+  await page.attach({ token: 'x'.repeat(8193), onerror });
+  await page.attach({ token: () => 'x'.repeat(20_000), onerror });
+  assert.deepEqual(told, ['token_too_long', 'token_too_long']);
+});
+
+test('a listener hears nothing after the callback beside it has closed the session', async () => {
+  const page = new Page();
+  const heard = [];
+  const session = await page.attach({ onentry: () => session.close() });
+  session.addEventListener('entry', () => heard.push('entry'));
+  page.socket.welcome();
+  page.socket.receive(token(1, 'a'));
+  assert.deepEqual(heard, []);
 });
 
 test('answers named by numbers keep their order over a reload', async () => {
@@ -510,7 +626,9 @@ test('answers named by numbers keep their order over a reload', async () => {
   page.socket.welcome();
   page.socket.receive(token(1, 'a', { response: '43' }), token(2, 'b', { response: '42' }));
   await page.window_('pagehide');
-  assert.deepEqual([...(await page.attach({ store: 'session' })).responses.keys()], ['43', '42']);
+  const again = await page.attach({ store: 'session' });
+  page.socket.welcome('2-0.00000002');
+  assert.deepEqual([...again.responses.keys()], ['43', '42']);
 });
 
 test('a store that does not answer is not waited for', async () => {
@@ -580,6 +698,27 @@ test('an error without a close is a lost connection', async () => {
   assert.equal(session.state, 'waiting');
 });
 
+test('Firefox closes a socket before the page goes: the app is told of no lost connection', async () => {
+  const page = new Page();
+  const states = [];
+  const session = await page.attach({ onstate: (state) => states.push(state) });
+  page.socket.welcome();
+  page.socket.lose(1001);
+  await page.pass(900);
+  await page.window_('pagehide');
+  assert.deepEqual(states, ['connecting', 'behind', 'suspended']);
+  await page.window_('pageshow');
+  page.socket.welcome();
+  page.socket.lose(1001);
+  await page.pass(1000);
+  assert.equal(session.state, 'waiting'); // a page that stayed
+  await page.pass(1000);
+  page.socket.welcome();
+  page.socket.receive({ type: 'draining', retryAfterMs: 100 });
+  page.socket.lose(1001);
+  assert.equal(session.state, 'waiting');
+});
+
 test('a mistake of ours in delivery loses no text: everything comes once more', async () => {
   const page = new Page();
   globalThis.reportError = () => {};
@@ -622,9 +761,9 @@ test('names and addresses that are none are refused at once', () => {
 
 // Server-sent events
 
-async function blocked(options = {}) {
+async function blocked(options = {}, urls = undefined) {
   const page = new Page();
-  const session = await page.attach(options);
+  const session = await page.attach(options, urls);
   page.socket.lose();
   await page.pass(125);
   page.socket.lose();
@@ -728,4 +867,91 @@ test('a page that is no event stream is no gateway', async () => {
   page.request.resolve(new Response('<html>log in</html>', { headers: { 'Content-Type': 'text/html' } }));
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(session.state, 'waiting');
+});
+
+// Pages of history
+
+const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+/** Neither a WebSocket nor a stream gets through: the answers are held. */
+async function held(options = {}) {
+  const page = new Page();
+  const session = await page.attach(options);
+  for (let n = 0; n < 4; n++) await page.pass(5000);
+  assert.deepEqual([page.sockets.length, page.requests.length], [2, 3]);
+  return { page, session };
+}
+
+async function answer(page, body, status = 200) {
+  const type = status === 200 ? 'application/json' : 'application/problem+json';
+  page.request.resolve(new Response(JSON.stringify(body), { status, headers: { 'Content-Type': type } }));
+  await settled();
+  await settled();
+}
+
+const queryOf = ({ url }) => Object.fromEntries(url.searchParams);
+
+test('a network that holds answers until they are whole: pages, at the same places', async () => {
+  const { page, session } = await held();
+  assert.equal(page.request.options.headers.Accept, 'application/json');
+  assert.deepEqual(queryOf(page.request), { after: '0', limit: '1000' });
+  await answer(page, { entries: [token(1, 'a')], first: '1-0', last: '2-0', more: true });
+  assert.deepEqual(queryOf(page.request), { after: '1-0.00000001', limit: '1000' });
+  assert.equal(session.state, 'behind');
+  await answer(page, { entries: [{ type: 'skipped', offset: '2-0.00000002', reason: 'too_big', bytes: 9 }], first: '1-0', last: '2-0', more: false });
+  assert.equal(session.state, 'live');
+  assert.equal(session.transport, 'pages');
+  assert.deepEqual(queryOf(page.request), { after: '2-0.00000002', limit: '1000', wait: '20s' });
+  await answer(page, { entries: [token(3, 'b')], first: '1-0', last: '3-0', more: false });
+  assert.equal(session.text('r1'), 'ab');
+  await answer(page, { type: 'urn:baton:problem:continuity-broken', reason: 'deleted' }, 410);
+  assert.equal(session.text('r1'), '');
+  await answer(page, { type: 'urn:baton:problem:no-such-session' }, 404);
+  assert.equal(session.state, 'live');
+  page.request.reject(new TypeError('cut'));
+  await settled();
+  assert.equal(session.state, 'waiting');
+  await page.pass(10_000);
+  assert.deepEqual(queryOf(page.request), { after: '0', limit: '1000' });
+  session.close();
+});
+
+test('pages: the newest entries, what comes from now on, one response, and the end', async () => {
+  const newest = await held({ last: 2 });
+  assert.deepEqual(queryOf(newest.page.request), { limit: '1' });
+  await answer(newest.page, { entries: [token(1, 'a')], first: '1-0.00000001', last: '4-0.00000004', more: true });
+  assert.deepEqual(queryOf(newest.page.request), { before: '4-0.00000004', limit: '2' });
+  await answer(newest.page, { entries: [token(2, 'b'), token(3, 'c')], first: '1-0', last: '4-0', more: true });
+  assert.equal(newest.page.request.url.searchParams.get('after'), '2-0.00000002');
+  newest.session.close();
+
+  const live = await held({ offset: '$' });
+  await answer(live.page, { entries: [token(1, 'a')], first: '1-0', last: '4-0.00000004', more: true });
+  assert.equal(live.page.request.url.searchParams.get('after'), '4-0.00000004');
+  live.session.close();
+
+  const one = await held({ response: 'r1' });
+  await answer(one.page, { entries: [token(1, 'x', { response: 'r2' }), token(2, 'a'), { id: '3-0', event: 'end', response: 'r1' }], first: '1-0', last: '3-0', more: false });
+  assert.deepEqual(await one.session.ended, { reason: 'finished' });
+  assert.deepEqual([...one.session.responses.keys()], ['r1']);
+
+  const end = await held({ until: 'end' });
+  await answer(end.page, { entries: [token(1, 'a'), { id: '2-0', event: 'end', response: 'r1' }], first: '1-0', last: '2-0', more: false });
+  assert.deepEqual(await end.session.ended, { reason: 'finished' });
+});
+
+test('many sessions that hold connections of one page are told', async () => {
+  const told = [];
+  const pages = [];
+  for (let n = 0; n < 6; n++) {
+    const { page, session } = await blocked({ onerror: ({ code }) => told.push(`${n} ${code}`) }, 'http://many');
+    await stream(page.request).send(attached);
+    pages.push(session);
+  }
+  assert.deepEqual(told, ['4 too_many_streams', '5 too_many_streams']);
+  for (const session of pages) session.close();
+  const { page, session } = await blocked({ onerror: ({ code }) => told.push(code) }, 'http://many');
+  await stream(page.request).send(attached);
+  session.close();
+  assert.equal(told.length, 2);
 });

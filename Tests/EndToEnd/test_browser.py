@@ -1,4 +1,4 @@
-"""baton.js in Chromium, on real gateways: whatever happens to page, network or gateway, the page shows the stream."""
+"""baton.js in browsers, on real gateways: whatever happens to page, network or gateway, the page shows the stream."""
 
 import base64
 import hashlib
@@ -9,22 +9,30 @@ import re
 import time
 
 import pytest
-from support.browser import Browser, UpgradeBlocker
+from support.browser import ENGINES, AnswerHolder, Browser, Pages, UpgradeBlocker
 from support.process import REPOSITORY, wait_for
 from support.switch import Switch
 
 
-@pytest.fixture(scope="module")
-def browser():
-    chromium = Browser()
-    yield chromium
-    chromium.kill()
+@pytest.fixture(scope="module", params=ENGINES)
+def browser(request):
+    browser = Browser(request.param)
+    yield browser
+    browser.kill()
 
 
 @pytest.fixture
 def page(browser, gateway):
     """An empty page of the gateway's origin."""
     return browser.open(gateway.url + "/healthz")
+
+
+@pytest.fixture
+def chromium(page):
+    """A page that can be frozen and cut off by the DevTools protocol."""
+    if page.engine != "chromium":
+        pytest.skip("has no DevTools protocol")
+    return page
 
 
 @pytest.fixture
@@ -50,12 +58,14 @@ def test_text_as_it_comes(page, gateway, redis, session):
     assert page.run("return s.responses.get('r1').n") == 600
 
 
-def test_the_pages_in_the_readme(page, gateway, redis):
+def test_the_pages_in_the_readme(browser, gateway, redis, started):
     block = re.search(r"<!-- tested: browser -->\n```html\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)[1]
-    page.run("document.open(); document.write(arguments[0]); document.close()", block.replace("127.0.0.1:8080", gateway.address))
+    started.append(Pages({"/": block.replace("127.0.0.1:8080", gateway.address)}))
+    browser.open(started[-1].url)
+    redis.client.delete("baton:{chat-42}")
     redis.add_tokens("chat-42", ["Hello, ", "world."], "r-page")
     shown = "return document.getElementById('answer').textContent"
-    wait_for(lambda: page.run(shown) == "Hello, world.", what="the page shows the text")
+    wait_for(lambda: browser.run(shown) == "Hello, world.", what="the page shows the text")
 
 
 def test_the_readme_answers_back(page, gateway, redis):
@@ -68,6 +78,15 @@ def test_the_readme_answers_back(page, gateway, redis):
     assert page.run("return window.done") == "yes"
     inbox = [dict(fields) for _, fields in redis.client.xrange("baton:{chat-42}:inbox")]
     assert [message[b"event"] for message in inbox] == [b"input", b"cancel"] and inbox[1][b"response"] == b"r1"
+
+
+def test_the_client_in_one_file(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 5), "r1")
+    page.attach(gateway.url, session, client="/baton.bundle.js")
+    page.wait_text(stream_text(redis, session))
+    names = "return Promise.all(['/baton.js', '/baton.bundle.js'].map(async (file) => Object.keys(await import(file)).sort()))"
+    modules, bundle = page.run(names)
+    assert modules == bundle and "attach" in bundle
 
 
 def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):
@@ -110,7 +129,7 @@ def test_cut_at_a_hundred_random_moments(page, redis, session, gateway, gateway2
     wait_for(lambda: page.run("return s.transport") == wire, 30, "a chance fall to the other wire is mended")
 
 
-def test_offline_and_back(page, gateway, redis, session):
+def test_offline_and_back(chromium, page, gateway, redis, session):
     page.attach(gateway.url, session)
     page.wait_state("live")
     redis.add_tokens(session, words(1, 50), "r1")
@@ -124,7 +143,7 @@ def test_offline_and_back(page, gateway, redis, session):
     assert sum(event.get("joined", 1) for event in page.events("entry")) == 100
 
 
-def test_put_to_sleep_and_woken(page, gateway, redis, session):
+def test_put_to_sleep_and_woken(chromium, page, gateway, redis, session):
     page.attach(gateway.url, session)
     page.wait_state("live")
     page.cdp("Page.setWebLifecycleState", state="frozen")
@@ -221,6 +240,20 @@ def test_a_proxy_without_websocket_means_server_sent_events_and_the_way_back(bro
     assert sum(event.get("joined", 1) for event in browser.events("entry")) == 200
 
 
+def test_a_network_that_holds_every_answer_until_it_is_whole(browser, gateway, redis, session, started):
+    started.append(AnswerHolder(gateway.port))
+    redis.add_tokens(session, words(1, 50), "r1")
+    browser.open(started[-1].url + "/healthz").attach(started[-1].url, session)
+    browser.wait_state("live", seconds=60)
+    assert browser.run("return s.transport") == "pages"
+    redis.add_tokens(session, words(51, 100), "r1", 51)
+    browser.wait_text(stream_text(redis, session))
+    assert sum(event.get("joined", 1) for event in browser.events("entry")) == 100
+    redis.client.delete(f"baton:{{{session}}}")
+    redis.add_tokens(session, ["new "], "r1")
+    browser.wait_text("new ")
+
+
 @pytest.mark.parametrize("kind", ["haproxy", "nginx"])
 def test_eventsource_without_our_client(kind, page, redis, session, new_gateway, new_proxy):
     gateways = [new_gateway(redis.url, "gw-a"), new_gateway(redis.url, "gw-b")]
@@ -231,9 +264,9 @@ def test_eventsource_without_our_client(kind, page, redis, session, new_gateway,
         const source = new EventSource(`/v1/sessions/${arguments[0]}`);
         source.onmessage = ({data}) => {
           const frame = JSON.parse(data);
-          if (frame.type === 'attached') nodes.push(frame.node);
-          if (frame.type === 'reset') text = 'reset';
-          if (!frame.type) text += frame.data;
+          if (frame.type === 'attached') window.nodes.push(frame.node);
+          if (frame.type === 'reset') window.text = 'reset';
+          if (!frame.type) window.text += frame.data;
         };""", session)
     wait_for(lambda: page.run("return nodes.length"), what="the event stream is attached")
     redis.add_tokens(session, words(1, 100), "r1")
@@ -249,8 +282,8 @@ def test_eventsource_with_plain_text(page, gateway, redis, session):
     page.run("""
         window.text = '';
         const source = new EventSource(`/v1/sessions/${arguments[0]}?format=text`);
-        source.addEventListener('token', ({data}) => text += data);
-        source.addEventListener('end', () => text += '.');""", session)
+        source.addEventListener('token', ({data}) => window.text += data);
+        source.addEventListener('end', () => window.text += '.');""", session)
     redis.add_tokens(session, ["one ", "two\n", "three"], "r1")
     redis.add(session, event="end", response="r1")
     wait_for(lambda: page.run("return text") == "one two\nthree.", what="the plain text")
@@ -261,7 +294,7 @@ def test_a_page_of_another_origin_reads_why_it_is_refused(browser, gateway, gate
     browser.open(gateway.url.replace("127.0.0.1", "localhost") + "/healthz").attach(gateway2.url, session)
     browser.wait_state("ended")
     told = browser.events("end")[0]
-    assert told["status"] == 409 and told["detail"]
+    assert told["code"] == 4409 and session in told["detail"]
 
 
 def test_a_page_of_another_origin_sees_the_end_over_server_sent_events(browser, gateway, gateway2, redis, session):
@@ -273,6 +306,56 @@ def test_a_page_of_another_origin_sees_the_end_over_server_sent_events(browser, 
     browser.wait_state("ended")
     assert browser.events("end") == [{"type": "end", "reason": "finished"}]
     assert browser.text() == stream_text(redis, session)
+
+
+# What a page can't see
+
+
+def told(browser, kind):
+    return wait_for(lambda: browser.events(kind), 30, f"the app is told by {kind}")[0]
+
+
+@pytest.mark.parametrize("kind", ["origin", "file"])
+def test_a_refused_origin_is_told_at_once(browser, redis, session, new_gateway, started, tmp_path, kind):
+    gateway = new_gateway(redis.url, "gw-strict", "--allowed-origins", "https://app.example")
+    if kind == "file":
+        (tmp_path / "page.html").write_text("<p>a page of a folder")
+        browser.open((tmp_path / "page.html").as_uri())
+    else:
+        started.append(Pages({"/": "<p>a page"}))
+        browser.open(started[-1].url)
+    browser.attach(gateway.url, session, client=gateway.url + "/baton.js")
+    end = told(browser, "end")
+    assert (end["reason"], end["code"]) == ("rejected", 4403) and "--allowed-origins" in end["detail"]
+    assert len(browser.events("error")) == 0
+
+
+def test_a_content_policy_without_the_gateway_is_told(browser, gateway, session, started):
+    policy = {"Content-Security-Policy": f"connect-src 'none'; script-src 'unsafe-inline' 'unsafe-eval' {gateway.url}"}
+    started.append(Pages({"/": ("<p>a page", policy)}))
+    browser.open(started[-1].url).attach(gateway.url, session, client=gateway.url + "/baton.js")
+    wait_for(lambda: [event for event in browser.events("error") if event["code"] == "unreachable"], 30, "the app is told")
+    errors = {event["code"]: event["message"] for event in browser.events("error")}
+    assert gateway.url in errors["unreachable"] and len(browser.events("error")) == len(errors)
+
+
+def test_a_reload_is_no_lost_connection(page, gateway, session):
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    page.run("""
+        sessionStorage.setItem('told', '');
+        s.addEventListener('state', ({detail}) => sessionStorage.setItem('told', `${sessionStorage.getItem('told')}${detail} `));""")
+    page.driver.refresh()
+    assert page.run("return sessionStorage.getItem('told')") in ("", "suspended ")
+
+
+def test_half_a_character_costs_nothing(page, gateway, redis, session):
+    page.attach(gateway.url, session)
+    page.wait_state("live")
+    page.run("window.settled = s.input('a😀'.slice(0, 2)).then(() => (window.accepted = true))")
+    wait_for(lambda: page.run("return window.accepted"), what="it is accepted")
+    assert [event["data"] for event in page.events("entry")] == ["a\ufffd"]
+    assert page.state() == "live" and len(page.events("attached")) == 1
 
 
 # Credentials
@@ -300,10 +383,10 @@ def guarded(shared, redis):
     server.kill()
 
 
-@pytest.mark.parametrize("case, status", [
-    ("absent", 401), ("wrong", 401), ("expired", 401), ("other session", 403), ("no scope", 403), ("right", None),
+@pytest.mark.parametrize("case, code", [
+    ("absent", 4401), ("wrong", 4401), ("expired", 4401), ("other session", 4403), ("no scope", 4403), ("right", None),
 ])  # fmt: skip
-def test_tokens(browser, guarded, redis, session, case, status):
+def test_tokens(browser, guarded, redis, session, case, code):
     given = {
         "absent": None,
         "wrong": token(sessions=[session])[:-6] + "AAAAAA",
@@ -314,10 +397,10 @@ def test_tokens(browser, guarded, redis, session, case, status):
     }[case]
     redis.add_tokens(session, words(1, 3), "r1")
     browser.open(guarded.url + "/healthz").attach(guarded.url, session, **({"token": given} if given else {}))
-    if status is None:
+    if code is None:
         browser.wait_state("live")
         assert browser.text() == stream_text(redis, session)
     else:
         browser.wait_state("ended")
         told = browser.events("end")[0]
-        assert (told["reason"], told["status"]) == ("rejected", status) and told["detail"], told
+        assert (told["reason"], told["code"]) == ("rejected", code) and told["detail"], told

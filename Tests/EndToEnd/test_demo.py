@@ -304,6 +304,79 @@ def test_the_phone_alone(desk, browser, demo):
         browser.size(1280, 1000)
 
 
+def shown(browser):
+    return browser.run("return [...document.querySelectorAll('.answer p')].map((p) => p.textContent).join('')")
+
+
+def test_a_reload_of_a_finished_answer_keeps_the_count(desk, browser, demo):
+    desk.ask()
+    whole = desk.wait_all()
+    browser.open(desk.driver.find_element(By.ID, "handover").get_attribute("href"))
+    counted = "return document.getElementById('count').textContent"
+    wait_for(lambda: shown(browser) == whole and "tokens" in browser.run(counted), what="text and count")
+    before = browser.run(counted)
+    browser.driver.refresh()
+    wait_for(lambda: shown(browser) == whole, what="the text is back")
+    wait_for(lambda: browser.run(counted) == before, what="so is the count")
+
+
+def test_letters_twice_as_large_on_a_low_screen(desk, browser, demo):
+    desk.ask()
+    whole = desk.wait_all()
+    link = desk.driver.find_element(By.ID, "handover").get_attribute("href")
+    browser.size(844, 390)
+    try:
+        browser.open(link)
+        browser.run("document.documentElement.style.fontSize = '32px'")
+        wait_for(lambda: shown(browser) == whole, what="the text")
+        browser.run("document.getElementById('note').textContent = 'attached to gw-1'")
+        boxes = browser.run("""
+            return [...document.body.children].filter((one) => one.offsetHeight > 0).map((one) => {
+              const {top, bottom} = one.getBoundingClientRect();
+              return [one.id || one.tagName, top + scrollY, bottom + scrollY];
+            })""")
+        talk = next(box for box in boxes if box[0] == "talk")
+        assert talk[2] - talk[1] >= 100, boxes
+        assert all(above[2] <= below[1] + 1 for above, below in zip(boxes, boxes[1:], strict=False)), boxes
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+    finally:
+        browser.size(1280, 1000)
+
+
+def test_what_is_laid_out_for_a_token_does_not_grow_with_the_answer(desk, browser, demo):
+    browser.open(demo.url + "/demo")
+    sizes = browser.run("""
+        return import('./baton.js').then(({textInto}) => {
+          const element = document.createElement('p');
+          document.body.append(element);
+          const show = textInto(element);
+          const [words, sizes] = [[], []];
+          let text = '';
+          for (let n = 0; n < 30000; n++) {
+            const word = n % 977 === 0 ? `w${n}\n` : `w${n}😀 `;
+            text += word;
+            show(text, 'r1', word);
+            sizes.push(element.lastChild.textContent.length);
+          }
+          const same = element.textContent === text;
+          const height = element.offsetHeight;
+          element.style.width = '300px';
+          return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+            const narrow = element.textContent === text;
+            const one = element.cloneNode();
+            one.style.whiteSpace = 'pre-wrap';
+            one.textContent = text;
+            document.body.append(one);
+            const [blocks, whole] = [element.offsetHeight, one.offsetHeight];
+            one.style.width = '';
+            done({same, narrow, largest: Math.max(...sizes), blocks, whole, height, plain: one.offsetHeight});
+          })));
+        });""")
+    assert sizes["same"] and sizes["narrow"]
+    assert sizes["largest"] < 5000
+    assert sizes["blocks"] == sizes["whole"] and sizes["height"] == sizes["plain"], sizes
+
+
 def test_keyboard_and_labels(desk):
     unlabelled = """
         return [...document.querySelectorAll('button, input, textarea, iframe, svg')].filter((one) =>

@@ -1,7 +1,12 @@
 """Section 7: history as JSON pages."""
 
+import concurrent.futures
+import signal
+import time
+
 import pytest
 from support.checker import frame_of, offset
+from support.process import wait_for
 from support.servers import key
 
 
@@ -140,3 +145,64 @@ def test_nothing_is_joined_in_pages(redis, gateway, session):
 
 def test_pages_are_not_cached(gateway, filled):
     assert "no-store" in gateway.history(filled).headers.get("cache-control", "")
+
+
+# Waiting for what comes next
+
+
+@pytest.fixture
+def waiting(gateway):
+    """`waiting(session, query)`: the answer to come."""
+    pool = concurrent.futures.ThreadPoolExecutor()
+    yield lambda session, query: pool.submit(gateway.history, session, query)
+    pool.shutdown()
+
+
+def test_a_page_with_something_on_it_does_not_wait(redis, gateway, filled):
+    began = time.monotonic()
+    page = gateway.history(filled, "?after=100-0&wait=60s").json
+    assert len(page["entries"]) == 100 and time.monotonic() - began < 30
+
+
+def test_an_empty_page_waits_for_the_next_entry(redis, gateway, filled, waiting):
+    last = offset(redis.stream(filled)[-1])
+    answer = waiting(filled, f"?after={last}&wait=60s")
+    # Whether it comes before or during the wait makes no difference.
+    redis.add(filled, data="next", response="r", n=251)
+    page = answer.result(30).json
+    assert [entry["data"] for entry in page["entries"]] == ["next"] and page["more"] is False
+    again = gateway.history(filled, f"?after={page['entries'][0]['id']}&wait=100ms")
+    assert again.status == 200 and again.json["entries"] == []
+
+
+def test_a_session_that_does_not_exist_is_waited_for(redis, gateway, session, waiting):
+    page = gateway.history(session, "?after=0&wait=50ms").json
+    assert page == {"session": session, "entries": [], "first": None, "last": None, "more": False}
+    answer = waiting(session, "?wait=60s")
+    redis.add(session, data="first")
+    assert [entry["data"] for entry in answer.result(30).json["entries"]] == ["first"]
+    gateway.history(session + "-x", "?after=7-0&wait=60s").problem(410)
+
+
+def test_a_page_that_waits_is_told_of_a_deletion(redis, gateway, filled, waiting):
+    last = offset(redis.stream(filled)[-1])
+    answer = waiting(filled, f"?after={last}&wait=60s")
+    redis.client.delete(key(filled))
+    assert answer.result(40).problem(410)["reason"] == "deleted"
+
+
+def test_pages_that_wait_end_with_a_drain(redis, session, new_gateway):
+    gateway = new_gateway(redis.url, "gw-w", "--drain-delay", "0s", "--drain-time", "1s")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answer = pool.submit(gateway.history, session, "?wait=60s")
+        wait_for(lambda: gateway.metric("baton_sessions"), what="it waits")
+        gateway.process.signal(signal.SIGTERM)
+        assert answer.result(30).json["entries"] == []
+        assert gateway.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("query", [
+    "?wait=20", "?wait=61s", "?wait=-1s", "?wait=s", "?wait=1h", "?wait=", "?before=5-0&wait=1s", "?wait=1s&wait=1s",
+])  # fmt: skip
+def test_a_wait_of_another_form_is_refused(gateway, filled, query):
+    gateway.history(filled, query).problem(400)

@@ -54,7 +54,7 @@ def test_sigterm_drains(redis, new_gateway, session, attach):
         device.until_at(id)
     for device in devices:
         assert device.until_type("draining")["retryAfterMs"] >= 0
-        assert device.until_closed() == 1012
+        assert device.until_closed() == 1001
         device.judge(redis.stream(session))
     assert gateway.process.wait(30) == 0
 

@@ -73,7 +73,7 @@ def test_a_log_reader_that_has_gone_costs_its_lines_only(redis, piped, session, 
     assert gateway.process.alive
     gateway.terminate()
     assert gateway.process.wait(30) == 0
-    assert device.until_closed() == 1012
+    assert device.until_closed() == 1001
 
 
 def test_a_log_reader_that_stalls_holds_up_nobody(redis, piped, session, attach):

@@ -34,7 +34,7 @@ def test_sigquit_drains(redis, new_gateway, session, attach):
     gateway = new_gateway(redis.url, "gw-quit", "--drain-delay", "0s", "--drain-time", "1s")
     device = attach(gateway, session).until_live()
     gateway.process.signal(signal.SIGQUIT)
-    assert device.until_closed() == 1012
+    assert device.until_closed() == 1001
     assert gateway.process.wait(30) == 0
 
 

@@ -77,7 +77,7 @@ def test_a_draining_gateway_lets_its_devices_go_itself(redis, pair, new_proxy, s
     told = [device for device in devices if any(frame.get("type") == "draining" for frame in device.frames)]
     assert len(told) == count
     for device in told:
-        assert device.until_closed() == 1012
+        assert device.until_closed() == 1001
 
 
 @pytest.mark.parametrize("kind", PROXIES)

@@ -229,7 +229,8 @@ struct ClientMachine {
     switch code {
     case 1000 where !isSkimming: end(.finished)
     case 4401: needToken(else: .rejectedByCode(code))
-    case 1002, 1003, 1007, 1008, 1009, 4403: end(.rejectedByCode(code))
+    case 4408, 4425, 4429: retry(after: retryAfterMs)
+    case 1002, 1003, 1007, 1008, 1009, 4400...4499: end(.rejectedByCode(code))
     default: retry(after: retryAfterMs)
     }
   }
@@ -397,6 +398,7 @@ struct ClientMachine {
     guard unheard == Limits.unreachable else { return }
     let message = "no gateway said a word in \(unheard) attempts"
     actions.append(.deliver(Frame(.error(code: "unreachable", message: message, key: nil))))
+    if options.renewsToken { askForToken() }
   }
 
   private func jitter(_ failures: Int) -> Int {

@@ -52,12 +52,14 @@ package struct Problem: Error, Sendable, Equatable {
     return problem
   }
 
+  package var type: String { "urn:baton:problem:\(name)" }
+
   package static let contentType = "application/problem+json"
 
   package var body: ByteBuffer {
     var json = JSONWriter(into: ByteBuffer())
     json.object { json in
-      json.member("type", "urn:baton:problem:\(name)")
+      json.member("type", type)
       json.member("title", status.reasonPhrase)
       json.member("status", status.code)
       json.member("detail", detail)

@@ -167,7 +167,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
         limit: StallWatch.limitWhenShort)
     else { return }
     charges.removeAll()
-    wire.close(.tryAgainLater, reason: "takes nothing while others wait")
+    wire.close(.overloaded, reason: "takes nothing while others wait")
   }
 
   func received(_ message: DeviceMessage) -> Bool {
@@ -197,7 +197,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   func drain(retryAfterMs: Int) {
     guard let wire, !isClosed else { return }
     wire.send(.draining(retryAfterMs: retryAfterMs))
-    wire.close(.serviceRestart, reason: "the node goes away")
+    wire.close(.goingAway, reason: "the node goes away")
   }
 
   func closed() {
@@ -275,7 +275,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     case .wrongType:
       wire.write(.error(code: "wrong_type", message: "The session's key holds another type now.", key: nil))
       wire.close(.internalError, reason: "wrong type")
-    case .unavailable: wire.close(.tryAgainLater, reason: "the store is out of reach")
+    case .unavailable: wire.close(.overloaded, reason: "the store is out of reach")
     case .read, .touch: break
     }
   }

@@ -11,7 +11,7 @@ package protocol DeviceDriver: AnyObject, Sendable {
   func pump()
   /// A message with a `type` that the wire itself doesn't answer. False: unknown.
   func received(_ message: DeviceMessage) -> Bool
-  /// The node goes away: say `draining`, then close with 1012.
+  /// The node goes away: say `draining`, then close with 1001.
   func drain(retryAfterMs: Int)
   /// The connection is gone; called once, also where the device never started.
   func closed()
@@ -69,4 +69,6 @@ extension CloseCode {
   package static let notAllowed: Self = 4403
   /// The device answered no ping, or took nothing for `--max-stall`.
   package static let unresponsive: Self = 4408
+  /// The node has no room, or can't reach its store.
+  package static let overloaded: Self = 4429
 }

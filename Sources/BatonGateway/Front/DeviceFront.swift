@@ -87,6 +87,36 @@ package final class DeviceFront: Sendable {
     }.flatMap { request in self.admit(asked, request, on: eventLoop, until: gone) }
   }
 
+  /// Succeeds when there is something after `offset`, after `time`, and where the connection or the node goes away. What it
+  /// is tells a page of history. Who waits takes the place of a device.
+  func entry(
+    of session: SessionName, after offset: Offset, _ time: TimeAmount, _ channel: any Channel
+  ) -> EventLoopFuture<Void> {
+    let eventLoop = channel.eventLoop
+    guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
+    let request = DeviceRequest(
+      attach: AttachRequest(
+        session: session, start: .after(offset), rollup: .auto, untilEnd: false, device: DeviceFront.randomName(),
+        onlyResponse: nil),
+      wire: .events)
+    return eventLoop.flatSubmit { [attaching, registry] in
+      attaching.attach(request, on: eventLoop, until: channel.closeFuture).flatMap { admission in
+        guard case .admitted(let driver) = admission else { return eventLoop.makeSucceededVoidFuture() }
+        let wait = EntryWait(eventLoop)
+        registry.insert(driver, on: eventLoop)
+        driver.start(wait)
+        let timer = eventLoop.assumeIsolated().scheduleTask(in: time) { wait.end() }
+        let bound = NIOLoopBound(wait, eventLoop: eventLoop)
+        channel.closeFuture.whenComplete { _ in bound.value.end() }
+        return wait.over.map {
+          timer.cancel()
+          registry.remove(driver, on: eventLoop)
+          driver.closed()
+        }
+      }
+    }.always { [registry] _ in registry.leave() }
+  }
+
   private struct Asked {
     var request: DeviceRequest
     /// Of the response that accepts it.
@@ -171,6 +201,24 @@ package final class DeviceFront: Sendable {
       "Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": OriginRule.exposedHeaders,
       "Vary": "Origin",
     ]
+  }
+
+  /// A page can't read why its WebSocket was refused: it is opened, told, and closed. What passes stays a status, so that a
+  /// proxy may ask another node. Nil where it is no browser's.
+  func refusalForPages(_ problem: Problem, _ head: HTTPRequestHead) -> (accepted: HTTPHeaders, frames: ByteBuffer)? {
+    guard problem.status != .serviceUnavailable, !head.headers["Origin"].isEmpty,
+      head.headers["User-Agent"].first?.hasPrefix("Mozilla/") == true,
+      case .success(let accepted) = ServerHandshake.validate(head, supported: ["baton.v1"])
+    else { return nil }
+    var frames = ByteBuffer()
+    frames.writeWebSocketText { bytes in
+      bytes.writeImmutableBuffer(
+        ControlFrame.error(
+          code: problem.name.replacing("-", with: "_"), message: problem.detail, key: nil
+        ).encoded())
+    }
+    frames.writeWebSocketClose(CloseCode(problem.status), reason: problem.type)
+    return (accepted.headers, frames)
   }
 
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }
@@ -262,6 +310,11 @@ extension AdaptiveRecvByteBufferAllocator {
 extension HTTPRequestHead {
   /// HTTP/1.1 (RFC 9112 section 7.1).
   var knowsChunks: Bool { version.major == 1 && version.minor >= 1 }
+}
+
+extension CloseCode {
+  /// Of a refusal (PROTOCOL 5).
+  init(_ status: HTTPResponseStatus) { self.init(rawValue: 4000 + UInt16(truncatingIfNeeded: status.code % 1000)) }
 }
 
 extension Problem {

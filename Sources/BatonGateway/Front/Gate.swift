@@ -32,6 +32,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   /// The request that attaches or is refused.
   private var held: (head: HTTPRequestHead, wire: DeviceRequest.Wire?, problem: Problem?)?
   private var hasHTTP = false
+  private var closesWhenHeard = false
   private var wasBusy = false
   private var leftovers: [NIOAny] = []
   /// What the next answer costs, and what the one that is being written does.
@@ -142,6 +143,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
+    if closesWhenHeard { return context.close(promise: nil) }
     // Hummingbird's handlers ask for nothing more.
     if state.isLingering { context.read() }
     context.fireChannelReadComplete()
@@ -356,6 +358,9 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     if let wire, wire != .webSocket, let block = EventStream.block(passing: problem, as: wire, retry: front.retry) {
       return wait(context, request, block)
     }
+    if wire == .webSocket, let (accepted, frames) = front.refusalForPages(problem, request) {
+      return closeAsWebSocket(context, request, accepted, frames)
+    }
     let body = problem.body
     var headers: HTTPHeaders = [
       "Content-Type": Problem.contentType, "Content-Length": String(body.readableBytes), "Connection": "close",
@@ -364,6 +369,22 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     headers.add(contentsOf: front.sharing(request))
     for header in problem.headers { headers.replaceOrAdd(name: header.name, value: header.value) }
     answer(context, HTTPResponseHead(version: .http1_1, status: problem.status, headers: headers), body)
+  }
+
+  /// The peer's close frame, or anything else that it says, ends the connection: before it Firefox takes our end for a loss
+  /// without a code (RFC 6455 section 7.1.1).
+  private func closeAsWebSocket(
+    _ context: ChannelHandlerContext, _ request: HTTPRequestHead, _ accepted: HTTPHeaders, _ frames: ByteBuffer
+  ) {
+    let head = HTTPResponseHead(version: request.version, status: .switchingProtocols, headers: accepted)
+    context.write(wrapOutboundOut(.head(head)), promise: nil)
+    context.writeAndFlush(wrapOutboundOut(.body(.byteBuffer(frames))), promise: nil)
+    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+    context.eventLoop.execute {
+      let (gate, context) = bound.value
+      gate.closesWhenHeard = true
+      context.read()
+    }
   }
 
   /// An event stream that says to come back later: a status would end an EventSource for good (HTML section 9.2.3). It

@@ -11,6 +11,7 @@ import NIOHTTP1
 /// All requests but attaches: history, append, delete, health, metrics, the browser client (PROTOCOL 3, 7, 8, 11).
 package struct Routes: Sendable {
   package let store: any SessionOperations
+  private let front: DeviceFront
   package let origins: OriginRule
   package let authenticator: Authenticator?
   package let state: NodeState
@@ -22,10 +23,12 @@ package struct Routes: Sendable {
   private let web = WebFiles()
 
   package init(
-    store: any SessionOperations, origins: OriginRule, authenticator: Authenticator?, state: NodeState,
+    store: any SessionOperations, front: DeviceFront, origins: OriginRule, authenticator: Authenticator?,
+    state: NodeState,
     metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits, logger: Logger
   ) {
     self.store = store
+    self.front = front
     self.origins = origins
     self.authenticator = authenticator
     self.state = state
@@ -59,6 +62,13 @@ package struct Routes: Sendable {
     var body: RequestBody {
       channel.triggerUserOutboundEvent(Gate.BodyWanted(), promise: nil)
       return request.body
+    }
+
+    /// Until there is an entry after `offset`, at the most `time`.
+    func entry(
+      of session: SessionName, after offset: Offset, _ time: TimeAmount, _ front: DeviceFront
+    ) async throws {
+      try await front.entry(of: session, after: offset, time, channel).get()
     }
 
     /// Until the answer is written: what is handed to the channel waits there for a client that does not read.
@@ -122,7 +132,8 @@ package struct Routes: Sendable {
     case .get, .head:
       if request.method == .head, request.headers[.upgrade] != nil { throw Problem.methodNotAllowed("GET") }
       let session = try await session(name, .read, request, query)
-      guard let page = try await store.history(HistoryRequest(session: session, query: query)) else {
+      let asked = try HistoryRequest(session: session, query: query)
+      guard let page = try await history(asked, call) else {
         throw Problem(
           .notFound, "no-such-session",
           "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
@@ -141,6 +152,19 @@ package struct Routes: Sendable {
     case .options: return preflight(request, allow: "GET, HEAD, POST, DELETE, OPTIONS")
     default: throw Problem.methodNotAllowed("GET, HEAD, POST, DELETE, OPTIONS")
     }
+  }
+
+  private func history(_ asked: HistoryRequest, _ call: Call) async throws -> HistoryPage? {
+    let page = try await store.history(asked)
+    guard let wait = asked.wait, case .after(let offset) = asked.place, page?.entries.isEmpty ?? true else {
+      return page
+    }
+    if page != nil || offset == .zero {
+      try await call.entry(of: asked.session, after: offset, wait, front)
+      if let page = try await store.history(asked) { return page }
+    }
+    guard offset == .zero else { throw Problem.gone(Reset(.deleted, requested: offset, first: nil, last: nil)) }
+    return HistoryPage(entries: [], first: nil, last: nil, more: false)
   }
 
   private func post(_ name: String, _ call: Call, _ query: Query) async throws -> Response {

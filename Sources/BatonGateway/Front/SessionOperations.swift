@@ -30,6 +30,8 @@ package struct HistoryRequest: Sendable, Equatable {
   package var place: Place
   /// 1 to 1000 entries.
   package var limit: Int
+  /// How long a page waits that would be empty.
+  package var wait: TimeAmount?
 
   /// Bytes of names and values that a page holds at the most, its first entry aside.
   package static let maxPageBytes = 4 << 20
@@ -58,6 +60,20 @@ package struct HistoryRequest: Sendable, Equatable {
       }
       limit = Int(number)
     }
+    if let text = try query.one("wait") {
+      guard before == nil, let time = HistoryRequest.time(text) else {
+        throw .badRequest("bad-wait", "wait is 0s to 60s, or in milliseconds such as 500ms, beside after.")
+      }
+      wait = time
+    }
+  }
+
+  private static func time(_ text: String) -> TimeAmount? {
+    guard let unit = [("ms", Int64(1)), ("s", 1000)].first(where: { text.hasSuffix($0.0) }),
+      let number = UInt64(decimalDigits: text.dropLast(unit.0.count).utf8), number <= 60_000
+    else { return nil }
+    let milliseconds = Int64(number) * unit.1
+    return milliseconds <= 60_000 ? .milliseconds(milliseconds) : nil
   }
 }
 

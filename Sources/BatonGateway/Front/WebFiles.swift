@@ -22,17 +22,32 @@ package struct WebFiles: Sendable {
   private static let page = "text/html; charset=utf-8"
   private static let script = "text/javascript; charset=utf-8"
 
-  package let files: [String: File] = [
-    "/baton.js": File(script, PackageResources.baton_js),
-    "/baton-connector.js": File(script, PackageResources.baton_connector_js),
-    "/baton-error.js": File(script, PackageResources.baton_error_js),
-    "/baton-keeper.js": File(script, PackageResources.baton_keeper_js),
-    "/baton-session.js": File(script, PackageResources.baton_session_js),
-    "/baton-machine.js": File(script, PackageResources.baton_machine_js),
-    "/baton-page.js": File(script, PackageResources.baton_page_js),
-    "/baton-reader.js": File(script, PackageResources.baton_reader_js),
-    "/baton-text.js": File(script, PackageResources.baton_text_js),
-    "/baton-wire.js": File(script, PackageResources.baton_wire_js),
+  /// The browser client's, each behind those that it imports.
+  private static let modules = [
+    ("baton-error", PackageResources.baton_error_js),
+    ("baton-page", PackageResources.baton_page_js),
+    ("baton-text", PackageResources.baton_text_js),
+    ("baton-view", PackageResources.baton_view_js),
+    ("baton-reader", PackageResources.baton_reader_js),
+    ("baton-keeper", PackageResources.baton_keeper_js),
+    ("baton-wire", PackageResources.baton_wire_js),
+    ("baton-connector", PackageResources.baton_connector_js),
+    ("baton-machine", PackageResources.baton_machine_js),
+    ("baton-session", PackageResources.baton_session_js),
+    ("baton", PackageResources.baton_js),
+  ]
+
+  package let files: [String: File]
+
+  package init() {
+    var files = WebFiles.others
+    for (name, bytes) in WebFiles.modules { files["/\(name).js"] = File(WebFiles.script, bytes) }
+    let bundle = WebBundle.text(of: WebFiles.modules.map(WebBundle.Module.init))
+    files["/baton.bundle.js"] = File(WebFiles.script, Array(bundle.utf8))
+    self.files = files
+  }
+
+  private static let others: [String: File] = [
     "/baton.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_d_ts),
     "/demo": File(page, PackageResources.demo_html),
     "/demo-device.html": File(page, PackageResources.demo_device_html),
@@ -43,8 +58,6 @@ package struct WebFiles: Sendable {
     "/demo-journal.js": File(script, PackageResources.demo_journal_js),
     "/demo-qr.js": File(script, PackageResources.demo_qr_js),
   ]
-
-  package init() {}
 
   package func file(_ path: Substring) -> File? { files[path == "/demo/" ? "/demo" : String(path)] }
 

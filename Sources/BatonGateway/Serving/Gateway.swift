@@ -48,7 +48,8 @@ package final class Gateway: Service {
       state: parts.state, metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
       logger: parts.logger)
     let routes = Routes(
-      store: backend.sessions, origins: configuration.origins, authenticator: authenticator, state: parts.state,
+      store: backend.sessions, front: front, origins: configuration.origins, authenticator: authenticator,
+      state: parts.state,
       metrics: parts.metrics, refusals: refusals, limits: configuration.http, logger: parts.logger)
     let onListening = onListening
     let pause = AcceptPause(metrics: parts.metrics, logger: parts.logger)

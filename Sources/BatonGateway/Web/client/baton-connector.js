@@ -1,8 +1,13 @@
 // What a session connects with: one wire at a time, a probe beside it, and the token.
 
-import { openEventStream, openWebSocket, sessionURL } from './baton-wire.js';
+import { openEventStream, openPages, openWebSocket, sessionURL } from './baton-wire.js';
 
+const wires = { websocket: openWebSocket, sse: openEventStream, pages: openPages };
 const probeFor = 10_000;
+/** How many connections that stay open this page holds, by origin. @type {Map<string, number>} */
+const heldConnections = new Map();
+const maxHeld = 5;
+const maxToken = 8 * 1024; // of the 16 KiB that a gateway takes as the head of a request
 
 export class Connector {
   #wire = undefined;
@@ -12,6 +17,9 @@ export class Connector {
   #asking = undefined;
   #timer = undefined;
   #toldShort = false;
+  #toldMany = false;
+  #toldConnect = undefined;
+  #letGo = undefined;
   #isOver = false;
 
   /**
@@ -21,22 +29,25 @@ export class Connector {
   constructor(parts) {
     Object.assign(this, parts);
     const { token } = this.options;
-    this.#token = typeof token === 'string' ? token.trim() : undefined;
+    if (typeof token === 'string') this.#use(token);
   }
 
   get token() {
     return this.#token;
   }
 
-  open({ url, transport, query }) {
+  open({ url, transport = 'websocket', query }) {
     const number = ++this.#number;
     const tell = (event) => number === this.#number && this.tell(event);
     try {
-      const open = transport === 'sse' ? openEventStream : openWebSocket;
-      const { credentials } = this.options;
-      this.#wire = open(this.platform, this.#url(url, query), this.#token, tell, { credentials });
+      const address = this.#url(url, query);
+      const { origin } = address;
+      this.#wire = wires[transport](this.platform, address, this.#token, tell, this.options);
+      if (transport !== 'websocket') this.#hold(origin);
     } catch (error) {
-      this.complain('connect', String(error?.message ?? error));
+      const message = `this browser opens no connection: ${error?.message || error?.name || error}`;
+      if (message !== this.#toldConnect) this.complain('connect', message);
+      this.#toldConnect = message;
       Promise.resolve().then(() => tell({ event: 'failed' }));
     }
   }
@@ -45,32 +56,54 @@ export class Connector {
     this.#number += 1;
     this.#wire?.close(code);
     this.#wire = undefined;
+    this.#letGo?.();
+    this.#letGo = undefined;
+  }
+
+  /** A browser has six connections to an origin over HTTP/1.1, for all that a page does. */
+  #hold(origin) {
+    const held = (heldConnections.get(origin) ?? 0) + 1;
+    heldConnections.set(origin, held);
+    this.#letGo = () => heldConnections.set(origin, heldConnections.get(origin) - 1);
+    if (held < maxHeld || this.#toldMany) return;
+    this.#toldMany = true;
+    this.complain('too_many_streams', `${held} sessions of this page hold a connection to ${origin}; over HTTP/1.1 a browser has six for all that a page asks for`);
   }
 
   send(frame) {
     this.#wire?.send(frame);
   }
 
-  /** Tries whether a WebSocket gets through beside the event stream in use. */
-  probe(url) {
+  /** Tries whether a better wire gets through beside the one in use. */
+  async probe(url, transport) {
     const number = this.#number;
+    const better = transport === 'pages' ? ['websocket', 'sse'] : ['websocket'];
+    let passed;
+    for (const wire of better) if (!passed && number === this.#number && (await this.#getsThrough(wire, url))) passed = wire;
+    if (number === this.#number) this.tell({ event: 'probed', passed: passed !== undefined, ...(passed === 'sse' && { transport: passed }) });
+  }
+
+  /** @returns {Promise<boolean>} */
+  #getsThrough(name, url) {
     const { device } = this.options;
-    let wire;
-    const settle = (passed) => {
-      this.platform.clearTimeout(deadline);
-      wire?.close(1000);
-      wire = undefined;
-      if (number === this.#number) this.tell({ event: 'probed', passed });
-    };
-    const deadline = this.platform.setTimeout(() => settle(false), probeFor);
-    try {
-      const query = { offset: '$', ...(device && { device }) };
-      wire = openWebSocket(this.platform, this.#url(url, query), this.#token, ({ event }) => {
-        if (event !== 'opened' && wire) settle(event === 'frame');
-      });
-    } catch {
-      settle(false);
-    }
+    return new Promise((resolve) => {
+      let wire;
+      const settle = (passed) => {
+        this.platform.clearTimeout(deadline);
+        wire?.close(1000);
+        wire = undefined;
+        resolve(passed);
+      };
+      const deadline = this.platform.setTimeout(() => settle(false), probeFor);
+      try {
+        const query = { offset: '$', ...(device && { device }) };
+        wire = wires[name](this.platform, this.#url(url, query), this.#token, ({ event }) => {
+          if (event !== 'opened' && wire) settle(event === 'frame');
+        }, this.options);
+      } catch {
+        settle(false);
+      }
+    });
   }
 
   /** Before the first connection: a person may have to sign in, and no clock runs meanwhile. */
@@ -108,13 +141,19 @@ export class Connector {
       try {
         const token = await this.options.token();
         if (typeof token !== 'string') throw new TypeError('token() gave no string');
-        this.#token = token.trim();
+        this.#use(token);
         return;
       } catch (error) {
         this.complain('token', `no new token: ${error?.message ?? error}`);
         await new Promise((resolve) => this.platform.setTimeout(resolve, pause * (0.5 + this.platform.random())));
       }
     }
+  }
+
+  #use(token) {
+    this.#token = token.trim();
+    const { length } = this.#token;
+    if (length > maxToken) queueMicrotask(() => this.complain('token_too_long', `the token takes ${length} bytes; proxies and gateways may refuse more than ${maxToken}`));
   }
 
   #url(index, query) {

@@ -3,13 +3,15 @@
 const version = 2;
 const saveEvery = 1000; // milliseconds
 const loadFor = 2000; // a store that does not answer is not waited for
-const maxSnapshot = 1024 * 1024; // bytes, of 5 MiB that a page may keep in sessionStorage
+const maxSnapshot = 512 * 1024; // UTF-16 units; 5 MiB is what a page may keep in sessionStorage
+const saveAlso = 64 * 1024; // so much new text is saved at once: the last that fits stays
 const states = new Set(['open', 'end', 'error', 'cancelled']);
 
 export class Keeper {
   #timer = undefined;
   #isOver = false;
   #told = false;
+  #added = 0;
 
   /**
    * @param {import('./baton.js').Store|undefined} store
@@ -40,17 +42,37 @@ export class Keeper {
     return undefined;
   }
 
-  saveSoon() {
-    if (!this.store || this.#isOver || this.#timer !== undefined) return;
-    this.#timer = this.platform.setTimeout(() => this.save(), saveEvery);
+  saveSoon(added) {
+    if (!this.store || this.#isOver) return;
+    this.#added += added;
+    if (this.#added > saveAlso) return this.save();
+    this.#timer ??= this.platform.setTimeout(() => this.save(), saveEvery);
   }
 
   save() {
     this.platform.clearTimeout(this.#timer);
     this.#timer = undefined;
     if (!this.store || this.#isOver) return;
+    this.#added = 0;
     const snapshot = this.snapshot();
     if (snapshot) this.#try(() => this.store.save(snapshot));
+  }
+
+  /** What was submitted and has no answer yet; a reload submits it again. @returns {object[]} frames */
+  loadUnanswered() {
+    try {
+      return (this.store?.loadUnanswered?.() ?? []).filter(isSubmission);
+    } catch {
+      return []; // told by `load`
+    }
+  }
+
+  saveUnanswered(frame) {
+    if (!this.#isOver && this.store?.saveUnanswered) this.#try(() => this.store.saveUnanswered(frame));
+  }
+
+  dropUnanswered(key) {
+    if (!this.#isOver && this.store?.dropUnanswered) this.#try(() => this.store.dropUnanswered(key));
   }
 
   /** Nothing of it is to be found by whoever comes next. */
@@ -82,14 +104,29 @@ export function tabStore(storage, urls, session, token, options) {
   if (!storage) return undefined;
   const { device, response, last, offset } = options;
   const key = `baton:${version}:${JSON.stringify([session, urls, subjectOf(token), device, response, last, offset])}`;
+  const unanswered = `${key} unanswered`;
+  const read = (name) => JSON.parse(storage.getItem(name) ?? 'null') ?? undefined;
+  /** Another view of this session in the same tab may have written, too. */
+  const change = (then) => {
+    const frames = then(read(unanswered) ?? []);
+    if (frames.length > 0) storage.setItem(unanswered, JSON.stringify(frames));
+    else storage.removeItem(unanswered);
+  };
   return {
-    load: () => JSON.parse(storage.getItem(key) ?? 'null') ?? undefined,
+    load: () => read(key),
+    /** Where it is too much, what was saved before stays: an earlier place, with its text. */
     save(snapshot) {
-      const text = JSON.stringify(snapshot);
-      if (text.length * 2 <= maxSnapshot) storage.setItem(key, text);
-      else storage.removeItem(key);
+      const length = snapshot.responses.reduce((sum, { text }) => sum + text.length, 0);
+      const text = length <= maxSnapshot ? JSON.stringify(snapshot) : '';
+      if (text !== '' && text.length <= maxSnapshot) storage.setItem(key, text);
     },
-    forget: () => storage.removeItem(key),
+    loadUnanswered: () => read(unanswered),
+    saveUnanswered: (frame) => change((frames) => [...frames.filter(({ key }) => key !== frame.key), frame]),
+    dropUnanswered: (key) => change((frames) => frames.filter((frame) => frame.key !== key)),
+    forget() {
+      storage.removeItem(key);
+      storage.removeItem(unanswered);
+    },
   };
 }
 
@@ -112,6 +149,12 @@ function isSnapshot(kept) {
 
 function isResponse(response) {
   if (response === null || typeof response !== 'object') return false;
-  const { name, text, n, state } = response;
-  return typeof name === 'string' && typeof text === 'string' && Number.isSafeInteger(n) && n >= 0 && states.has(state);
+  const { name, text, n, state, pending = '' } = response;
+  const isText = typeof name === 'string' && typeof text === 'string' && typeof pending === 'string';
+  return isText && Number.isSafeInteger(n) && n >= 0 && states.has(state);
+}
+
+function isSubmission(frame) {
+  const { type, key, data, response } = frame ?? {};
+  return typeof key === 'string' && ((type === 'input' && typeof data === 'string') || (type === 'cancel' && typeof response === 'string'));
 }

@@ -9,7 +9,7 @@ export const limits = {
   backoffCap: 10_000, // … but never longer than this
   healthy: 5_000, // a connection that stayed attached this long starts the count anew
   connect: 10_000, // from the connect to `attached`
-  firstConnect: 4_000, // the same, where a proxy may swallow WebSockets and server-sent events can stand in
+  firstConnect: 4_000, // the same, where a proxy may swallow this wire and another can stand in
   ping: 25_000, // silence before a ping, where the gateway names no pingMs
   pong: 10_000, // what a ping may take
   wakePong: 3_000, // the same, after sleep or a change of network
@@ -23,8 +23,11 @@ export const limits = {
 };
 
 const endings = new Set(['end', 'error', 'cancelled']);
-const finalCodes = new Set([1002, 1003, 1007, 1008, 1009, 4403]);
+const finalCodes = new Set([1002, 1003, 1007, 1008, 1009]);
 const retriedStatuses = new Set([408, 425, 429]);
+
+/** @param {number} status */
+const isFinal = (status) => status >= 400 && status < 500 && !retriedStatuses.has(status);
 
 /** @typedef {{at: number, random: number, event: string, [more: string]: any}} Event */
 /** @typedef {{do: string, [more: string]: any}} Action */
@@ -32,8 +35,8 @@ const retriedStatuses = new Set([408, 425, 429]);
 export class BatonMachine {
   /**
    * @param {{urls?: number, offset?: string, last?: number, response?: string, rollup?: string|number,
-   *   until?: 'end', device?: string, renewsToken?: boolean, isFinished?: boolean, sse?: boolean, maxUnanswered?: number}} [options]
-   *   `urls`: how many there are; `isFinished`: what was asked for is known to its end; `sse`: server-sent events may stand in for a WebSocket that doesn't get through
+   *   until?: 'end', device?: string, renewsToken?: boolean, isFinished?: boolean, sse?: boolean, pages?: boolean, maxUnanswered?: number}} [options]
+   *   `urls`: how many there are; `isFinished`: what was asked for is known to its end, unless a gateway says `reset`; `sse`, `pages`: server-sent events, and then pages of history, may stand in for a WebSocket that doesn't get through
    */
   constructor(options = {}) {
     this.options = options;
@@ -50,14 +53,17 @@ export class BatonMachine {
     /** Attempts in a row of which not even a refusal came back: what leads to SSE. */
     this.unreached = 0;
     this.offline = false;
-    /** A WebSocket got through before. */
-    this.proven = false;
+    /** What may be tried, in this order. */
+    this.wires = ['websocket', ...(options.sse ? ['sse'] : []), ...(options.pages ? ['pages'] : [])];
+    /** Those that got through before. */
+    this.proven = new Set();
     this.upgradeIn = limits.upgrade;
     /** Attempts in a row in which no gateway said a word. */
     this.unheard = 0;
     /** Connected for the sake of answers: at the stream's end, without moving the place. */
     this.skimming = false;
     this.askedAt = undefined;
+    this.isFinished = options.isFinished === true;
     this.#forgetConnection();
   }
 
@@ -103,8 +109,7 @@ export class BatonMachine {
 
   #start() {
     if (this.state !== 'idle') return;
-    if (this.options.isFinished) this.#end({ reason: 'finished' });
-    else this.#connect();
+    this.#connect();
   }
 
   #close() {
@@ -150,6 +155,7 @@ export class BatonMachine {
   /** Asks for everything again from the start: what is shown can't be mended otherwise. */
   #replay() {
     const wasConnected = this.#connected;
+    this.isFinished = false;
     if (wasConnected) this.#do({ do: 'disconnect', code: 4000 });
     this.offset = '0';
     this.#do({ do: 'deliver', frame: { type: 'reset', reason: 'replay', from: '0', offset: '0' } });
@@ -193,7 +199,7 @@ export class BatonMachine {
     if (!problem) return this.#retry(retryAfterMs);
     this.unheard = 0;
     if (status === 401) this.#needToken({ status });
-    else if (status >= 400 && status < 500 && !retriedStatuses.has(status)) this.#end({ reason: 'rejected', status });
+    else if (isFinal(status)) this.#end({ reason: 'rejected', status });
     else this.#retry(retryAfterMs);
   }
 
@@ -201,7 +207,7 @@ export class BatonMachine {
     if (!this.#connected) return;
     if (code === 1000 && !this.skimming) this.#end({ reason: 'finished' });
     else if (code === 4401) this.#needToken({ code });
-    else if (finalCodes.has(code)) this.#end({ reason: 'rejected', code });
+    else if (finalCodes.has(code) || (code >= 4400 && code < 4500 && isFinal(code - 4000))) this.#end({ reason: 'rejected', code });
     else this.#retry(this.retryAfterMs);
   }
 
@@ -224,7 +230,7 @@ export class BatonMachine {
       case 'behind':
       case 'live':
       case 'stalled':
-        return this.transport === 'sse' ? this.#checkStream() : this.#checkPulse();
+        return this.transport === 'websocket' ? this.#checkPulse() : this.#checkStream();
     }
   }
 
@@ -246,6 +252,8 @@ export class BatonMachine {
       case 'stalled':
         this.#move(frame.offset);
         this.#do({ do: 'deliver', frame });
+        if (frame.type === 'reset') this.isFinished = false;
+        if (frame.type === 'live' && this.isFinished) return this.#finish();
         if (frame.type !== 'skipped') this.#become(frame.type === 'reset' ? 'behind' : frame.type);
         return;
       case 'draining':
@@ -318,18 +326,20 @@ export class BatonMachine {
     this.#connect();
   }
 
-  /** Whether a WebSocket got through beside the event stream. */
-  #probed({ passed }) {
-    if (this.transport !== 'sse' || !this.#attached) return;
-    if (!passed) {
+  /** Whether a WebSocket, or another better wire, got through beside the one in use. */
+  #probed({ passed, transport = 'websocket' }) {
+    if (this.transport === 'websocket' || !this.#attached) return;
+    if (passed && transport === 'websocket') {
+      this.upgradeIn = limits.upgrade;
+    } else {
       this.upgradeIn = Math.min(this.upgradeIn * 2, limits.upgradeCap);
       this.upgradeAt = this.at + this.upgradeIn;
-      return this.#refuseUnanswered('needs_websocket');
+      this.#refuseUnanswered('needs_websocket');
+      if (!passed) return;
     }
     this.#do({ do: 'disconnect', code: 4000 });
-    this.unreached = 0;
-    this.proven = true;
-    this.upgradeIn = limits.upgrade;
+    this.unreached = this.#round * this.wires.indexOf(transport);
+    this.proven.add(transport);
     this.#connect();
   }
 
@@ -345,7 +355,7 @@ export class BatonMachine {
 
   /** Known to stay without a WebSocket for a while. */
   get #blocked() {
-    return this.transport === 'sse' && this.upgradeIn > limits.upgrade;
+    return this.transport !== 'websocket' && this.upgradeIn > limits.upgrade;
   }
 
   #do(action) {
@@ -382,25 +392,23 @@ export class BatonMachine {
     if (rollup !== undefined && !this.skimming) query.rollup = String(rollup);
     if (until !== undefined && !this.skimming) query.until = until;
     if (device !== undefined) query.device = device;
-    const round = Math.max(2, this.options.urls ?? 1);
-    this.transport = this.options.sse && Math.floor(this.unreached / round) % 2 === 1 ? 'sse' : 'websocket';
-    const transport = this.transport === 'sse' ? { transport: 'sse' } : {};
+    this.transport = this.wires[Math.floor(this.unreached / this.#round) % this.wires.length];
+    const transport = this.transport === 'websocket' ? {} : { transport: this.transport };
     this.#do({ do: 'connect', url: this.url, ...transport, query });
-    const doubtful = this.options.sse && this.transport === 'websocket' && !this.proven;
+    const doubtful = this.transport !== this.wires.at(-1) && !this.proven.has(this.transport);
     this.#do({ do: 'timer', ms: doubtful ? limits.firstConnect : limits.connect });
   }
 
   #welcome(frame) {
     this.attachedAt = this.at;
     this.pingMs = frame.pingMs >= 1000 && frame.pingMs <= 300_000 ? frame.pingMs : limits.ping;
+    this.proven.add(this.transport);
     this.#become('behind');
-    if (this.transport === 'sse') {
-      this.unreached = Math.max(2, this.options.urls ?? 1); // the next attempt starts with SSE again
+    this.unreached = this.#round * this.wires.indexOf(this.transport); // the next attempt starts with this wire again
+    if (this.transport !== 'websocket') {
       this.upgradeAt = this.at + this.upgradeIn;
       this.#do({ do: 'timer', ms: Math.min(this.upgradeIn, this.pingMs) });
     } else {
-      this.unreached = 0;
-      this.proven = true;
       this.#do({ do: 'timer', ms: this.pingMs });
       for (const held of this.unanswered.values()) this.#send(held);
     }
@@ -412,10 +420,12 @@ export class BatonMachine {
     const wanted = this.options.response;
     if (wanted !== undefined && frame.response !== wanted) return;
     this.#do({ do: 'deliver', frame });
-    if (wanted !== undefined && endings.has(frame.event)) {
-      this.#do({ do: 'disconnect', code: 1000 });
-      this.#end({ reason: 'finished' });
-    }
+    if (wanted !== undefined && endings.has(frame.event)) this.#finish();
+  }
+
+  #finish() {
+    this.#do({ do: 'disconnect', code: 1000 });
+    this.#end({ reason: 'finished' });
   }
 
   #checkPulse() {
@@ -462,6 +472,11 @@ export class BatonMachine {
     return Math.floor(this.random * Math.min(limits.backoffCap, limits.backoffBase * 2 ** Math.min(failures, 30)));
   }
 
+  /** Attempts with one wire before the next one is tried. */
+  get #round() {
+    return Math.max(2, this.options.urls ?? 1);
+  }
+
   #rotate() {
     this.url = (this.url + 1) % (this.options.urls ?? 1);
   }
@@ -471,12 +486,13 @@ export class BatonMachine {
     this.failures += 1;
   }
 
-  /** Says once that no gateway can be reached: a browser hides why a WebSocket was refused. */
+  /** Says once that no gateway can be reached. The token may be why: a browser hides most refusals. */
   #noteSilence() {
     if (this.attachedAt !== undefined || this.offline) return;
     this.unheard += 1;
     if (this.unheard !== limits.unreachable) return;
     this.#do({ do: 'deliver', frame: { type: 'error', code: 'unreachable', attempts: this.unheard } });
+    if (this.options.renewsToken) this.#askForToken();
   }
 
   #retry(retryAfterMs = 0) {

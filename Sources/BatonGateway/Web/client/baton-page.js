@@ -18,6 +18,21 @@ export function watchPage({ window, document }, signal, told) {
   on(document, 'visibilitychange', () => (document.visibilityState === 'visible' ? told.wake() : told.hide()));
 }
 
+/** All of March 2022. What is newer is used only where it is there. */
+export const oldest = 'Chromium 98, Firefox 97 or Safari 15.4';
+
+export function isTooOld() {
+  return typeof Array.prototype.at !== 'function' || !('reason' in AbortSignal.prototype);
+}
+
+/** Mixed content (W3C): loopback is let through by some browsers. @param {string} url */
+export function isBlockable(url) {
+  const here = globalThis.location;
+  if (here?.protocol !== 'https:') return false;
+  const { protocol, hostname } = new URL(url || here.origin, here.href);
+  return /^(http|ws):$/.test(protocol) && !/^(localhost|127\.0\.0\.1|\[::1\]|.*\.localhost)$/.test(hostname);
+}
+
 export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
 }

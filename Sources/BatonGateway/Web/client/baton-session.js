@@ -4,7 +4,7 @@ import { BatonMachine } from './baton-machine.js';
 import { Connector } from './baton-connector.js';
 import { BatonError, refusal, submitErrors } from './baton-error.js';
 import { Keeper, tabStore } from './baton-keeper.js';
-import { randomKey, realPlatform, reportError, watchPage, wellFormed } from './baton-page.js';
+import { isBlockable, isTooOld, oldest, randomKey, realPlatform, reportError, watchPage, wellFormed } from './baton-page.js';
 import { Reader, ResponseReader } from './baton-reader.js';
 import { Responses } from './baton-text.js';
 import { sessionURL } from './baton-wire.js';
@@ -40,8 +40,8 @@ export class Session extends EventTarget {
   #isOver = false;
   #warned = false;
   #replayed = false;
-  /** What was kept is shown once a gateway has let this person in. */
-  #keptTexts = false;
+  /** A gateway has let this person in: only now what was kept is shown. */
+  #isLetIn = false;
   /** Where what is shown ends; `attached` alone moves it only where nothing is shown. */
   #shownTo = undefined;
 
@@ -50,6 +50,7 @@ export class Session extends EventTarget {
     if (!sessionName.test(session)) throw new TypeError(`not a session's name: ${session}`);
     if (urls.length === 0) throw new TypeError('no gateway to attach to');
     for (const url of urls) sessionURL(url, session, {});
+    if (isTooOld()) throw new TypeError(`this browser is too old; Baton needs ${oldest}`);
     this.#urls = urls;
     this.session = session;
     this.options = options;
@@ -62,7 +63,7 @@ export class Session extends EventTarget {
       options,
       platform: this.#platform,
       tell: (event) => {
-        this.#problem = event.detail;
+        if (event.detail) this.#problem = event.detail;
         this.#tell(event);
       },
       complain: (code, message) => this.#complain(code, message),
@@ -90,7 +91,7 @@ export class Session extends EventTarget {
     return this.#machine?.state ?? 'connecting';
   }
 
-  /** `websocket`, or `sse` while WebSocket does not get through. */
+  /** `websocket`; `sse` while that does not get through; `pages` while neither does. */
   get transport() {
     return this.#machine?.transport ?? 'websocket';
   }
@@ -102,7 +103,12 @@ export class Session extends EventTarget {
 
   /** By name: text, number of the last delta, and `open`, `end`, `error` or `cancelled`. */
   get responses() {
-    return this.#responses?.all ?? new Map();
+    return (this.#isLetIn && this.#responses?.all) || new Map();
+  }
+
+  /** The inputs and cancels that wait for their answer, oldest first; those of before a reload, too. */
+  get unanswered() {
+    return [...(this.#machine?.unanswered.values() ?? [])];
   }
 
   /** The text of a response so far; without a name: of the entries that have none. */
@@ -120,12 +126,12 @@ export class Session extends EventTarget {
 
   /** Adds what a person typed to the session, for every device and for the running answer. Safe to repeat with the same key. */
   input(data, { key = randomKey(), signal } = {}) {
-    return this.#submit({ type: 'input', key, data: wellFormed(data) }, signal);
+    return this.#submit({ type: 'input', key: wellFormed(key), data: wellFormed(data) }, signal);
   }
 
   /** Asks the producer of a response to stop. Safe to repeat with the same key. */
   cancel(response, { key = randomKey(), signal } = {}) {
-    return this.#submit({ type: 'cancel', key, response }, signal);
+    return this.#submit({ type: 'cancel', key: wellFormed(key), response }, signal);
   }
 
   /** Goes to the next gateway now, at the same place. */
@@ -177,7 +183,6 @@ export class Session extends EventTarget {
     if (this.#endInfo) return;
     const start = kept?.offset ?? offset;
     this.#shownTo = kept?.offset;
-    this.#keptTexts = (kept?.responses?.length ?? 0) > 0;
     this.#responses = new Responses(start, kept?.responses);
     this.#machine = new BatonMachine({
       urls: this.#urls.length,
@@ -189,11 +194,15 @@ export class Session extends EventTarget {
       device,
       renewsToken: typeof token === 'function',
       // Its end lies before the place that was kept.
-      isFinished: response !== undefined && (this.responses.get(response)?.state ?? 'open') !== 'open',
+      isFinished: response !== undefined && (this.#responses.all.get(response)?.state ?? 'open') !== 'open',
       sse: true,
+      pages: true,
     });
     this.#watchPage();
-    this.#events.unshift({ event: 'start' });
+    for (const url of this.#urls) if (isBlockable(url)) this.#complain('mixed_content', `this page came over https and ${url} is http: most browsers block that`);
+    const before = this.#keeper.loadUnanswered().map((frame) => ({ event: 'submit', frame }));
+    for (const { text } of this.#answers.values()) this.#keeper.saveUnanswered(JSON.parse(text));
+    this.#events.unshift({ event: 'start' }, ...before);
     this.#tell();
   }
 
@@ -222,6 +231,7 @@ export class Session extends EventTarget {
   #act(action) {
     switch (action.do) {
       case 'connect':
+        this.#problem = undefined;
         return this.#connector.open(action);
       case 'disconnect':
         return this.#connector.close(action.code);
@@ -239,7 +249,7 @@ export class Session extends EventTarget {
         if (this.state === 'unauthorized' && this.#machine.failures > 1) this.#complain('unauthorized', this.#problem ?? 'the token is missing, wrong or expired');
         return void this.#connector.renewToken(action.afterMs);
       case 'probe':
-        return this.#connector.probe(this.#machine.url);
+        return void this.#connector.probe(this.#machine.url, this.#machine.transport);
       case 'state':
         if (action.state === 'live') this.#warned = this.#replayed = false;
         return action.state === 'ended' ? undefined : this.#told('state', action.state, action.state);
@@ -271,11 +281,18 @@ export class Session extends EventTarget {
 
   #control(frame) {
     if (frame.type === 'attached') {
+      const showsKept = !this.#isLetIn;
+      this.#isLetIn = true;
+      this.#problem = undefined;
       this.node = frame.node;
       if (this.responses.size === 0) this.#shownTo = this.offset;
       this.#give(frame);
-      if (this.#keptTexts) for (const name of this.responses.keys()) this.#giveText(name, '');
-      this.#keptTexts = false;
+      if (!showsKept) return;
+      for (const name of this.responses.keys()) this.#giveText(name, '');
+      return this.#changed();
+    }
+    if (frame.type === 'error' && this.state === 'connecting') {
+      this.#problem = frame.message; // why it will be closed
       return;
     }
     if (frame.code === 'unreachable' && frame.attempts) {
@@ -291,7 +308,7 @@ export class Session extends EventTarget {
     this.#give({ ...entry, type: 'entry' });
     if (added !== undefined) this.#giveText(entry.response ?? '', added);
     this.#changed();
-    this.#keeper.saveSoon();
+    this.#keeper.saveSoon(added?.length ?? 0);
   }
 
   #reset(frame) {
@@ -334,6 +351,7 @@ export class Session extends EventTarget {
     if (this.#isOver) return;
     const callback = callbacks[type];
     if (callback) this.#try(() => callback(this.options)?.apply(this.options, values));
+    if (this.#isOver) return; // the callback closed it
     this.dispatchEvent(new BatonEvent(type, detail));
   }
 
@@ -352,11 +370,11 @@ export class Session extends EventTarget {
     if (info.reason === 'rejected') this.#keeper?.forget();
     else this.#keeper?.save();
     this.#endInfo = info;
-    this.#keeper?.end();
     this.#connector.end();
     this.#platform.clearTimeout(this.#timer);
     this.#page.abort();
     for (const [key] of this.#answers) this.#settle({ key, error: 'ended' });
+    this.#keeper?.end();
     this.#told('state', 'ended', 'ended');
     this.#told('end', info, info);
     this.#isOver = true;
@@ -380,9 +398,11 @@ export class Session extends EventTarget {
     const answer = { text };
     answer.promise = new Promise((resolve, reject) => Object.assign(answer, { resolve, reject }));
     this.#answers.set(frame.key, answer);
+    this.#keeper?.saveUnanswered(frame);
     signal?.addEventListener('abort', () => {
       if (this.#answers.get(frame.key) !== answer) return;
       this.#answers.delete(frame.key);
+      this.#keeper?.dropUnanswered(frame.key);
       this.#tell({ event: 'withdraw', key: frame.key });
       answer.reject(signal.reason);
     }, { once: true });
@@ -394,8 +414,12 @@ export class Session extends EventTarget {
   #settle({ key, inboxId, error, message }) {
     const answer = this.#answers.get(key);
     this.#answers.delete(key);
-    if (error === undefined) answer?.resolve({ key, inboxId });
-    else answer?.reject(new BatonError(error, message ?? submitErrors[error] ?? error));
+    if (!answer && (error === 'ended' || error === 'needs_websocket')) return; // of before a reload: kept for the next
+    this.#keeper?.dropUnanswered(key);
+    if (error === undefined) return answer?.resolve({ key, inboxId });
+    const why = message ?? submitErrors[error] ?? error;
+    if (answer) answer.reject(new BatonError(error, why));
+    else this.#complain(error, `what was submitted before the reload was refused: ${why}`);
   }
 
   // When no connection is wanted
@@ -436,8 +460,7 @@ export class Session extends EventTarget {
   }
 
   #snapshot() {
-    const responses = this.#shownTo === undefined ? undefined : this.#responses.snapshot();
-    return responses && { offset: this.#shownTo, responses };
+    return this.#shownTo === undefined ? undefined : { offset: this.#shownTo, responses: this.#responses.snapshot() };
   }
 }
 

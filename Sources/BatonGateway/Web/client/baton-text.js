@@ -16,7 +16,7 @@ export class Responses {
   /** @param {string} offset The place before the first entry that will be added. */
   constructor(offset = '0', kept = []) {
     this.#base = offset;
-    for (const { name, text, n, state } of kept) this.all.set(name, { text, n, state, pending: none });
+    for (const { name, text, n, state, pending } of kept) this.all.set(name, { text, n, state, pending: bytesOf(pending ?? '') });
   }
 
   /**
@@ -62,11 +62,15 @@ export class Responses {
     return true;
   }
 
-  /** @returns {(Response & {name: string})[]|undefined} in their order; undefined in the middle of a character. */
+  /** @returns {(Response & {name: string, pending?: string})[]} in their order; `pending`: the first bytes of a character, in base64 */
   snapshot() {
-    const all = [...this.all];
-    if (all.some(([, { pending }]) => pending.length > 0)) return undefined;
-    return all.map(([name, { text, n, state }]) => ({ name, text, n, state }));
+    return [...this.all].map(([name, { text, n, state, pending }]) => ({
+      name,
+      text,
+      n,
+      state,
+      ...(pending.length > 0 && { pending: btoa(String.fromCharCode(...pending)) }),
+    }));
   }
 
   /** The response ended within a character. */

@@ -1,8 +1,11 @@
-// The two wires of a session: a WebSocket, and server-sent events where it does not get through.
-// Both tell what happens as events of BatonMachine and are closed with `close(code)`.
+// The wires of a session: a WebSocket, server-sent events where it does not get through, and pages of history where an answer is
+// held until it is whole. All tell what happens as events of BatonMachine and are closed with `close(code)`.
 
 const maxLine = 16 * 1024 * 1024;
 const closeFollows = 100; // milliseconds after `error`
+const pageFollows = 1000; // milliseconds after Firefox has closed the sockets of a page that it is about to leave
+const pageLimit = 1000; // entries
+const pageWait = 20; // seconds
 
 /** @param {string} base @param {string} session @param {Record<string, string>} query */
 export function sessionURL(base, session, query) {
@@ -20,25 +23,30 @@ export function sessionURL(base, session, query) {
 export function openWebSocket(platform, url, token, tell) {
   url.protocol = url.protocol.replace('http', 'ws');
   const socket = new platform.WebSocket(url.href, ['baton.v1', ...(token ? [`bearer.${token}`] : [])]);
-  let opened = false;
+  let [opened, isDraining, timer] = [false, false, undefined];
   socket.onopen = () => {
     opened = true;
     tell({ event: 'opened' });
   };
-  socket.onmessage = ({ data }) => tell(parsed(data));
+  socket.onmessage = ({ data }) => {
+    const event = parsed(data);
+    isDraining ||= event.frame?.type === 'draining';
+    tell(event);
+  };
   socket.onclose = ({ code }) => {
-    platform.clearTimeout(missing);
-    tell(opened ? { event: 'closed', code } : { event: 'failed' });
+    platform.clearTimeout(timer);
+    const lost = () => tell(opened ? { event: 'closed', code } : { event: 'failed' });
+    if (code === 1001 && opened && !isDraining) timer = platform.setTimeout(lost, pageFollows);
+    else lost();
   };
   // What the browser itself refuses (a content policy, mixed content) may bring `error` and never `close`.
-  let missing;
   socket.onerror = () => {
-    missing = platform.setTimeout(() => socket.onclose?.({ code: 1006 }), closeFollows);
+    timer = platform.setTimeout(() => socket.onclose?.({ code: 1006 }), closeFollows);
   };
   return {
     send: (frame) => socket.send(JSON.stringify(frame)),
     close(code) {
-      platform.clearTimeout(missing);
+      platform.clearTimeout(timer);
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close(code);
     },
@@ -48,12 +56,9 @@ export function openWebSocket(platform, url, token, tell) {
 /** Not EventSource: that hides HTTP statuses and comment lines. @param {(event: object) => void} tell */
 export function openEventStream(platform, url, token, tell, { credentials } = {}) {
   const cancel = new AbortController();
-  const headers = { Accept: 'text/event-stream' };
-  if (token && url.origin === globalThis.location?.origin) headers.Authorization = `Bearer ${token}`;
-  else if (token) url.searchParams.set('token', token); // a header would cost a preflight
   let opened = false;
   async function read() {
-    const answer = await platform.fetch(url.href, { headers, signal: cancel.signal, cache: 'no-store', ...(credentials && { credentials }) });
+    const answer = await ask(platform, url, token, { accept: 'text/event-stream', signal: cancel.signal, credentials });
     const isStream = answer.headers.get('Content-Type')?.startsWith('text/event-stream');
     if (answer.status !== 200) return tell(await refused(answer));
     if (!isStream || !answer.body) return tell({ event: 'failed' });
@@ -70,6 +75,95 @@ export function openEventStream(platform, url, token, tell, { credentials } = {}
   read().catch(() => !cancel.signal.aborted && tell(opened ? { event: 'closed', code: 1006 } : { event: 'failed' }));
   return { send() {}, close: () => cancel.abort() };
 }
+
+/** @param {URL} url changed: it gets the token where a header would cost a preflight */
+function ask(platform, url, token, { accept, signal, credentials }) {
+  const headers = { Accept: accept };
+  if (token && url.origin === globalThis.location?.origin) headers.Authorization = `Bearer ${token}`;
+  else if (token) url.searchParams.set('token', token);
+  return platform.fetch(url.href, { headers, signal, cache: 'no-store', ...(credentials && { credentials }) });
+}
+
+/**
+ * One page after the other, each of which waits for what comes next (PROTOCOL 7): for networks that hold an answer until it is whole.
+ * @param {(event: object) => void} tell
+ */
+export function openPages(platform, url, token, tell, { credentials } = {}) {
+  const cancel = new AbortController();
+  const asked = url.searchParams;
+  let opened = false;
+
+  /** @returns {Promise<any>} undefined where it was told that there is none; `reset` where the place is not one any more */
+  async function get(query) {
+    const address = new URL(url.href);
+    address.search = new URLSearchParams(query).toString();
+    const answer = await ask(platform, address, token, { accept: 'application/json', signal: cancel.signal, credentials });
+    if (answer.status === 200) return answer.json();
+    const problem = await refused(answer);
+    const isAbsent = problem.type === 'urn:baton:problem:no-such-session';
+    if (isAbsent && (query.after ?? '0') === '0') return { entries: [], first: null, last: null, more: false };
+    if (isAbsent || problem.type === 'urn:baton:problem:continuity-broken') return { reset: problem.reason ?? 'deleted' };
+    tell(problem);
+    return undefined;
+  }
+
+  /** The place that was asked for; undefined where it was told that there is none. */
+  async function beginning() {
+    const [offset, last] = [asked.get('offset'), asked.get('last')];
+    if (last === null && offset !== '$') return offset ?? '0';
+    const newest = await get({ limit: 1 });
+    if (newest === undefined || offset === '$' || newest.last === null) return newest && (newest.last ?? '0');
+    let place = newest.last;
+    for (let left = Number(last); left > 0; ) {
+      const limit = Math.min(left, pageLimit);
+      const page = await get({ before: place, limit });
+      if (page === undefined) return undefined;
+      if (page.reset || page.entries.length < limit) return '0';
+      place = placeOf(page.entries[0]);
+      left -= limit;
+    }
+    return place;
+  }
+
+  async function read() {
+    let after = await beginning();
+    if (after === undefined) return;
+    const frame = (frame) => tell({ event: 'frame', frame });
+    const open = new Set();
+    let [isLive, sawEnd] = [false, false];
+    for (;;) {
+      const page = await get({ after, limit: pageLimit, ...(isLive && { wait: `${pageWait}s` }) });
+      if (page === undefined) return;
+      if (!opened) frame({ type: 'attached', offset: page.reset ? '0' : after, first: page.first, last: page.last, features: [] });
+      opened = true;
+      if (page.reset) {
+        after = '0';
+        isLive = false;
+        open.clear();
+        frame({ type: 'reset', reason: page.reset, from: '0', offset: '0' });
+        continue;
+      }
+      tell({ event: 'heard' });
+      for (const entry of page.entries) {
+        after = placeOf(entry);
+        frame(entry);
+        const isEnd = ['end', 'error', 'cancelled'].includes(entry.event);
+        sawEnd ||= isEnd;
+        if (isEnd) open.delete(entry.response);
+        else if (entry.response !== undefined) open.add(entry.response);
+      }
+      if (!page.more && !isLive) frame({ type: 'live', offset: after });
+      isLive ||= !page.more;
+      if (asked.has('until') && isLive && sawEnd && open.size === 0) return tell({ event: 'closed', code: 1000 });
+    }
+  }
+
+  read().catch(() => !cancel.signal.aborted && tell(opened ? { event: 'closed', code: 1006 } : { event: 'failed' }));
+  return { send() {}, close: () => cancel.abort() };
+}
+
+/** Of an entry, or of one that was skipped. */
+const placeOf = ({ id, offset }) => id ?? offset;
 
 /** HTML Living Standard, 9.2.6, as far as a gateway uses it: one frame is one `data:` line. */
 export class EventParser {
@@ -111,7 +205,7 @@ function parsed(data) {
 async function refused(answer) {
   const seconds = Number(answer.headers.get('Retry-After'));
   const isJSON = answer.headers.get('Content-Type')?.startsWith('application/problem+json'); // RFC 9457
-  const { type, detail } = (isJSON && (await answer.json().catch(() => undefined))) || {};
+  const { type, detail, reason } = (isJSON && (await answer.json().catch(() => undefined))) || {};
   const problem = typeof type === 'string' && type.startsWith('urn:baton:problem:');
-  return { event: 'refused', status: answer.status, problem, retryAfterMs: seconds > 0 ? seconds * 1000 : 0, detail };
+  return { event: 'refused', status: answer.status, problem, retryAfterMs: seconds > 0 ? seconds * 1000 : 0, detail, type, reason };
 }

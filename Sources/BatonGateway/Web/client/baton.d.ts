@@ -39,7 +39,7 @@ export type BatonEvent =
   | { type: 'expiring'; inMs: number }
   | {
       type: 'error';
-      /** The gateway's, or `unreachable`, `unauthorized`, `token`, `token_too_short`, `store`, `connect`, `internal`. */
+      /** The gateway's, or `unreachable`, `unauthorized`, `token`, `token_too_short`, `token_too_long`, `too_many_streams`, `mixed_content`, `store`, `connect`, `internal`. */
       code: string;
       message?: string;
     };
@@ -65,15 +65,22 @@ export interface Response {
 /** The offset together with the text before it: neither is of use without the other. */
 export interface Snapshot {
   offset: string;
-  /** In the order of their first entries. */
-  responses?: (Response & { name: string })[];
+  /** In the order of their first entries; `pending`: the first bytes of a character, in base64. */
+  responses?: (Response & { name: string; pending?: string })[];
 }
+
+/** An input or a cancel, as it is sent. */
+export type Submission = { type: 'input'; key: string; data: string } | { type: 'cancel'; key: string; response: string };
 
 /** A store that fails, or does not answer within 2 s, is told by `error` `store` and stops nothing. */
 export interface Store {
   load(): Snapshot | undefined | Promise<Snapshot | undefined>;
-  /** At most once a second, and when the page is hidden or left. */
+  /** Once a second while something comes, after each 64 Ki characters, and when the page is hidden or left. */
   save(snapshot: Snapshot): void | Promise<void>;
+  /** What waits for its answer; without these three it ends with the page. */
+  loadUnanswered?(): Submission[] | undefined;
+  saveUnanswered?(submission: Submission): void | Promise<void>;
+  dropUnanswered?(key: string): void | Promise<void>;
   /** After a refusal, and by `forget()`. */
   forget?(): void | Promise<void>;
 }
@@ -98,11 +105,12 @@ export interface Options {
   token?: string | (() => string | Promise<string>);
   /** Closes the session when it is aborted. */
   signal?: AbortSignal;
-  /** As of `fetch`, for server-sent events. WebSockets carry the cookies of their origin anyway. */
+  /** As of `fetch`, for server-sent events and pages. WebSockets carry the cookies of their origin anyway. */
   credentials?: RequestCredentials;
   /**
    * What outlives a reload of the page. Without it everything is asked for again, from `offset` or `last`. `session` keeps
-   * offset and text in the tab's sessionStorage (up to 1 MiB, otherwise nothing), for these gateways, this session, the token's subject and these
+   * offset and text in the tab's sessionStorage (up to 512 Ki characters; of a longer conversation the beginning, and the rest comes again), and
+   * what was submitted and has no answer yet, which is sent again; for these gateways, this session, the token's subject and these
    * options. It is shown once a gateway has let the person in, and removed by a refusal and by `forget()`. An app that keeps the text itself
    * gives a store of its own, and may ignore `responses`.
    */
@@ -165,11 +173,13 @@ export interface Session extends AsyncIterable<BatonEvent>, EventTarget {
   /** The place after the last entry that was delivered. */
   readonly offset: string | undefined;
   readonly state: State;
-  readonly transport: 'websocket' | 'sse';
+  readonly transport: 'websocket' | 'sse' | 'pages';
   /** The URL in use, and the name of its gateway. */
   readonly url: string;
   readonly node: string | undefined;
   readonly responses: ReadonlyMap<string, Readonly<Response>>;
+  /** The inputs and cancels that wait for their answer, oldest first; with `store: 'session'` those of before a reload, too. */
+  readonly unanswered: Submission[];
   /** Resolves when the session ends on this device; never rejects. */
   readonly ended: Promise<End>;
   text(response?: string): string;
@@ -186,8 +196,20 @@ export interface Session extends AsyncIterable<BatonEvent>, EventTarget {
   forget(): void;
 }
 
-/** Attaches to a session and stays attached, across lost connections, gateways, sleep and networks. Throws a TypeError for a bad name or URL. */
+/** Of the client's files. They may be copied and bundled, all of one version. */
+export const version: string;
+
+/**
+ * Attaches to a session and stays attached, across lost connections, gateways, sleep and networks. Throws a TypeError for a bad name or
+ * URL, and in a browser older than Chromium 98, Firefox 97 or Safari 15.4 (March 2022).
+ */
 export function attach(urls: string | string[], session: string, options?: Options): Session;
+
+/**
+ * For `ontext`: shows the newest text in this element. What is laid out for a token does not grow with the text, as it does where `textContent`
+ * is set for each.
+ */
+export function textInto(element: Element): (text: string, response: string, added: string | undefined) => void;
 
 /** Which of two places comes first in the stream, as `sort` wants it; checks are left out. Throws a TypeError for what is no place. */
 export function compareOffsets(a: string, b: string): number;

@@ -1,7 +1,7 @@
 // One device: shows a session as it comes, lets a person answer back, and makes trouble on request.
 // All there is to know about using Baton in a page is in `attach` and its callbacks below.
 
-import { attach, compareOffsets } from './baton.js';
+import { attach, compareOffsets, textInto } from './baton.js';
 import { Journal } from './demo-journal.js';
 import { Cable } from './demo-cable.js';
 
@@ -12,6 +12,9 @@ const name = address.get('name') ?? 'phone';
 const kept = `baton-demo ${sessionName} ${name}`;
 const cable = new Cable();
 const journal = new Journal(name, tell);
+const keptOrder = [];
+/** How the text of each answer is shown, by response. */
+const textOf = new Map();
 
 addEventListener('error', ({ error, message }) => complain(error?.message ?? message));
 
@@ -23,9 +26,12 @@ const session = attach(gateways.map(({ url }) => url), sessionName, {
   token: new URLSearchParams(location.hash.slice(1)).get('token') ?? undefined,
   device: name,
   platform: cable.platform, // only here: so that the cable can be pulled
-  store: { load, save }, // a reload goes on where it was
+  store: { load, save, forget: () => sessionStorage.removeItem(kept) }, // a reload goes on where it was
 
-  ontext: (text, response) => show(response),
+  ontext(text, response, added) {
+    show(response);
+    textOf.get(response)?.(text, response, added);
+  },
   onentry(entry) {
     if (entry.event === 'input') addQuestion(entry);
     else if (entry.response) show(entry.response);
@@ -38,7 +44,10 @@ const session = attach(gateways.map(({ url }) => url), sessionName, {
     journal.reset(reset);
   },
   onskipped: ({ bytes }) => journal.note(`an entry of ${bytes.toLocaleString()} bytes is too large and was left out`),
-  onattached: ({ node }) => journal.attached(node, session),
+  onattached({ node }) {
+    for (const item of keptOrder.splice(0)) item.response ? newAnswer(item.response) : addQuestion(item);
+    journal.attached(node, session);
+  },
   onlive: () => journal.live(),
   onstate(state) {
     showStatus(state);
@@ -81,8 +90,8 @@ function save(snapshot) {
 function load() {
   const snapshot = JSON.parse(sessionStorage.getItem(kept) ?? 'null');
   if (!Array.isArray(snapshot?.responses)) return undefined; // kept by another version
-  for (const item of snapshot?.order ?? []) item.response ? newAnswer(item.response) : addQuestion(item);
-  return snapshot ?? undefined;
+  keptOrder.push(...(snapshot.order ?? [])); // shown once a gateway has let this person in
+  return snapshot;
 }
 
 // What is shown
@@ -98,9 +107,13 @@ function show(response) {
 function paint() {
   const atEnd = $('talk').scrollHeight - $('talk').scrollTop - $('talk').clientHeight < 40;
   for (const name of dirty) {
-    const { text = '', state } = session.responses.get(name) ?? {};
-    if (state === undefined) document.getElementById(`answer-${name}`)?.remove();
-    else paintAnswer(document.getElementById(`answer-${name}`), text, state);
+    const { state } = session.responses.get(name) ?? {};
+    if (state === undefined) {
+      document.getElementById(`answer-${name}`)?.remove();
+      textOf.delete(name);
+    } else {
+      paintAnswer(document.getElementById(`answer-${name}`), state);
+    }
   }
   dirty.clear();
   if (atEnd) $('talk').scrollTop = $('talk').scrollHeight;
@@ -109,8 +122,7 @@ function paint() {
   $('count').textContent = journal.count ? `${journal.count.toLocaleString()} tokens` : '';
 }
 
-function paintAnswer(element, text, state) {
-  element.querySelector('p').textContent = text;
+function paintAnswer(element, state) {
   element.dataset.state = state;
   element.setAttribute('aria-busy', state === 'open');
   const ending = { error: 'The answer broke off.', cancelled: 'Stopped.' }[state] ?? '';
@@ -122,7 +134,9 @@ function newAnswer(name) {
   element.id = `answer-${name}`;
   element.dataset.response = name;
   element.className = 'answer';
-  element.append(document.createElement('p'), document.createElement('footer'));
+  const text = document.createElement('p');
+  textOf.set(name, textInto(text));
+  element.append(text, document.createElement('footer'));
   $('talk').append(element);
   return element;
 }
@@ -159,7 +173,7 @@ function complain(problem) {
 // What a person says
 
 function openResponse() {
-  return [...session.responses].findLast(([name, { state }]) => name !== '' && state === 'open')?.[0];
+  return [...session.responses].reverse().find(([name, { state }]) => name !== '' && state === 'open')?.[0];
 }
 
 $('say').addEventListener('submit', async (event) => {
@@ -174,6 +188,11 @@ $('say').addEventListener('submit', async (event) => {
     complain(error.message);
     $('text').value ||= text;
   }
+});
+
+// The Enter that ends an input method's text asks nothing yet; Safari sends it after `compositionend`.
+$('text').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && (event.isComposing || event.keyCode === 229)) event.preventDefault();
 });
 
 $('stop').addEventListener('click', () => {

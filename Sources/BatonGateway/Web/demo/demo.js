@@ -49,7 +49,8 @@ $('ask').addEventListener('submit', async (event) => {
 });
 
 $('prompt').addEventListener('keydown', (event) => {
-  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  // 229: the Enter that ends an input method's text; Safari sends it after `compositionend`.
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   $('ask').requestSubmit();
 });

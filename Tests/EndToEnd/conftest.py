@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 from support.device import Device
-from support.process import BATON
+from support.process import BATON, Process
 from support.servers import Gateway, HAProxy, Nginx, Redis
 
 
@@ -125,7 +125,8 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed and call.when == "call":
         servers = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, (Gateway, Redis))]
-        servers += [one for one in item.funcargs.get("started", []) if hasattr(one, "process")]
-        for server in servers:
-            report.sections.append((f"log of {server.process.name}", server.process.logged()[-3000:]))
+        started = item.funcargs.get("started", [])
+        processes = [one if isinstance(one, Process) else getattr(one, "process", None) for one in [*servers, *started]]
+        for process in filter(None, processes):
+            report.sections.append((f"log of {process.name}", process.logged()[-3000:]))
     return report

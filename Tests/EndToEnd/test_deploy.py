@@ -65,6 +65,12 @@ def test_what_is_declared_is_imported_and_nothing_else():
         assert imported - SYSTEM == declared, target["name"]
 
 
+def test_the_unit_gives_the_gateway_little():
+    unit = REPOSITORY / "Deploy/systemd/baton.service"
+    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=15", unit], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_demo_shows_an_answer_that_survives_a_killed_gateway():
     """Deploy/demo itself, with a stand-in for the model."""
     words = [f"word{n} " for n in range(600)]

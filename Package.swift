@@ -56,8 +56,8 @@ let package = Package(
     .executableTarget(
       name: "baton",
       dependencies: [
-        "BatonGateway", "BatonProducer", "BatonClient", "BatonCheck", "BatonStore", "BatonRedis", "BatonSession",
-        "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1,
+        "BatonGateway", "BatonProducer", "BatonClient", "BatonCheck", "BatonStore", "BatonRedis", "BatonUpstream",
+        "BatonSession", "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1, nioSSL,
         .product(name: "NIOFoundationCompat", package: "swift-nio"),
         nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient, histogram,
       ]),
@@ -89,6 +89,8 @@ let package = Package(
     // protocols
     .target(name: "BatonRedis", dependencies: ["CBatonHiredis", nio, nioPosix, nioSSL]),
     .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket, crypto]),
+
+    .target(name: "BatonUpstream", dependencies: [nio]),
 
     // core
     .target(
@@ -129,6 +131,7 @@ let package = Package(
         nioEmbedded,
         collections,
       ]),
+    .testTarget(name: "BatonUpstreamTests", dependencies: ["BatonUpstream", nio]),
     .testTarget(name: "BatonCheckTests", dependencies: ["BatonCheck", "BatonProtocol", nio]),
     .testTarget(
       name: "BatonClientTests",

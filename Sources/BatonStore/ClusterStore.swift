@@ -365,6 +365,13 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     attempt(session, { $0.record(of: response, in: session, completion: $1) }, completion)
   }
 
+  package func look(
+    at response: String, in session: SessionName, after place: EntryID,
+    completion: @escaping (Result<InboxLook, RedisError>) -> Void
+  ) {
+    attempt(session, { $0.look(at: response, in: session, after: place, completion: $1) }, completion)
+  }
+
   /// Once more and again while the session's slot is in motion, up to a deadline.
   private func attempt<Value>(
     _ session: SessionName, _ send: @escaping (SessionStore, @escaping (Result<Value, RedisError>) -> Void) -> Void,

@@ -25,4 +25,13 @@ extension SessionStoring {
       eventLoop.execute { self.record(of: response, in: session) { continuation.resume(with: $0) } }
     }
   }
+
+  /// - Throws: ``RedisError``.
+  package func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute {
+        self.look(at: response, in: session, after: place) { continuation.resume(with: $0) }
+      }
+    }
+  }
 }

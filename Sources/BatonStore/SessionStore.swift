@@ -339,6 +339,30 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
         })
     }
   }
+  /// A response, and what of the session's inbox comes after `place`. An inbox of another type has nothing in it.
+  package func look(
+    at response: String, in session: SessionName, after place: EntryID,
+    completion: @escaping (Result<InboxLook, RedisError>) -> Void
+  ) {
+    let keys = SessionKeys(session, prefix: configuration.keyPrefix)
+    let after = RedisStreamID(place.milliseconds, place.sequence)
+    let asked = [
+      RedisCommand("HGET", .string(keys.producers), .string(response)),
+      .xread(count: InboxLook.count, [(keys.inbox, after)]),
+    ]
+    commands?.send(asked, of: session) { result in
+      completion(
+        result.flatMap { replies in
+          Result { () throws(RedisError) in
+            guard replies.count == asked.count else { throw .unexpectedReply("XREAD") }
+            let record = try replies[0].accepted().text.flatMap { ResponseRecord($0) }
+            if let error = replies[1].error, error.code != "WRONGTYPE" { throw error }
+            let read = try? replies[1].decodedStreams([keys.inbox]).first?.read
+            return InboxLook(record: record, messages: read?.entries ?? [])
+          }
+        })
+    }
+  }
 }
 
 private struct Unconnectable: RedisConnecting {

@@ -38,6 +38,20 @@ package protocol SessionStoring: AnyObject, Sendable {
   /// What is known of a response; nil where nothing is.
   func record(
     of response: String, in session: SessionName, completion: @escaping (Result<ResponseRecord?, RedisError>) -> Void)
+  /// A response, and what of the session's inbox comes after `place`, at most ``InboxLook/count`` messages.
+  func look(
+    at response: String, in session: SessionName, after place: EntryID,
+    completion: @escaping (Result<InboxLook, RedisError>) -> Void)
+}
+
+/// What a producer of a response asks for again and again.
+package struct InboxLook: Sendable {
+  package static let count = 64
+
+  /// Nil where nothing is known of it.
+  package let record: ResponseRecord?
+  /// Oldest first.
+  package let messages: [RawEntry]
 }
 
 extension StoreConfiguration {

@@ -47,6 +47,10 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? { nil }
 
+  func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
+    throw Problem.storeUnavailable
+  }
+
   /// On one event loop, as all drivers.
   private final class Driver: DeviceDriver, @unchecked Sendable {
     let backend: FakeBackend

@@ -7,6 +7,7 @@ package struct Target: Sendable {
   package enum Resource: Sendable, Equatable {
     case session(String)
     case response(String, session: String)
+    case controls(String, session: String)
     /// A name in it is no percent-encoded UTF-8.
     case malformed
     case other
@@ -25,16 +26,22 @@ package struct Target: Sendable {
     guard segments.count >= 4, segments[0].isEmpty, Query.percentDecoded(segments[1]) == "v1",
       Query.percentDecoded(segments[2]) == "sessions"
     else { return }
-    guard segments.count == 4 || segments.count == 6 && Query.percentDecoded(segments[4]) == "responses" else { return }
+    let ofControls = segments.count == 7 && Query.percentDecoded(segments[6]) == "controls"
+    guard segments.count == 4 || segments.count == 6 || ofControls,
+      segments.count == 4 || Query.percentDecoded(segments[4]) == "responses"
+    else { return }
     guard let session = Query.percentDecoded(segments[3]) else {
       resource = .malformed
       return
     }
-    guard segments.count == 6 else {
+    guard segments.count > 4 else {
       resource = .session(session)
       return
     }
-    resource = Query.percentDecoded(segments[5]).map { .response($0, session: session) } ?? .malformed
+    resource =
+      Query.percentDecoded(segments[5]).map {
+        ofControls ? .controls($0, session: session) : .response($0, session: session)
+      } ?? .malformed
   }
 
   /// Path and query of a target; `http://host/path` is for proxies, and every server must take it.

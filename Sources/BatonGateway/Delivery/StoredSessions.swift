@@ -167,6 +167,14 @@ struct StoredSessions: SessionOperations {
     }
   }
 
+  func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
+    do {
+      return try await store.look(at: response, in: session, after: place)
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+
   private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
     do {
       return try await store.run(call, session)

@@ -47,7 +47,7 @@ package final class DeviceFront: Sendable {
     }
     switch Target(head.uri).resource {
     case .session, .malformed: break
-    case .response, .other: return .control
+    case .response, .controls, .other: return .control
     }
     if let wire = DeviceRequest.wire(of: head) { return .device(wire) }
     return head.headers["Sec-WebSocket-Key"].isEmpty ? .control : .refused(.lostUpgrade)

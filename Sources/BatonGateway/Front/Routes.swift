@@ -117,6 +117,11 @@ package struct Routes: Sendable {
           .notFound, "no-such-response", "Nothing is known of this response; it may never have been opened.")
       }
       return .json(record.json(response), to: request)
+    case .controls(let response, let session):
+      try origins.check(request.headers[values: .origin])
+      if request.method == .options { return preflight(request, allow: "GET, OPTIONS") }
+      guard request.method == .get else { throw Problem.methodNotAllowed("GET") }
+      return try await controls(of: response, session, request, try Query(target.query))
     case .malformed: throw Problem.badEncoding
     case .other: return try page(request)
     }
@@ -215,6 +220,27 @@ package struct Routes: Sendable {
     return response
   }
 
+  /// What people want of a response, for the process that produces it (PROTOCOL 8).
+  private func controls(
+    of response: String, _ session: String, _ request: Request, _ query: Query
+  ) async throws -> Response {
+    let (session, identity) = try await admitted(session, .publish, request, query)
+    guard Shape.name(response.utf8, upTo: 128) else { throw Problem.badResponse }
+    if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
+    let given = try request.headers.first { $0.name.canonicalName == "last-event-id" }?.value ?? query.one("after")
+    let after = try given.map { (text) throws(Problem) in try Offset(checking: text, name: "after").id }
+    let controls = ControlStream(
+      response: response, session: session, after: after, expires: identity?.expires, store: store, state: state)
+    // Refused now, where a status can say so.
+    let first = try await controls.begin()
+    var answer = Response(status: .ok, body: ResponseBody { writer in try await controls.run(first, &writer) })
+    answer.headers[.contentType] = "text/event-stream"
+    answer.headers[.cacheControl] = "no-store, no-transform"
+    if let name = HTTPField.Name("X-Accel-Buffering") { answer.headers[name] = "no" }
+    answer.allow(request.headers[.origin])
+    return answer
+  }
+
   private func session(
     _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
   ) async throws -> SessionName {
@@ -306,6 +332,9 @@ package struct Routes: Sendable {
       try method(request, .get)
       if let reason = state.unreadiness(at: .now()) { return .text(reason + "\n", status: .serviceUnavailable) }
       return .text("ready\n")
+    case "/append.lua":
+      try method(request, .get)
+      return .text(AppendScript.source)
     case "/metrics":
       try method(request, .get)
       return .text(metrics.text(isReady: state.unreadiness(at: .now()) == nil), type: MetricsRegistry.contentType)

@@ -17,6 +17,8 @@ package protocol SessionOperations: Sendable {
   func delete(_ session: SessionName) async throws
   /// Nil where nothing is known of the response.
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord?
+  /// The response, and the next messages of the session's inbox after `place`.
+  func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook
 }
 
 /// One page of history (PROTOCOL 7).

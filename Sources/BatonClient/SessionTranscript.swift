@@ -16,9 +16,13 @@ public struct SessionTranscript: Sendable {
     public fileprivate(set) var endingData: String?
     private var bytes = Data()
     /// Where each entry's share of `bytes` ends, in stream order.
-    private var pieces: [(id: EntryID, end: Int)] = []
+    private var pieces: [(id: EntryID, end: Int, n: UInt64)] = []
+    /// The last delta's number.
+    private var n: UInt64 { pieces.last?.n ?? 0 }
     private var endingID: EntryID?
     fileprivate var firstID: EntryID
+    /// The start of the response that stands in its place.
+    fileprivate var supersededAt: EntryID?
 
     fileprivate init(name: String?, firstID: EntryID) {
       self.name = name
@@ -36,8 +40,10 @@ public struct SessionTranscript: Sendable {
 
     fileprivate mutating func append(_ entry: Frame.Entry) {
       if entry.event == "token", let data = entry.data {
+        // An append that was sent twice (PROTOCOL 2).
+        if let number = entry.n, name != nil, number <= n { return }
         bytes.append(data)
-        pieces.append((entry.id.id, bytes.count))
+        pieces.append((entry.id.id, bytes.count, entry.n ?? n + 1))
       } else if let ending = Ending(rawValue: entry.event) {
         self.ending = ending
         endingData = entry.text
@@ -53,11 +59,13 @@ public struct SessionTranscript: Sendable {
         endingData = nil
         self.endingID = nil
       }
+      if let supersededAt, supersededAt > id { self.supersededAt = nil }
     }
   }
 
-  /// In the order of their first entries.
-  public private(set) var responses: [Response] = []
+  /// In the order of their first entries; without those that another one supersedes.
+  public var responses: [Response] { all.filter { $0.supersededAt == nil } }
+  private var all: [Response] = []
 
   public init() {}
 
@@ -67,8 +75,8 @@ public struct SessionTranscript: Sendable {
     switch frame.kind {
     case .entry(let entry): append(entry)
     case .reset(let reset):
-      responses.removeAll { $0.firstID > reset.from.id }
-      for index in responses.indices { responses[index].drop(after: reset.from.id) }
+      all.removeAll { $0.firstID > reset.from.id }
+      for index in all.indices { all[index].drop(after: reset.from.id) }
     default: break
     }
   }
@@ -76,13 +84,28 @@ public struct SessionTranscript: Sendable {
   private mutating func append(_ entry: Frame.Entry) {
     let concerns = entry.event == "token" || entry.event == "start" || entry.isEnding
     guard concerns else { return }
-    let index = responses.lastIndex { $0.name == entry.response }
-    if let index {
-      responses[index].append(entry)
-    } else {
+    if entry.event == "start", let old = Words(entry)?.supersedes, old != entry.response,
+      let index = all.lastIndex(where: { $0.name == old })
+    {
+      all[index].supersededAt = entry.id.id
+    }
+    if let index = all.lastIndex(where: { $0.name == entry.response }) {
+      all[index].append(entry)
+    } else if !entry.isEnding || Words(entry)?.reason != "superseded" {
       var response = Response(name: entry.response, firstID: entry.id.id)
       response.append(entry)
-      responses.append(response)
+      all.append(response)
+    }
+  }
+
+  /// What the data of a start or an end may say.
+  private struct Words: Decodable {
+    let supersedes: String?
+    let reason: String?
+
+    init?(_ entry: Frame.Entry) {
+      guard let data = entry.data, let words = try? JSONDecoder().decode(Words.self, from: data) else { return nil }
+      self = words
     }
   }
 }

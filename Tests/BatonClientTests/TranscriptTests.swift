@@ -23,6 +23,30 @@ import Testing
     #expect(transcript.responses.map(\.ending) == [.end, nil])
   }
 
+  @Test func aDeltaThatWasAppendedTwiceIsShownOnce() throws {
+    let transcript = try transcript(
+      #"{"id":"1-0","event":"token","response":"r1","n":1,"data":"a"}"#,
+      #"{"id":"2-0","event":"token","response":"r1","n":1,"data":"a"}"#,
+      #"{"id":"3-0","event":"token","response":"r1","n":2,"data":"b"}"#)
+    #expect(transcript.responses.map(\.text) == ["ab"])
+  }
+
+  @Test func whatAnotherOneSupersedesIsNotShown() throws {
+    let frames = [
+      #"{"id":"1-0.00000001","event":"token","response":"r1","n":1,"data":"a"}"#,
+      #"{"id":"2-0.00000002","event":"start","response":"r2","data":"{\"supersedes\":\"r1\"}"}"#,
+      #"{"id":"3-0.00000003","event":"error","response":"r1","data":"{\"reason\":\"superseded\"}"}"#,
+      #"{"id":"4-0.00000004","event":"token","response":"r2","n":1,"data":"x"}"#,
+    ]
+    var transcript = SessionTranscript()
+    for frame in frames { transcript.apply(.frame(try Frame(json: frame))) }
+    #expect(transcript.responses.map(\.name) == ["r2"])
+    let reset = #"{"type":"reset","reason":"ahead","from":"1-0.00000001","offset":"1-0.00000001"}"#
+    transcript.apply(.frame(try Frame(json: reset)))
+    #expect(transcript.responses.map(\.text) == ["a"])
+    #expect(try self.transcript(frames[2]).responses.isEmpty)
+  }
+
   @Test func aSplitCharacterComesTogether() throws {
     let transcript = try transcript(
       #"{"id":"1-0","event":"token","data64":"8J8="}"#, #"{"id":"2-0","event":"token","data64":"mYI="}"#)

@@ -42,6 +42,32 @@ test('bytes that never become a character are shown as such, and hold nothing up
   assert.equal(responses.all.get('r1').text, '\ufffda\ufffdb');
 });
 
+test('a delta that was appended twice is shown once', () => {
+  const responses = new Responses();
+  assert.deepEqual([responses.add(token(1, 'a')), responses.add({ ...token(1, 'a'), id: '1-1' }), responses.add(token(2, 'b'))], ['a', undefined, 'b']);
+  assert.equal(responses.all.get('r1').text, 'ab');
+  responses.dropAfter('1-0');
+  assert.equal(responses.add(token(2, 'c')), 'c');
+});
+
+test('a response that another one supersedes is not shown', () => {
+  const responses = new Responses();
+  responses.add(token(1, 'a'));
+  responses.add({ id: '2-0', event: 'start', response: 'r2', data: '{"supersedes":"r1"}' });
+  assert.deepEqual([...responses.all.keys()], ['r2']);
+  assert.equal(responses.add({ id: '3-0', event: 'error', response: 'r1', data: '{"reason":"superseded"}' }), undefined);
+  responses.add({ id: '4-0', event: 'token', response: 'r2', n: 1, data: 'x' });
+  assert.deepEqual(responses.snapshot(), [{ name: 'r2', text: 'x', n: 1, state: 'open' }]);
+  responses.dropAfter('1-0');
+  assert.deepEqual(responses.snapshot(), [{ name: 'r1', text: 'a', n: 1, state: 'open' }]);
+});
+
+test('the end of a superseded response that is not known shows nothing', () => {
+  const responses = new Responses();
+  responses.add({ id: '3-0', event: 'error', response: 'r1', data: '{"reason":"superseded"}' });
+  assert.equal(responses.all.size, 0);
+});
+
 test('everything after a place is taken back', () => {
   const responses = new Responses();
   for (const [n, text] of ['a', 'b', 'c', 'd'].entries()) responses.add(token(n + 1, text));

@@ -142,7 +142,12 @@ extension Entries {
       else { return false }
       switch (one.hasN, next.hasN) {
       case (false, false): return true
-      case (true, true): return next.n >= next.joined && next.n - next.joined == one.n
+      case (true, true) where next.n >= next.joined && next.n - next.joined == one.n:
+        // A delta that was appended twice stays alone, so that who has its number can leave it out (PROTOCOL 2).
+        guard index > 0, records[index - 1].hasN, records[index - 1].n >= one.n else { return true }
+        let before = records[index - 1]
+        return before.responseLength != one.responseLength
+          || !Entry.response(before, bytes).elementsEqual(Entry.response(one, bytes))
       default: return false
       }
     }

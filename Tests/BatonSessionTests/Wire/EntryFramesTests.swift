@@ -137,6 +137,14 @@ import Testing
     #expect(runs(entries).count == 2, "across \(what)")
   }
 
+  @Test func joinsNothingToADeltaThatWasAppendedTwice() {
+    func delta(_ id: UInt64, _ n: Int, _ response: String = "r") -> Entry {
+      entry(id, [field("data", "x"), field("response", response), field("n", "\(n)")])
+    }
+    #expect(runs([delta(1, 1), delta(2, 2), delta(3, 2), delta(4, 3), delta(5, 4)]).count == 3)
+    #expect(runs([delta(1, 5, "q"), delta(2, 2), delta(3, 3)]).count == 2)
+  }
+
   @Test func joinsNeverAcrossWhatIsTooBig() {
     var reader = EntryReader(maxEntryBytes: 5)
     let big = reader.entry(EntryID(2, 0), [field("data", "d"), field("response", "r"), field("n", "2")])

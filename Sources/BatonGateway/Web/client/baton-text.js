@@ -9,6 +9,8 @@ const maxMarks = 8192;
 export class Responses {
   /** By name; entries without a response are under ''. @type {Map<string, Response & {pending: Uint8Array}>} */
   all = new Map();
+  /** Those that another one stands in place of. */
+  #superseded = new Map();
   /** What each entry changed, oldest first, so that it can be taken back. */
   #marks = [];
   #base = '0';
@@ -28,19 +30,25 @@ export class Responses {
     this.#marks.push(mark);
     if (this.#marks.length > maxMarks) this.#base = this.#marks.splice(0, maxMarks / 2).at(-1).id;
     if (event !== 'token' && response === undefined) return undefined;
-    const now = this.all.get(mark.name);
+    if (event === 'start') this.#supersede(mark, data);
+    const hidden = this.#superseded.get(mark.name);
+    if (!hidden && !this.all.has(mark.name) && event === 'error' && objectOf(data)?.reason === 'superseded') return undefined;
+    const now = hidden ?? this.all.get(mark.name);
     mark.before = now && { length: now.text.length, n: now.n, state: now.state, pending: now.pending };
     const next = now ?? { text: '', n: 0, state: 'open', pending: none };
-    this.all.set(mark.name, next);
+    if (!hidden) this.all.set(mark.name, next);
     if (endings.has(event)) {
       next.state = /** @type {Response['state']} */ (event);
-      return this.#cut(next);
+      const cut = this.#cut(next);
+      return hidden ? undefined : cut;
     }
     if (event !== 'token') return undefined;
+    // An append that was sent twice (PROTOCOL 2).
+    if (n !== undefined && response !== undefined && n <= next.n) return undefined;
     const added = this.#decode(next, data, data64);
     next.text += added;
     next.n = n ?? next.n + 1;
-    return added;
+    return hidden ? undefined : added;
   }
 
   /**
@@ -50,6 +58,7 @@ export class Responses {
   dropAfter(from) {
     if (typeof from !== 'string' || from === '0') {
       this.all.clear();
+      this.#superseded.clear();
       this.#marks = [];
       this.#base = '0';
       return true;
@@ -81,11 +90,29 @@ export class Responses {
     return '\uFFFD';
   }
 
-  #takeBack({ name, before }) {
-    const now = this.all.get(name);
+  /** What a `start` says that its response stands in place of. */
+  #supersede(mark, data) {
+    const name = objectOf(data)?.supersedes;
+    const old = this.all.get(name);
+    if (!old || name === mark.name) return;
+    this.all.delete(name);
+    this.#superseded.set(name, old);
+    mark.supersedes = name;
+  }
+
+  #takeBack({ name, before, supersedes }) {
+    const old = this.#superseded.get(supersedes);
+    if (old) {
+      this.#superseded.delete(supersedes);
+      this.all.set(supersedes, old);
+    }
+    const now = this.all.get(name) ?? this.#superseded.get(name);
     if (!now) return;
     if (before) Object.assign(now, { text: now.text.slice(0, before.length), n: before.n, state: before.state, pending: before.pending });
-    else this.all.delete(name);
+    else {
+      this.all.delete(name);
+      this.#superseded.delete(name);
+    }
   }
 
   /** A character may be split over deltas; these then come as base64. */
@@ -99,6 +126,14 @@ export class Responses {
 }
 
 const none = new Uint8Array();
+
+function objectOf(data) {
+  try {
+    return Object(JSON.parse(data));
+  } catch {
+    return undefined; // no JSON: it says nothing to us
+  }
+}
 
 function bytesOf(base64) {
   try {

@@ -3,7 +3,7 @@
 //
 // What `baton dev` answers beside this page:
 //   GET  dev/state?session=S   {"gateways":[{"name":"gw-1","url":"http://127.0.0.1:8081","alive":true}, …],
-//                               "model":"…" or null,
+//                               "model":"…" or null, "modelTrouble":"…" where a server has none,
 //                               "producer":{"response":"r…","n":1248,"state":"open"} or null,
 //                               "redis":"unix:///tmp/…/redis.sock"}
 //                              `producer`: the session's newest response as Redis has it; `n` is its last number,
@@ -121,7 +121,7 @@ async function look() {
     producer = state.producer ?? undefined;
     showGateways(state.gateways);
     showCounts();
-    if (state.model === null) $('problem').textContent = 'No model is running. Start with “baton dev --openai URL”, or publish from a terminal.';
+    if (state.model === null) $('problem').textContent = state.modelTrouble ?? 'No model is running. Start with “baton dev --openai URL”, or publish from a terminal.';
   } catch {
     setText($('agree'), '“baton dev” does not answer. The devices go on as long as a gateway runs.');
   }

@@ -36,19 +36,19 @@ public final class OpenResponse: Sendable {
   }
 
   /// Appends a text delta. Returns when it is taken, before Redis has it; waits while too much is on its way.
-  /// - Parameter text: up to 256 KiB reach devices as a whole.
+  /// - Parameter text: of over 128 KiB it becomes several deltas, cut between characters.
   /// - Throws: ``ProducerError``, also for what was taken earlier; `CancellationError` at once in a cancelled task, and then
   ///   nothing was taken.
   public func append(_ text: String) async throws { try await append(ByteBuffer(string: text)) }
 
   /// Appends a delta of any bytes: also a part of a character.
   /// - Throws: as ``append(_:)-(String)``.
-  public func append(_ bytes: ByteBuffer) async throws { try await append(.delta(bytes)) }
+  public func append(_ bytes: ByteBuffer) async throws { try await append(bytes.pieces().map { .delta($0) }) }
 
   /// Appends another entry, at once and by itself.
   /// - Parameters:
   ///   - event: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`, and none of the reserved ones.
-  ///   - data: its payload; names and values together up to 256 KiB reach devices.
+  ///   - data: its payload; with names, values and the response's name it may have 256 KiB.
   ///   - fields: what is forwarded beside `data`; names that the protocol has for itself are refused.
   /// - Throws: as ``append(_:)-(String)``.
   public func append(event: String, data: String? = nil, fields: [(name: String, value: String)] = []) async throws {
@@ -58,8 +58,21 @@ public final class OpenResponse: Sendable {
     if let field = fields.first(where: { Self.reservedFields.contains($0.name) || $0.name.hasPrefix("_") }) {
       throw ProducerError.refused("the protocol has the field '\(field.name)' for itself")
     }
-    try await append(
-      .event([Entry.Field("event", event)] + Self.fields(data) + fields.map { Entry.Field($0.name, $0.value) }))
+    let entry = [Entry.Field("event", event)] + Self.fields(data) + fields.map { Entry.Field($0.name, $0.value) }
+    try check(entry, event)
+    try await append([.event(entry)])
+  }
+
+  /// Bytes of an entry's names and values that reach every device (`--max-entry-bytes`).
+  static let entryLimit = 256 << 10
+
+  private func check(_ fields: [Entry.Field], _ event: String) throws {
+    // The step adds `response` and a number.
+    let size = fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes } + name.utf8.count + 40
+    guard size <= Self.entryLimit else {
+      throw ProducerError.tooLarge(
+        "'\(event)' would have \(size) bytes, \(Self.entryLimit) reach devices; put it elsewhere and append a link")
+    }
   }
 
   /// Ends the response and returns when Redis has all of it.
@@ -71,6 +84,7 @@ public final class OpenResponse: Sendable {
   /// - Throws: ``ProducerError``; `CancellationError` at once in a cancelled task, while the end goes its way.
   public func end(_ how: ResponseEnd = .end, data: String? = nil) async throws {
     let fields = Self.fields(data)
+    try check(fields, how.rawValue)
     try await act { $0.end(how, fields, $1) }
   }
 
@@ -121,9 +135,9 @@ public final class OpenResponse: Sendable {
 
   private static func fields(_ data: String?) -> [Entry.Field] { data.map { [Entry.Field("data", $0)] } ?? [] }
 
-  private func append(_ item: KeptItems.Item) async throws {
+  private func append(_ items: [KeptItems.Item]) async throws {
     try Task.checkCancellation()
-    try await act { $0.append(item, $1) }
+    try await act { $0.append(items, $1) }
   }
 
   private func act(_ body: @escaping @Sendable (ResponseDriver, ResponseDriver.Waiter) -> Void) async throws {

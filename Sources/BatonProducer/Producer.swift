@@ -111,7 +111,7 @@ public final class Producer: Sendable {
       case _ where stopped.isSet.load(ordering: .relaxed):
         try await answer.end(.cancelled, data: #"{"reason":"cancel"}"#)
       case .success: try await answer.end()
-      case .failure(let error as ProducerError): throw error
+      case .failure(let error as ProducerError) where error.isFinal: throw error
       case .failure(let error):
         logger.warning("a response ends by error: \(type(of: error))", metadata: ["session": "\(session)"])
         try await answer.end(.error, data: #"{"reason":"producer_error"}"#)

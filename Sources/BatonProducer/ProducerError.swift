@@ -1,7 +1,7 @@
 import BatonProtocol
 import BatonSession
 
-/// Why a response can't go on. It is final: every later append throws it again.
+/// Why a response can't go on. It is final: every later append throws it again, but for ``tooLarge(_:)``.
 public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
   /// A newer producer of this response has taken over.
   case fenced
@@ -13,6 +13,8 @@ public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
   case unavailable(String)
   /// Redis refuses, and will again: rights, configuration, a key of another type.
   case refused(String)
+  /// An entry that no device would be sent. Nothing was appended, and the response goes on.
+  case tooLarge(String)
   /// The producer was shut down.
   case stopped
 
@@ -23,9 +25,15 @@ public enum ProducerError: Error, Equatable, Sendable, CustomStringConvertible {
     case .ended(let how): "the response has ended already, by \(how.rawValue)"
     case .unavailable(let why): "Redis is out of reach: \(why)"
     case .refused(let why): "Redis refuses: \(why)"
+    case .tooLarge(let what): "the entry is too large: \(what)"
     case .stopped: "the producer was shut down"
     }
   }
+}
+
+extension ProducerError {
+  /// The response can't go on.
+  var isFinal: Bool { if case .tooLarge = self { false } else { true } }
 }
 
 /// How a response ends; the raw values are the events of section 2 of the protocol.

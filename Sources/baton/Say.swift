@@ -1,9 +1,11 @@
 import BatonGateway
+import BatonUpstream
 import Foundation
 
-/// What a command says beside what it was asked for: a line on standard error, there before what comes next.
+/// What a command says beside what it was asked for: a line on standard error, there before what comes next. Credentials in
+/// addresses are left out.
 func say(_ command: String, _ text: String) {
-  let line = "baton \(command): \(text)\n"
+  let line = "baton \(command): \(UpstreamAddress.masked(text))\n"
   LineOutput.standardError.tell(isatty(STDERR_FILENO) == 1 ? TerminalText.shown(line) : line)
 }
 

@@ -44,6 +44,36 @@ import Testing
     await producer.shutdown()
   }
 
+  @Test func aLargeDeltaIsCutBetweenCharacters() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    let long = "x" + String(repeating: "🙂", count: 100_000)
+    try await answer.append(long)
+    try await answer.end()
+    let entries = try await entries(server, "s")
+    #expect(text(entries) == long)
+    #expect(entries.allSatisfy { $0.reduce(0) { $0 + $1.utf8.count } <= 256 << 10 })
+    #expect(!entries.joined().contains { $0.contains("\u{FFFD}") })
+  }
+
+  @Test func whatNoDeviceWouldBeSentIsRefused() async throws {
+    let server = try RedisServer()
+    let producer = try Producer(redis: server.unixURL)
+    let answer = try await producer.open(session: "s", response: "r")
+    let large = String(repeating: "x", count: 256 << 10)
+    await #expect(throws: ProducerError.self) { try await answer.append(event: "image", data: large) }
+    await #expect(throws: ProducerError.self) { try await answer.end(data: large) }
+    try await answer.append(event: "image", data: String(large.dropLast(200)))
+    try await answer.end()
+    #expect(try await entries(server, "s").count == 3)
+    // In `respond` it ends the response by an error of the app's.
+    await #expect(throws: ProducerError.self) {
+      try await producer.respond(in: "s", response: "r2") { try await $0.append(event: "image", data: large) }
+    }
+    #expect(try await entries(server, "s").last?.contains(#"{"reason":"producer_error"}"#) == true)
+  }
+
   @Test func namesThatCannotBeAreRefused() async throws {
     let server = try RedisServer()
     #expect(throws: ProducerError.self) { try Producer(redis: "nonsense") }

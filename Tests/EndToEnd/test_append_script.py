@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 import random
+import re
 import subprocess
 import time
 
@@ -13,6 +14,7 @@ import redis
 
 from producer import Ended, Fenced, Producer, Step
 from support import versions
+from support.process import REPOSITORY
 
 CASES = sorted((pathlib.Path(__file__).parents[1] / "Conformance/producer").glob("*.json"))
 
@@ -353,3 +355,19 @@ def retry(call, producer):
             return attempt()
         except redis.ConnectionError:
             attempt = lambda: producer._send(producer.items, "append" if producer.epoch else "open")
+
+
+# MARK: hearing people
+
+
+def test_the_articles_lines_hear_stop(server, session):
+    article = (REPOSITORY / "Sources/BatonProtocol/BatonProtocol.docc/AppendScript.md").read_text()
+    names = {}
+    exec(re.search(r"<!-- tested: stop -->\n```python\n(.*?)```", article, re.S)[1], names)
+    inbox, step = names["Inbox"](server, session, "r1"), Step(server, session)
+    assert not inbox.asks_to_stop()
+    step.put("both", ["event", "input", "data", "x"])
+    step.put("inbox", ["event", "cancel", "response", "r2"])
+    assert not inbox.asks_to_stop() and not inbox.asks_to_stop()
+    step.put("inbox", ["event", "cancel", "response", "r1"])
+    assert inbox.asks_to_stop()

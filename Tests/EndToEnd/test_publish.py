@@ -182,7 +182,7 @@ def test_everything_that_came_before_a_cut_is_kept(server, session):
 def test_a_refusal_ends_with_error(server, session):
     done = ask(server, session, Model(b'{"error":{"message":"no such model"}}', status=404))
     assert done.returncode == 64 and b"no such model" in done.stderr
-    assert ending(stream(server, session)) == ("error", {"reason": "model_error", "status": 404})
+    assert ending(stream(server, session)) == ("error", {"reason": "model_error", "status": 404, "message": "no such model"})
 
 
 @pytest.mark.parametrize("bad", [b'data: {"error":{"message":"overloaded"}}\n\n', b"data: nonsense\n\n", b"data: []\n\n"])

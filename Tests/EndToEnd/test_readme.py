@@ -1,8 +1,10 @@
 """What the README says runs: its marked blocks as they are, but for the ports and the folder of the build."""
 
 import re
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from support.process import BATON, REPOSITORY
@@ -35,6 +37,49 @@ def test_each_producer_reaches_the_terminal(fresh, gateway, name, text):
     fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
     run(BLOCKS[name], fresh, gateway)
     assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == text.rstrip("\n")
+
+
+class LossyRedis:
+    """Between a program and Redis: the connection is cut in place of the reply to the call that says `word`."""
+
+    def __init__(self, redis, word):
+        self.url, self.client = redis.url, redis.client
+        self.listener, self.word, self.lost = socket.create_server(("127.0.0.1", 0)), word, False
+        self.port, self.target = self.listener.getsockname()[1], redis.port
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            near, _ = self.listener.accept()
+            threading.Thread(target=self._pass, args=(near, socket.create_connection(("127.0.0.1", self.target))), daemon=True).start()
+
+    def _pass(self, near, far):
+        with near, far:
+            while said := near.recv(1 << 20):
+                far.sendall(said)
+                answer = far.recv(1 << 20)
+                if not self.lost and self.word in said:
+                    self.lost = True
+                    return
+                near.sendall(answer)
+
+
+def test_a_lost_reply_doubles_nothing(fresh, gateway):
+    fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
+    lossy = LossyRedis(fresh, b"more ")
+    run(BLOCKS["python"], lossy, gateway)
+    assert lossy.lost
+    texts = [fields[b"data"] for _, fields in fresh.client.xrange("baton:{chat-42}") if b"n" in fields]
+    assert texts == [b"One ", b"more ", b"answer."]
+    assert fresh.client.ttl("baton:{chat-42}") > 0
+
+
+def test_a_bare_append_that_was_sent_twice_is_shown_once(fresh, gateway):
+    fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
+    for n, token in [(1, "One "), (2, "more "), (2, "more "), (3, "answer.")]:
+        fresh.add("chat-42", response="r2", n=str(n), data=token)
+    fresh.add("chat-42", response="r2", event="end")
+    assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == "One more answer."
 
 
 def test_history_is_one_page(fresh, gateway):

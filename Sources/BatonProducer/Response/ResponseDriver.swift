@@ -38,7 +38,7 @@ final class ResponseDriver {
   private var opening: [Waiter] = []
   private var ending: [Waiter] = []
   /// As many as there are callers of `append`, each with what it has.
-  private var waiting: [(item: KeptItems.Item, waiter: Waiter)] = []
+  private var waiting: [(items: [KeptItems.Item], waiter: Waiter)] = []
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
@@ -67,8 +67,8 @@ final class ResponseDriver {
     advance()
   }
 
-  func append(_ item: KeptItems.Item, _ waiter: Waiter) {
-    waiting.append((item, waiter))
+  func append(_ items: [KeptItems.Item], _ waiter: Waiter) {
+    waiting.append((items, waiter))
     advance()
   }
 
@@ -140,8 +140,8 @@ final class ResponseDriver {
   private func advance() {
     let now = NIODeadline.now()
     while !waiting.isEmpty, writer.phase == .open, !writer.isEnding, writer.hasRoom {
-      let (item, waiter) = waiting.removeFirst()
-      writer.appended(item, now: now)
+      let (items, waiter) = waiting.removeFirst()
+      for item in items { writer.appended(item, now: now) }
       waiter.resume()
     }
     if isLetGo, writer.phase == .open, !writer.isEnding {

@@ -160,6 +160,10 @@ struct ResponseWriter {
     epoch = written.epoch
     generation = generation ?? written.generation
     isLost = false
+    if phase == .opening, let end = ResponseEnd(written.state) {
+      // Recovered from a stream that had lost its state.
+      return failed(.ended(end))
+    }
     if phase == .opening {
       phase = .open
       inbox = written.inbox

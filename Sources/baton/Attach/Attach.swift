@@ -4,6 +4,7 @@ import BatonClient
 import BatonGateway
 import BatonProtocol
 import BatonSession
+import BatonUpstream
 import Dispatch
 import Foundation
 import Synchronization
@@ -68,23 +69,6 @@ struct Attach: AsyncParsableCommand {
 
   enum Until: String, ExpressibleByArgument { case end }
 
-  /// A duration as the protocol writes it.
-  struct Wait: ExpressibleByArgument {
-    let seconds: Double
-
-    init(seconds: Double) { self.seconds = seconds }
-
-    init?(argument: String) {
-      let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)]
-      guard let (unit, factor) = units.first(where: { argument.hasSuffix($0.0) }),
-        let value = UInt32(argument.dropLast(unit.count))
-      else { return nil }
-      seconds = Double(value) * factor
-    }
-
-    var defaultValueDescription: String { "\(Int(seconds))s" }
-  }
-
   func validate() throws {
     if [offset != nil, last != nil, response != nil].count(where: { $0 }) > 1 {
       throw ValidationError("Give one of --offset, --last and --response.")
@@ -108,10 +92,14 @@ struct Attach: AsyncParsableCommand {
     let attachment: SessionAttachment
     let recorder: AttachRecorder?
     do {
+      let token = try Secret.header(token, from: "--token")
       recorder = try record.map { (path) throws(CannotRecord) in try AttachRecorder(path, session, asked) }
-      attachment = try SessionAttachment(to: session, at: urls, options: options)
+      attachment = try SessionAttachment(to: session, at: urls, options: options(token))
+    } catch let failure as PublishFailure {
+      say("attach", "\(failure)")
+      throw ExitCode(failure.status.rawValue)
     } catch let invalid as SessionAttachment.Invalid {
-      throw ValidationError("\(invalid)")
+      throw ValidationError(UpstreamAddress.masked("\(invalid)"))
     } catch let cannot as CannotRecord {
       say("attach", "\(cannot)")
       throw ExitCode(ExitStatus.output.rawValue)
@@ -163,7 +151,7 @@ struct Attach: AsyncParsableCommand {
     return RecordingHeader.Asked(device: device, start: start, rollup: rollup, until: until?.rawValue)
   }
 
-  private var options: SessionAttachment.Options {
+  private func options(_ token: String?) -> SessionAttachment.Options {
     var options = SessionAttachment.Options()
     if let last {
       options.start = .newest(last)

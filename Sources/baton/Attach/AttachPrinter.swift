@@ -11,6 +11,8 @@ struct AttachPrinter {
   private var isMidLine = false
   private var wasAttached = false
   private var terminal = TerminalText()
+  /// The newest responses of which something was printed.
+  private var printed: [(response: String, n: UInt64)] = []
 
   init(json: Bool) { self.json = json }
 
@@ -36,17 +38,41 @@ struct AttachPrinter {
 
   private mutating func show(_ entry: SessionAttachment.Frame.Entry) throws(Descriptor.Failure) {
     if entry.event == "token", let data = entry.data, !data.isEmpty {
+      if isRepeated(entry) { return }
       try isTerminal ? StandardOutput.write(terminal.shown(data)) : StandardOutput.write(data)
       isMidLine = data.last != UInt8(ascii: "\n")
+    } else if entry.event == "start", let old = superseded(by: entry), printed.contains(where: { $0.response == old }) {
+      if isTerminal { try breakLine() }
+      LineOutput.standardError.tell("--- what was printed of \(old) is superseded by \(entry.response ?? "") ---\n")
     } else if entry.isEnding {
       if isTerminal { try breakLine() }
       if entry.event != "end" { say("the answer ended with \(entry.event) \(entry.text ?? "")") }
     }
   }
 
+  /// An append that was sent twice (PROTOCOL 2).
+  private mutating func isRepeated(_ entry: SessionAttachment.Frame.Entry) -> Bool {
+    guard let response = entry.response else { return false }
+    let index = printed.firstIndex { $0.response == response }
+    let last = index.map { printed[$0].n } ?? 0
+    if let n = entry.n, n <= last { return true }
+    if let index {
+      printed[index].n = entry.n ?? last + 1
+    } else {
+      printed = printed.suffix(63) + [(response, entry.n ?? 1)]
+    }
+    return false
+  }
+
+  private func superseded(by start: SessionAttachment.Frame.Entry) -> String? {
+    struct Words: Decodable { let supersedes: String? }
+    return start.data.flatMap { try? JSONDecoder().decode(Words.self, from: $0) }?.supersedes
+  }
+
   /// On a terminal the text that follows begins on a line of its own.
   private mutating func show(_ reset: SessionAttachment.Frame.Reset) throws(Descriptor.Failure) {
     if isTerminal { try breakLine() }
+    printed = []
     let from = reset.from == .zero ? "all that was printed" : "what was printed after \(reset.from)"
     LineOutput.standardError.tell(
       "--- reset (\(reset.reason.rawValue)): \(from) is no longer in the session; printing anew ---\n")

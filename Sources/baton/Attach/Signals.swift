@@ -6,9 +6,10 @@ import Synchronization
 final class Signals {
   private let sources: [any DispatchSourceSignal]
 
-  init(_ told: @escaping @Sendable () -> Void) {
+  /// - Parameter hangup: whether the terminal's end is told, too; not where it is ignored already (nohup).
+  init(hangup: Bool = false, _ told: @escaping @Sendable () -> Void) {
     let count = Count()
-    sources = [SIGINT, SIGTERM].map { number in
+    sources = ([SIGINT, SIGTERM] + (hangup && !Self.isIgnored(SIGHUP) ? [SIGHUP] : [])).map { number in
       signal(number, SIG_IGN)
       let source = DispatchSource.makeSignalSource(signal: number, queue: .global())
       source.setEventHandler {
@@ -18,6 +19,16 @@ final class Signals {
       source.resume()
       return source
     }
+  }
+
+  private static func isIgnored(_ number: Int32) -> Bool {
+    var now = sigaction()
+    sigaction(number, nil, &now)
+    #if canImport(Glibc)
+      return unsafeBitCast(now.__sigaction_handler.sa_handler, to: Int.self) == 1
+    #else
+      return unsafeBitCast(now.__sigaction_u.__sa_handler, to: Int.self) == 1
+    #endif
   }
 
   deinit {

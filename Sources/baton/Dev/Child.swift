@@ -8,9 +8,11 @@ final class Child: Sendable {
   private let unfinished = Mutex(Data())
   private let onLine: @Sendable (String) -> Void
 
-  /// - Parameter onLine: each line of its standard error, on any thread.
+  /// - Parameters:
+  ///   - input: what it reads, to its end; at most 32 KiB. Without it its input stays open.
+  ///   - onLine: each line of its standard error, on any thread.
   init(
-    _ executable: URL, _ arguments: [String], environment: [String: String]? = nil,
+    _ executable: URL, _ arguments: [String], environment: [String: String]? = nil, input data: Data? = nil,
     onLine: @escaping @Sendable (String) -> Void = { _ in }
   ) throws {
     let process = Process()
@@ -24,6 +26,11 @@ final class Child: Sendable {
     let errors = Pipe()
     process.standardError = errors
     try Child.withoutBlockedSignals { try process.run() }
+    if let data {
+      // A child that is gone already reads nothing.
+      try? input.fileHandleForWriting.write(contentsOf: data)
+      try? input.fileHandleForWriting.close()
+    }
     // A thread of its own: Foundation's `readabilityHandler` races its own end.
     Thread.detachNewThread { [weak self] in
       while case let data = Child.read(errors.fileHandleForReading.fileDescriptor), !data.isEmpty { self?.took(data) }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import BatonGateway
+import BatonUpstream
 import Foundation
 import HummingbirdCore
 import Logging
@@ -21,19 +22,23 @@ struct Dev: AsyncParsableCommand {
   @Option(help: "An OpenAI-compatible endpoint whose model answers on the page, such as http://127.0.0.1:8000.")
   var openai: String?
 
+  @Option(help: "Which of its models; the first of its list that answers questions unless told.")
+  var model: String?
+
   @Flag(help: "Let --listen be reached by other machines, such as your phone; nobody is asked for a token.")
   var insecureNoAuth = false
 
   func validate() throws {
     guard (1...16).contains(gateways) else { throw ValidationError("--gateways must be from 1 to 16.") }
-    if let openai, URL(string: openai)?.host?.isEmpty != false {
+    if let openai, UpstreamAddress(openai) == nil {
       throw ValidationError("--openai must be an address like http://127.0.0.1:8000.")
     }
   }
 
   func run() async throws {
     do throws(DevFailure) {
-      try await DevServer(listen: listen, gateways: gateways, openai: openai, isOpen: insecureNoAuth).run()
+      try await DevServer(listen: listen, gateways: gateways, openai: openai, model: model, isOpen: insecureNoAuth)
+        .run()
     } catch {
       say("dev", "\(error)")
       throw ExitCode(error.status.rawValue)
@@ -46,6 +51,7 @@ struct DevServer {
   let listen: String
   let gateways: Int
   let openai: String?
+  let model: String?
   let isOpen: Bool
 
   func run() async throws(DevFailure) {
@@ -85,7 +91,7 @@ struct DevServer {
         "--redis", redis.url, "--drain-delay", "0s", "--drain-time", "1s", "--log-level", "warning",
         "--allowed-origins", origins.joined(separator: ","),
       ] + (isLoopback ? [] : ["--insecure-no-auth"]))
-    let model = Model(endpoint: openai, redis: redis.url)
+    let model = Model(endpoint: openai, model: model, redis: redis.url)
     let routes = DevRoutes(
       fleet: fleet, model: model, redis: redis, commands: commands,
       origins: OriginRule(allowed: Set(origins)), host: isLoopback && host != "::1" ? "127.0.0.1" : "localhost")

@@ -125,7 +125,8 @@ struct DevRoutes: Sendable {
           }
         }
       }
-      json.member("model", model)
+      json.member("model", try? model?.get())
+      if case .failure(let failure)? = model { json.member("modelTrouble", failure.description) }
       json.name("producer")
       if let producer {
         json.object { json in

@@ -2,6 +2,7 @@ import AsyncHTTPClient
 import BatonProducer
 import BatonProtocol
 import BatonSession
+import BatonUpstream
 import Foundation
 import NIOCore
 import NIOFoundationCompat
@@ -10,81 +11,97 @@ import NIOFoundationCompat
 actor GatewayTarget: PublishTarget {
   /// Bytes of lines that wait; beyond that the source waits.
   static let pendingLimit = 1 << 20
-  private static let patience = Duration.seconds(30)
 
-  private let resource: String
-  private let response: String
-  private let token: String?
-  private var epoch = 1
-  private var n = 0
-  private var end: ResponseEnd?
+  nonisolated let response: String
+  private let gateway: GatewayLink
+  private let epoch: Int
+  private var n: Int
+  private var end: (how: ResponseEnd, data: String?)?
   private var pending = ByteBuffer()
+  private var hasFailed = false
+  private var isRefusalTold = false
   private var acknowledged: (@Sendable (OpenResponse.Acknowledgement) -> Void)?
   private var sending: Task<Result<Void, PublishFailure>, Never>?
 
-  init(url: String, session: SessionName, response: String, token: String?) async throws(PublishFailure) {
-    resource = "\(url.hasSuffix("/") ? String(url.dropLast()) : url)/v1/sessions/\(session)"
-    (self.response, self.token) = (response, token)
-    try await open()
-  }
-
-  /// Goes on with a response that is known, as its next writer.
-  private func open() async throws(PublishFailure) {
-    let known = try await attempt(HTTPClientRequest(url: "\(resource)/responses/\(response)"))
-    if let body = known.status == 200 ? known.body : nil {
-      let state = try? JSONDecoder().decode(State.self, from: body)
-      guard let state else {
-        throw .fault("the gateway answered \(resource)/responses/\(response) in an unknown shape")
-      }
-      (epoch, n) = (state.epoch + 1, state.n)
-    } else if known.status != 404 {
-      throw known.failure
+  /// Returns when the response is open.
+  init(url: String, _ opening: Opening, token: String?, caFile: String?) async throws(PublishFailure) {
+    let gateway = try GatewayLink(url: url, session: opening.session, token: token, caFile: caFile)
+    self.gateway = gateway
+    let known = try await gateway.openState(of: opening.response)
+    // As the next writer of a response that is known.
+    epoch = (known?.epoch ?? 0) + 1
+    var body = ByteBuffer()
+    try Line(event: "start", response: opening.response).write(to: &body)
+    _ = try await gateway.append(body, epoch: epoch)
+    // What the stream has of a response may be known only now.
+    n = try await gateway.openState(of: opening.response)?.n ?? 0
+    guard n > 0, !opening.isResumable else {
+      response = opening.response
+      return
     }
-    try await add(Line(event: "start"))
+    let successor = opening.successor
+    (response, n) = (successor.name, 0)
+    // The new one first, so that nobody takes the session for finished in between.
+    body.clear()
+    try Line(event: "start", response: successor.name, data: successor.start).write(to: &body)
+    try Line(event: "error", response: opening.response, data: successor.end).write(to: &body)
+    _ = try await gateway.append(body, epoch: epoch)
+    opening.tellSuperseded(by: successor.name)
   }
 
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
+    if let end { throw .unavailable("the response has ended already, by \(end.how.rawValue)") }
     n += 1
     let text = String(validating: delta.readableBytesView, as: UTF8.self)
-    try await add(Line(n: n, data: text, data64: text == nil ? Data(buffer: delta) : nil))
+    try await add(Line(response: response, n: n, data: text, data64: text == nil ? Data(buffer: delta) : nil))
   }
 
-  /// Cancels reach only who reads the inbox.
-  nonisolated var messages: AsyncStream<DeviceMessage> { AsyncStream { _ in } }
+  nonisolated var messages: AsyncStream<DeviceMessage> { gateway.messages(of: response) }
 
-  func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) -> UInt64 {
+  func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64 {
     acknowledged = told
     return UInt64(n)
   }
 
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
-    end = end ?? how
-    try await add(Line(event: how.rawValue, data: data))
-    while let sending { try await sending.value.get() }
-  }
-
-  private struct State: Decodable {
-    let epoch: Int
-    let n: Int
+    if end == nil {
+      end = (how, data)
+      if !hasFailed { try? await add(Line(event: how.rawValue, response: response, data: data)) }
+    }
+    while let sending {
+      guard case .failure(let failure) = await sending.value else { continue }
+      if failure.status == .usage, !isRefusalTold {
+        // A line was refused, and with it what came after it.
+        isRefusalTold = true
+        var body = ByteBuffer()
+        let told = "{\"message\":\(LenientJSON.quoted(failure.description)),\"reason\":\"producer_error\"}"
+        try Line(event: "error", response: response, data: told).write(to: &body)
+        _ = try? await gateway.append(body, epoch: epoch)
+      }
+      throw failure
+    }
   }
 
   private struct Line: Encodable {
     var event: String?
-    var response = ""
+    var response: String
     var n: Int?
     var data: String?
     var data64: Data?
+
+    func write(to body: inout ByteBuffer) throws(PublishFailure) {
+      do {
+        try body.writeJSONEncodable(self)
+      } catch {
+        throw .fault("a line could not be encoded")
+      }
+      body.writeStaticString("\n")
+    }
   }
 
   private func add(_ line: Line) async throws(PublishFailure) {
-    var line = line
-    line.response = response
-    do {
-      try pending.writeJSONEncodable(line)
-    } catch {
-      throw .fault("a line could not be encoded: \(error)")
-    }
-    pending.writeStaticString("\n")
+    if hasFailed { try await sending?.value.get() }
+    try line.write(to: &pending)
     if sending == nil {
       sending = Task { await send() }
     } else if pending.readableBytes > Self.pendingLimit {
@@ -95,55 +112,163 @@ actor GatewayTarget: PublishTarget {
   /// Until nothing is pending or it failed; a failed task stays, so that whoever comes next is told.
   private func send() async -> Result<Void, PublishFailure> {
     while pending.readableBytes > 0 {
-      var request = HTTPClientRequest(url: "\(resource)?epoch=\(epoch)")
-      request.method = .POST
-      request.headers.add(name: "content-type", value: "application/x-ndjson")
-      request.body = .bytes(pending)
+      let body = pending
       pending = ByteBuffer()
-      let (n, end) = (UInt64(n), end)
+      let (n, end) = (UInt64(n), end?.how)
       do throws(PublishFailure) {
-        let reply = try await attempt(request)
-        guard reply.status / 100 == 2 else { throw reply.failure }
-        acknowledged?(OpenResponse.Acknowledgement(n: n, end: end, id: reply.id))
+        let id = try await gateway.append(body, epoch: epoch)
+        acknowledged?(OpenResponse.Acknowledgement(n: n, end: end, id: id))
       } catch {
+        hasFailed = true
         return .failure(error)
       }
     }
     sending = nil
     return .success(())
   }
+}
 
-  private struct Reply {
+/// One session's resources at a gateway, asked again and again while it is out of reach.
+private struct GatewayLink: Sendable {
+  private static let patience = Duration.seconds(30)
+
+  private let resource: String
+  private let shown: String
+  private let token: String?
+  private let web: WebClient
+
+  init(url: String, session: SessionName, token: String?, caFile: String?) throws(PublishFailure) {
+    let url = url.trimmingCharacters(in: .whitespacesAndNewlines)
+    resource = "\(url.hasSuffix("/") ? String(url.dropLast()) : url)/v1/sessions/\(session)"
+    shown = UpstreamAddress.masked(resource)
+    self.token = token
+    web = try WebClient(for: resource, caFile: caFile)
+  }
+
+  struct State: Decodable {
+    let epoch: Int
+    let n: Int
+    let state: String
+  }
+
+  /// Nil: nothing is known of it.
+  /// - Throws: also where it has ended.
+  func openState(of response: String) async throws(PublishFailure) -> State? {
+    let known = try await attempt(request("/responses/\(response)"))
+    if known.status == 404 { return nil }
+    guard known.status == 200 else { throw known.failure }
+    guard let state = try? JSONDecoder().decode(State.self, from: known.body) else {
+      throw .fault("the gateway answered \(shown)/responses/\(response) in an unknown shape")
+    }
+    guard state.state == "open" else {
+      throw .unavailable("the response \(response) has ended already, by \(state.state)")
+    }
+    return state
+  }
+
+  /// Appends lines; one that is there is not appended twice.
+  /// - Returns: the last entry's id.
+  func append(_ lines: ByteBuffer, epoch: Int) async throws(PublishFailure) -> EntryID? {
+    var request = request("?epoch=\(epoch)")
+    request.method = .POST
+    request.headers.add(name: "content-type", value: "application/x-ndjson")
+    request.body = .bytes(lines)
+    let reply = try await attempt(request)
+    guard reply.status / 100 == 2 else { throw reply.failure }
+    return (try? JSONDecoder().decode([String: [String]].self, from: reply.body))?["ids"]?.last.flatMap { EntryID($0) }
+  }
+
+  /// What people do on devices while the response is open, over an event stream that is opened anew whenever it breaks.
+  /// Ends with the response.
+  func messages(of response: String) -> AsyncStream<DeviceMessage> {
+    let (messages, continuation) = AsyncStream.makeStream(of: DeviceMessage.self)
+    let following = Task {
+      var last: EntryID?
+      var pause = 250
+      while !Task.isCancelled {
+        var heard = false
+        let isOver = try? await follow(response, after: &last) {
+          heard = true
+          continuation.yield($0)
+        }
+        if isOver == true { break }
+        pause = heard ? 250 : min(pause * 2, 5000)
+        try? await Task.sleep(for: .milliseconds(Int.random(in: pause / 2...pause)))
+      }
+      continuation.finish()
+    }
+    continuation.onTermination = { _ in following.cancel() }
+    return messages
+  }
+
+  /// - Returns: whether nothing more can come.
+  private func follow(
+    _ response: String, after last: inout EntryID?, told: (DeviceMessage) -> Void
+  ) async throws -> Bool {
+    var request = request("/responses/\(response)/controls")
+    request.headers.add(name: "accept", value: "text/event-stream")
+    if let last { request.headers.add(name: "last-event-id", value: "\(last)") }
+    let answer = try await web.client.execute(request, deadline: .distantFuture)
+    // A gateway of another version has no such resource; what may pass is another status.
+    if [400, 404, 405, 406, 410].contains(answer.status.code) {
+      while !Task.isCancelled { try await Task.sleep(for: .seconds(3600)) }
+    }
+    guard answer.status == .ok else { return answer.status == .noContent }
+    struct Control: Decodable {
+      let id: String
+      let event: String
+      let data: String?
+      let device: String?
+      let subject: String?
+    }
+    var decoder = EventStreamDecoder(limit: 1 << 20)
+    for try await bytes in answer.body {
+      for case .event(_, let data) in decoder.received(bytes) {
+        guard let control = try? JSONDecoder().decode(Control.self, from: Data(data)) else { continue }
+        if ["end", "error", "cancelled"].contains(control.event) { return true }
+        guard let id = EntryID(control.id) else { continue }
+        last = id
+        guard control.event == "cancel" || control.event == "input" else { continue }
+        told(
+          DeviceMessage(
+            kind: control.event == "cancel" ? .cancel : .input, id: id, data: control.data ?? "",
+            device: control.device,
+            subject: control.subject))
+      }
+    }
+    return false
+  }
+
+  private func request(_ path: String) -> HTTPClientRequest {
+    var request = HTTPClientRequest(url: web.target(resource + path))
+    if let token { request.headers.add(name: "authorization", value: "Bearer \(token)") }
+    return request
+  }
+
+  struct Reply {
     let status: Int
     let body: Data
 
-    /// The last entry's.
-    var id: EntryID? {
-      (try? JSONDecoder().decode([String: [String]].self, from: body))?["ids"]?.last.flatMap { EntryID($0) }
-    }
-
     var failure: PublishFailure {
-      let words = "the gateway answered \(status): \(String(decoding: body.prefix(500), as: UTF8.self))"
-      return PublishFailure(status: ExitStatus(httpStatus: status), description: words)
+      let words = UpstreamMessage.find(inBody: body) ?? "without words"
+      return PublishFailure(
+        status: ExitStatus(httpStatus: status), description: "the gateway answered \(status): \(words)")
     }
   }
 
-  /// Again and again while the gateway is out of reach or says so: a line that is there is not appended twice.
   private func attempt(_ request: HTTPClientRequest) async throws(PublishFailure) -> Reply {
-    var request = request
-    if let token { request.headers.add(name: "authorization", value: "Bearer \(token)") }
     let end = ContinuousClock.now + Self.patience
     var ceiling = 100
     while true {
       var failure: PublishFailure
       do {
-        let response = try await HTTPClient.shared.execute(request, timeout: .seconds(10))
+        let response = try await web.client.execute(request, timeout: .seconds(10))
         let reply = Reply(
           status: Int(response.status.code), body: Data(buffer: try await response.body.collect(upTo: 1 << 20)))
         if reply.status < 500, reply.status != 429 { return reply }
         failure = reply.failure
       } catch {
-        failure = .unavailable("no answer from \(resource): \(error)")
+        failure = .unavailable("no answer from \(shown): \(WebClient.words(error))")
       }
       guard ContinuousClock.now < end, (try? await Task.sleep(for: .milliseconds(Int.random(in: 0...ceiling)))) != nil
       else {

@@ -10,7 +10,7 @@ import Synchronization
 /// while `limit` bytes wait for Redis.
 final class ModelResponse: HTTPClientResponseDelegate, Sendable {
   enum Part: Sendable {
-    case head(HTTPResponseStatus)
+    case head(HTTPResponseHead)
     case bytes(ByteBuffer)
   }
 
@@ -39,6 +39,9 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
     }
   }
 
+  /// Nothing more is waited for: the parts end by this error.
+  func giveUp(_ error: any Error) { continuation.finish(throwing: error) }
+
   /// The reader is done with so many bytes.
   func taken(_ count: Int) {
     let room = state.withLock { state in
@@ -49,7 +52,7 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
   }
 
   func didReceiveHead(task: HTTPClient.Task<Void>, _ head: HTTPResponseHead) -> EventLoopFuture<Void> {
-    continuation.yield(.head(head.status))
+    continuation.yield(.head(head))
     return task.eventLoop.makeSucceededVoidFuture()
   }
 
@@ -73,7 +76,6 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
 extension HTTPClient.Configuration {
   /// For ``ModelResponse``: what one read brings is one piece, for a client that is given many asks for them in turns.
   mutating func mergeBodies() {
-    httpVersion = .http1Only
     http1_1ConnectionDebugInitializer = { channel in
       channel.eventLoop.makeCompletedFuture {
         let pipeline = channel.pipeline.syncOperations

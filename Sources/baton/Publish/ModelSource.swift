@@ -1,197 +1,239 @@
 import AsyncHTTPClient
 import BatonProducer
+import BatonUpstream
 import Foundation
 import NIOCore
 import NIOFoundationCompat
 import NIOHTTP1
+import Synchronization
 
 /// Asks a model at an OpenAI-compatible endpoint and appends its answer as it comes.
 struct ModelSource {
-  let endpoint: String
+  let address: UpstreamAddress
   let model: String
   let prompt: String
+  let caFile: String?
+  /// How long a server that is connected may take for the first event; nil: as long as it likes.
+  let firstLimit: Duration?
+  /// How long it may then be silent; nil: as long as it likes.
+  let idleLimit: Duration?
 
-  /// No byte for so long is a model that hangs; the first may take long on a small machine.
-  private static let patience = TimeAmount.seconds(120)
+  /// After a finish reason usage and the stream's own end are waited for so long.
+  private static let grace = Duration.seconds(5)
+  /// How long a server may ask to be left alone, all in all.
+  private static let maxWait = Duration.seconds(600)
+  private static let maxRedirects = 5
 
   func publish(to target: any PublishTarget) async throws {
-    var configuration = HTTPClient.Configuration(
-      timeout: .init(connect: .seconds(10), read: Self.patience))
-    configuration.connectionPool.retryConnectionEstablishment = false
-    configuration.mergeBodies()
-    let client = HTTPClient(configuration: configuration)
-    do {
-      try await publish(to: target, from: client)
-    } catch {
-      try? await client.shutdown()
-      throw error
+    let web = try WebClient(for: address.completions, caFile: caFile) { $0.mergeBodies() }
+    var progress = Progress()
+    var question = Question(url: address.completions)
+    while true {
+      let outcome = try await ask(question, over: web, to: target, &progress)
+      if let next = try await again(question, after: outcome) {
+        question = next
+        continue
+      }
+      let state: ResponseEnd = outcome.end.reason == nil ? .end : .error
+      try await target.end(state, outcome.end.data)
+      progress.ended(state.rawValue)
+      guard state == .error else { return }
+      let words =
+        [outcome.end.message, outcome.trouble].lazy.compactMap(\.self).first ?? "it did not finish its answer"
+      throw PublishFailure(
+        status: outcome.head.map {
+          $0.status.code / 100 == 2 ? .unavailable : ExitStatus(httpStatus: Int($0.status.code))
+        }
+          ?? .unavailable,
+        description:
+          "the model at \(address)\(outcome.head.map { $0.status.code / 100 == 2 ? "" : " answered \($0.status)" } ?? ""): \(words)"
+      )
     }
-    try? await client.shutdown()
   }
 
-  private func publish(to target: any PublishTarget, from client: HTTPClient) async throws {
-    var progress = Progress()
-    var answer = ChatAnswer()
-    var failure: PublishFailure?
+  /// What is asked, and what was learned on the way.
+  private struct Question {
+    var url: String
+    var withUsage = true
+    var redirects = 0
+    var waited = Duration.zero
+  }
+
+  private struct Outcome {
+    var end: UpstreamEnd
+    /// Nil: it did not come.
+    var head: HTTPResponseHead?
+    /// What happened to the connection.
+    var trouble: String?
+  }
+
+  /// Nobody has said anything for too long.
+  private struct Silence: Error {
+    let seconds: Int
+  }
+
+  private func ask(
+    _ question: Question, over web: WebClient, to target: any PublishTarget, _ progress: inout Progress
+  ) async throws -> Outcome {
+    let response = ModelResponse()
+    let watch = Watch()
+    let watching = Task {
+      // Sooner or later: whoever waits for a deadline that was moved on waits again.
+      while !Task.isCancelled {
+        let (at, limit) = watch.deadline.withLock { $0 }
+        if at <= .now { return response.giveUp(Silence(seconds: Int(limit.components.seconds))) }
+        try? await Task.sleep(until: min(at, .now + .milliseconds(200)))
+      }
+    }
+    defer { watching.cancel() }
+    watch.expect(within: firstLimit)
+    response.execute(try request(question, over: web), on: web.client)
+    var head: HTTPResponseHead?
+    var answer: UpstreamAnswer?
+    var trouble: String?
+    var silence: Silence?
     do {
-      let response = ModelResponse()
-      response.execute(try request(), on: client)
-      var events = ServerSentEvents()
-      var refusal: (status: HTTPResponseStatus, body: ByteBuffer)?
       reading: for try await part in response.parts {
         switch part {
-        case .head(.ok): break
-        case .head(let status): refusal = (status, ByteBuffer())
-        case .bytes(let bytes) where refusal != nil:
-          refusal?.body.writeImmutableBuffer(bytes)
-          response.taken(bytes.readableBytes)
-          if refusal?.body.readableBytes ?? 0 > 16 << 10 { break reading }
+        case .head(let received):
+          head = received
+          answer = UpstreamAnswer(
+            status: Int(received.status.code), contentType: received.headers.first(name: "content-type"))
         case .bytes(let bytes):
-          for data in try events.received(bytes) {
-            for delta in answer.received(data) {
-              try await target.append(ByteBuffer(string: delta))
-              progress.appended()
-            }
-            if answer.isDone { break reading }
+          for text in answer?.received(bytes) ?? [] {
+            try await target.append(text: text)
+            progress.appended()
           }
           response.taken(bytes.readableBytes)
+          guard let answer, !answer.isDone else { break reading }
+          if answer.isFinished {
+            watch.finish(within: Self.grace)
+          } else if answer.hasBegun {
+            watch.expect(within: idleLimit)
+          }
         }
       }
-      try Task.checkCancellation()
-      if let (status, body) = refusal {
-        answer.refused(status: Int(status.code))
-        throw PublishFailure(
-          status: ExitStatus(httpStatus: Int(status.code)),
-          description: "the model at \(endpoint) answered \(status): \(String(buffer: body).prefix(500))")
-      }
     } catch let error as PublishFailure {
-      if answer.outcome == nil { throw error }
-      failure = error
+      throw error
+    } catch let error as Silence {
+      silence = error
     } catch is CancellationError {
       throw CancellationError()
     } catch {
-      answer.failed(reached: progress.hasBegun)
-      failure = .unavailable("the model at \(endpoint): \(error)")
+      trouble = WebClient.words(error)
     }
-    let (state, data) = answer.ended()
-    try await target.end(state, data)
-    progress.ended(state.rawValue)
-    if let failure { throw failure }
-    if state != .end { throw PublishFailure.unavailable("the model at \(endpoint) did not finish its answer: \(data)") }
+    try Task.checkCancellation()
+    guard var answer else {
+      if let silence {
+        return Outcome(end: UpstreamEnd(reason: .cut, message: "nothing came for \(silence.seconds) s"))
+      }
+      return Outcome(end: UpstreamEnd(reason: .unreachable), trouble: trouble ?? "it closed the connection")
+    }
+    var (texts, end) = answer.ended()
+    for text in texts {
+      try await target.append(text: text)
+      progress.appended()
+    }
+    if let head, head.status.code / 100 == 3, let location = head.headers.first(name: "location") {
+      end.message = "it leads to \(UpstreamAddress.masked(location)): give that address"
+    }
+    if let silence, end.reason == .cut { end.message = end.message ?? "nothing came for \(silence.seconds) s" }
+    if let coding = head?.headers.first(name: "content-encoding")?.lowercased(), end.reason != nil,
+      !["gzip", "x-gzip", "deflate", "identity"].contains(coding)
+    {
+      end.message = "the answer has the content coding \(coding), which was not asked for"
+    }
+    return Outcome(end: end, head: head, trouble: trouble)
   }
 
-  private func request() throws -> HTTPClient.Request {
-    var request = try HTTPClient.Request(url: Self.completions(endpoint), method: .POST)
+  /// What to ask next: where the server has said so, and nothing was appended yet.
+  private func again(_ question: Question, after outcome: Outcome) async throws -> Question? {
+    guard let head = outcome.head, head.status.code / 100 != 2 else { return nil }
+    var next = question
+    switch head.status.code {
+    case 301, 302, 307, 308:
+      guard question.redirects < Self.maxRedirects, let url = redirected(head, from: question.url) else { return nil }
+      next.redirects += 1
+      next.url = url
+      return next
+    case 400 where outcome.end.message?.contains("stream_options") == true, 422:
+      guard question.withUsage else { return nil }
+      next.withUsage = false
+      return next
+    case 408, 425, 429, 500...599:
+      guard let wait = Self.retryAfter(head.headers), question.waited + wait <= Self.maxWait else { return nil }
+      say(
+        "publish",
+        "the model at \(address) answered \(head.status): \(outcome.end.message ?? "busy"); it is asked again in \(wait)"
+      )
+      try await Task.sleep(for: wait)
+      // Without a pause of its own a server that says 0 is not asked without end.
+      next.waited += max(wait, .milliseconds(500))
+      return next
+    default: return nil
+    }
+  }
+
+  /// Where the same server has the resource; nobody else is shown the key.
+  private func redirected(_ head: HTTPResponseHead, from url: String) -> String? {
+    guard let location = head.headers.first(name: "location"), let old = URL(string: url),
+      let new = URL(string: location, relativeTo: old)?.absoluteURL, new.host?.lowercased() == old.host?.lowercased(),
+      new.port == old.port && new.scheme == old.scheme || new.scheme == "https" && old.scheme == "http",
+      [307, 308].contains(head.status.code) || new.path.hasSuffix("/completions")
+    else { return nil }
+    return new.absoluteString
+  }
+
+  /// RFC 9110 section 10.2.3, and OpenAI's header in milliseconds.
+  private static func retryAfter(_ headers: HTTPHeaders) -> Duration? {
+    if let text = headers.first(name: "retry-after-ms"), let milliseconds = Double(text), milliseconds >= 0 {
+      return .milliseconds(min(milliseconds, 1e9))
+    }
+    guard let text = headers.first(name: "retry-after") else { return nil }
+    if let seconds = Double(text), seconds >= 0 { return .seconds(min(seconds, 1e6)) }
+    let formatter = DateFormatter()
+    formatter.locale = Locale(identifier: "en_US_POSIX")
+    formatter.timeZone = TimeZone(identifier: "UTC")
+    formatter.dateFormat = "EEE, dd MMM yyyy HH:mm:ss 'GMT'"
+    return formatter.date(from: text).map { .seconds(max($0.timeIntervalSinceNow, 0)) }
+  }
+
+  private func request(_ question: Question, over web: WebClient) throws -> HTTPClient.Request {
+    var request = try HTTPClient.Request(url: web.target(question.url), method: .POST)
     request.headers.add(name: "content-type", value: "application/json")
     request.headers.add(name: "accept", value: "text/event-stream")
-    if let key = ProcessInfo.processInfo.environment["OPENAI_API_KEY"], !key.isEmpty {
-      request.headers.add(name: "authorization", value: "Bearer \(key)")
-    }
-    let body: [String: Any] = [
-      "model": model, "stream": true, "stream_options": ["include_usage": true],
-      "messages": [["role": "user", "content": prompt]],
-    ]
+    request.headers.add(name: "accept-encoding", value: "gzip, deflate")
+    request.headers.add(contentsOf: try Self.credentials(address))
+    var body: [String: Any] = ["model": model, "stream": true, "messages": [["role": "user", "content": prompt]]]
+    if question.withUsage { body["stream_options"] = ["include_usage": true] }
     request.body = .byteBuffer(ByteBuffer(data: try JSONSerialization.data(withJSONObject: body)))
     return request
   }
 
-  static func completions(_ endpoint: String) -> String {
-    let base = endpoint.hasSuffix("/") ? String(endpoint.dropLast()) : endpoint
-    if base.hasSuffix("/chat/completions") { return base }
-    return base + (base.hasSuffix("/v1") ? "/chat/completions" : "/v1/chat/completions")
-  }
-}
-
-/// What a stream of chat completion chunks comes to.
-struct ChatAnswer {
-  private(set) var outcome: (ResponseEnd, [String: Any])?
-  private(set) var isDone = false
-  private var finishReason: String?
-  private var usage: Any?
-
-  /// The deltas of one chunk, `[DONE]` among them.
-  mutating func received(_ data: String) -> [String] {
-    if isDone { return [] }
-    if data == "[DONE]" {
-      isDone = true
-      return []
+  /// The key in the headers that servers know, or else what stands in the address.
+  static func credentials(_ address: UpstreamAddress) throws(PublishFailure) -> HTTPHeaders {
+    let key = ProcessInfo.processInfo.environment["OPENAI_API_KEY"]
+    if let key = try Secret.header(key, from: "OPENAI_API_KEY") {
+      return ["authorization": "Bearer \(key)", "api-key": key]
     }
-    guard let chunk = try? JSONSerialization.jsonObject(with: Data(data.utf8)) as? [String: Any] else {
-      return stop(["reason": "model_error", "message": "a chunk is not a JSON object"])
-    }
-    if let error = chunk["error"], !(error is NSNull) {
-      let message = (error as? [String: Any])?["message"] as? String ?? error as? String ?? "unknown"
-      return stop(["reason": "model_error", "message": message])
-    }
-    if let usage = chunk["usage"] as? [String: Any] { self.usage = usage }
-    var deltas: [String] = []
-    for case let choice as [String: Any] in chunk["choices"] as? [Any] ?? [] {
-      if let text = (choice["delta"] as? [String: Any])?["content"] as? String, !text.isEmpty { deltas.append(text) }
-      if let reason = choice["finish_reason"] as? String { finishReason = reason }
-    }
-    return deltas
+    guard let login = address.login else { return [:] }
+    return ["authorization": "Basic \(Data(login.utf8).base64EncodedString())"]
   }
 
-  mutating func refused(status: Int) { outcome = (.error, ["reason": "model_error", "status": status]) }
+  /// Until when something has to come.
+  private final class Watch: Sendable {
+    let deadline = Mutex<(at: ContinuousClock.Instant, limit: Duration)>((.now + .seconds(1 << 40), .zero))
+    private let isFinishing = Atomic(false)
 
-  /// The connection failed; before it was there, or while the answer came.
-  mutating func failed(reached: Bool) {
-    if finishReason == nil, outcome == nil {
-      outcome = (.error, ["reason": reached ? "model_cut" : "model_unreachable"])
+    func expect(within limit: Duration?) {
+      guard !isFinishing.load(ordering: .relaxed) else { return }
+      deadline.withLock { $0 = (.now + (limit ?? .seconds(1 << 40)), limit ?? .zero) }
     }
-  }
 
-  /// The stream is over: an answer without a finish reason was cut.
-  func ended() -> (ResponseEnd, String) {
-    var (state, data) = outcome ?? (.end, [:])
-    if outcome == nil, finishReason == nil { (state, data) = (.error, ["reason": "model_cut"]) }
-    if state == .end, let finishReason { data["finish_reason"] = finishReason }
-    if let usage { data["usage"] = usage }
-    let json = try? JSONSerialization.data(withJSONObject: data, options: [.sortedKeys, .withoutEscapingSlashes])
-    return (state, json.map { String(decoding: $0, as: UTF8.self) } ?? "{}")
-  }
-
-  private mutating func stop(_ data: [String: Any]) -> [String] {
-    outcome = (.error, data)
-    isDone = true
-    return []
-  }
-}
-
-/// The data of server-sent events (WHATWG HTML, section 9.2.6), from bytes that are cut anywhere.
-struct ServerSentEvents {
-  /// Bytes of one event.
-  static let limit = 1 << 20
-  private var line: [UInt8] = []
-  private var data: [UInt8]?
-  private var afterCR = false
-
-  mutating func received(_ bytes: ByteBuffer) throws(PublishFailure) -> [String] {
-    var events: [String] = []
-    for byte in bytes.readableBytesView {
-      let follows = afterCR
-      afterCR = byte == UInt8(ascii: "\r")
-      if byte == UInt8(ascii: "\n"), follows { continue }
-      if byte != UInt8(ascii: "\n"), byte != UInt8(ascii: "\r") {
-        line.append(byte)
-      } else if line.isEmpty {
-        if let data { events.append(String(decoding: data, as: UTF8.self)) }
-        data = nil
-      } else {
-        take()
-      }
-      guard line.count + (data?.count ?? 0) <= Self.limit else {
-        throw .unavailable("the model sent an event over 1 MiB")
-      }
+    /// All but the stream's end has come.
+    func finish(within limit: Duration) {
+      guard !isFinishing.exchange(true, ordering: .relaxed) else { return }
+      deadline.withLock { $0 = (.now + limit, limit) }
     }
-    return events
-  }
-
-  private mutating func take() {
-    defer { line.removeAll(keepingCapacity: true) }
-    guard line.starts(with: "data:".utf8) else { return }
-    let value = line.dropFirst(5)
-    data =
-      (data.map { $0 + [UInt8(ascii: "\n")] } ?? []) + (value.first == UInt8(ascii: " ") ? value.dropFirst() : value)
   }
 }

@@ -2,6 +2,7 @@ import ArgumentParser
 import BatonProducer
 import BatonProtocol
 import BatonSession
+import BatonUpstream
 import Foundation
 import NIOCore
 import NIOPosix
@@ -11,7 +12,14 @@ struct Publish: AsyncParsableCommand {
     abstract: "Append an answer to a session, from standard input or from a language model.",
     discussion: """
       Without --openai each line of standard input is one delta, its newline included; its end is the answer's end.
-      With --openai the model's answer is appended as it comes; a key for it is taken from OPENAI_API_KEY.
+      With --openai the model's answer is appended as it comes; a key for it is taken from OPENAI_API_KEY, a proxy from
+      HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, certificates to trust from SSL_CERT_FILE.
+
+      A --response that is open is taken over. Standard input goes on where the former publisher was; a model answers anew, so
+      that what there is of the response ends with error, and the answer is a response of its own that supersedes it.
+
+      An interrupt, a termination or a hangup ends the answer as cancelled, and so does a cancel from a device; a second signal
+      ends the process at once.
 
       With --record every delta, before it is appended, and every acknowledgement is also appended to a file, for baton check;
       the texts are in it. If the file can't be written at the start, nothing else is done; if it can't be written any more,
@@ -52,18 +60,33 @@ struct Publish: AsyncParsableCommand {
     }
   }
 
-  @Option(help: "The response's name; a fresh one unless told. One that is open is taken over.")
+  @Option(help: "The response's name; a fresh one unless told.")
   var response: String?
 
   @Option(
-    help: "An OpenAI-compatible endpoint, http://HOST:PORT (/v1/chat/completions is added as far as it is missing).")
+    help: """
+      An OpenAI-compatible endpoint, http://HOST:PORT. /chat/completions is added where it is missing, and /v1 where there \
+      is no path.
+      """)
   var openai: String?
 
-  @Option(help: "What to ask the model.")
+  @Option(help: "What to ask the model; - reads it from standard input, so that no list of processes shows it.")
   var prompt: String?
+
+  @Option(help: "A file with what to ask the model.")
+  var promptFile: String?
 
   @Option(help: "Which model to ask.")
   var model = "default"
+
+  @Option(help: "How long the model may take for its first event: 500ms, 30s, 5m; 0s is as long as it likes.")
+  var firstEventTimeout = Wait(seconds: 0)
+
+  @Option(help: "How long the model may be silent within its answer; 0s is as long as it likes.")
+  var idleTimeout = Wait(seconds: 120)
+
+  @Option(help: "A PEM file with the certificates to trust, in place of the system's.")
+  var caFile: String?
 
   @Option(help: "Append what is meant and what is acknowledged to this file, texts included, for baton check.")
   var record: String?
@@ -77,35 +100,17 @@ struct Publish: AsyncParsableCommand {
     }
     if ack != nil, url != nil { throw ValidationError("--ack needs --redis: a gateway does not wait for replicas.") }
     if redis != nil, url != nil { throw ValidationError("Give --redis or --url, not both.") }
-    if openai != nil, prompt == nil { throw ValidationError("--openai needs a --prompt.") }
-    if openai == nil, prompt != nil { throw ValidationError("--prompt needs --openai.") }
-    for case let address? in [url, openai] where Self.isNoHTTP(address) {
-      throw ValidationError("'\(address)' is not an address like http://127.0.0.1:8080.")
+    if prompt != nil, promptFile != nil { throw ValidationError("Give --prompt or --prompt-file, not both.") }
+    if openai != nil, prompt == nil, promptFile == nil { throw ValidationError("--openai needs a --prompt.") }
+    if openai == nil, prompt != nil || promptFile != nil { throw ValidationError("--prompt needs --openai.") }
+    for case let address? in [url, openai] where UpstreamAddress(address) == nil {
+      throw ValidationError("'\(UpstreamAddress.masked(address))' is not an address like http://127.0.0.1:8080.")
     }
   }
 
-  private static func isNoHTTP(_ address: String) -> Bool {
-    guard let url = URL(string: address), let host = url.host, !host.isEmpty else { return true }
-    return url.scheme != "http" && url.scheme != "https"
-  }
-
   func run() async throws {
-    guard let name = SessionName(session) else { return }
-    let response = response ?? "r-" + String(UInt64.random(in: 0 ... .max), radix: 36)
     do {
-      let recorder = try record.map { (path) throws(CannotRecord) in
-        try PublishRecorder(path, session: session, response: response)
-      }
-      var target: any PublishTarget =
-        if let url {
-          try await GatewayTarget(url: url, session: name, response: response, token: token)
-        } else {
-          try await RedisTarget(
-            url: redis ?? "redis://127.0.0.1:6379/0",
-            session: name, prefix: keyPrefix, response: response, replicas: ack?.replicas ?? 0)
-        }
-      if let recorder { target = await RecordedTarget(target, recorder) }
-      try await publish(to: target)
+      try await publish()
     } catch let cannot as CannotRecord {
       say("publish", "\(cannot)")
       throw ExitCode(ExitStatus.output.rawValue)
@@ -115,16 +120,76 @@ struct Publish: AsyncParsableCommand {
     }
   }
 
-  /// Until the source is dry, a device cancels, or a signal comes.
-  private func publish(to target: any PublishTarget) async throws {
+  private func publish() async throws {
+    guard let name = SessionName(session) else { return }
+    let recorder = try record.map { (path) throws(CannotRecord) in try PublishRecorder(path, session: session) }
+    let source = try await source()
+    let opening = Opening(
+      session: name, response: response ?? Opening.freshName, isResumable: source.isResumable)
+    var target: any PublishTarget =
+      if let url {
+        try await GatewayTarget(
+          url: url, opening, token: try Secret.header(token, from: "--token"), caFile: caFile)
+      } else {
+        try await RedisTarget(
+          url: redis ?? "redis://127.0.0.1:6379/0", opening, prefix: keyPrefix, replicas: ack?.replicas ?? 0)
+      }
+    if let recorder { target = await RecordedTarget(target, recorder) }
+    try await publish(source, to: target)
+  }
+
+  private enum Source: Sendable {
+    case input
+    case model(ModelSource)
+
+    /// It goes on where a former publisher was.
+    var isResumable: Bool { if case .input = self { true } else { false } }
+
+    func publish(to target: any PublishTarget) async throws {
+      switch self {
+      case .input: try await StandardInput().publish(to: target)
+      case .model(let model): try await model.publish(to: target)
+      }
+    }
+  }
+
+  /// Bytes of a prompt.
+  private static let promptLimit = 16 << 20
+
+  private func source() async throws -> Source {
+    guard let openai, let address = UpstreamAddress(openai) else { return .input }
+    let asked: String
+    if let promptFile, promptFile != "-" {
+      guard let data = FileManager.default.contents(atPath: promptFile) else {
+        throw PublishFailure(status: .usage, description: "the prompt can't be read from '\(promptFile)'")
+      }
+      asked = String(decoding: data, as: UTF8.self)
+    } else if promptFile == "-" || prompt == "-" {
+      asked = String(buffer: try await StandardInput.all(limit: Self.promptLimit))
+    } else {
+      asked = prompt ?? ""
+    }
+    _ = try ModelSource.credentials(address)
+    return .model(
+      ModelSource(
+        address: address, model: model, prompt: asked, caFile: caFile, firstLimit: firstEventTimeout.limit,
+        idleLimit: idleTimeout.limit))
+  }
+
+  private enum Outcome: Sendable {
+    case done
+    case failed(any Error)
+    case stopped(String)
+    /// The response is over, whoever has ended it.
+    case over
+  }
+
+  /// Until the source is dry, a device cancels, or a signal comes. Whatever happens, the response is given an end that tells it.
+  private func publish(_ source: Source, to target: any PublishTarget) async throws {
     let (outcomes, continuation) = AsyncStream.makeStream(of: Outcome.self)
-    let source = Task { [openai, prompt, model] in
+    let publishing = Task {
       do {
-        if let openai, let prompt {
-          try await ModelSource(endpoint: openai, model: model, prompt: prompt).publish(to: target)
-        } else {
-          try await StandardInput().publish(to: target)
-        }
+        try await source.publish(to: target)
         continuation.yield(.done)
       } catch {
         continuation.yield(.failed(error))
@@ -132,45 +197,67 @@ struct Publish: AsyncParsableCommand {
     }
     let cancels = Task {
       for await message in target.messages where message.kind == .cancel { continuation.yield(.stopped("cancel")) }
-      guard !Task.isCancelled else { return }
-      // The response is over: the source has ended it, or it failed while the source was silent.
-      do {
-        try await target.end(.end, nil)
-      } catch {
-        continuation.yield(.failed(error))
+      continuation.yield(.over)
+    }
+    let signals = Signals(hangup: true) { continuation.yield(.stopped("interrupted")) }
+    defer {
+      withExtendedLifetime(signals) {}
+      cancels.cancel()
+    }
+    for await outcome in outcomes {
+      switch outcome {
+      case .stopped(let reason):
+        // The end first, so that nothing which the source still has comes behind it.
+        async let ended: Void = target.end(.cancelled, #"{"reason":"\#(reason)"}"#)
+        publishing.cancel()
+        return try await ended
+      case .failed(let error):
+        // Where the source has ended it, that end counts.
+        try? await target.end(.error, UpstreamEnd.producerError((error as? PublishFailure)?.description))
+        throw error
+      case .over:
+        // Its own end is waited for; otherwise this says what became of the response.
+        try await target.end(.error, UpstreamEnd.producerError(nil))
+      case .done: return
       }
     }
-    let signals = [SIGINT, SIGTERM, SIGHUP].map { number in
-      signal(number, SIG_IGN)
-      let signal = DispatchSource.makeSignalSource(signal: number)
-      signal.setEventHandler { continuation.yield(.stopped("interrupted")) }
-      signal.resume()
-      return signal
-    }
-    defer {
-      cancels.cancel()
-      for signal in signals { signal.cancel() }
-    }
-    switch await outcomes.first(where: { _ in true }) {
-    case .stopped(let reason):
-      // The end first, so that nothing which the source still has comes behind it.
-      async let ended: Void = target.end(.cancelled, #"{"reason":"\#(reason)"}"#)
-      source.cancel()
-      try await ended
-    case .failed(let error): throw error
-    case .done, nil: break
-    }
+  }
+}
+
+extension UpstreamEnd {
+  /// The data of an end that tells of what happened to the source.
+  fileprivate static func producerError(_ message: String?) -> String {
+    let told = message.map { "\"message\":\(LenientJSON.quoted($0))," } ?? ""
+    return "{\(told)\"reason\":\"producer_error\"}"
+  }
+}
+
+/// What is opened.
+struct Opening: Sendable {
+  let session: SessionName
+  let response: String
+  /// What comes goes on where a former publisher of the response was. Otherwise a response that has begun is superseded.
+  let isResumable: Bool
+
+  static var freshName: String { "r-" + String(UInt64.random(in: 0 ... .max), radix: 36) }
+
+  /// The name of a response that stands in place of the one asked for, the data of its start, and of the other's end.
+  var successor: (name: String, start: String, end: String) {
+    let name = "\(response.prefix(100))~\(String(UInt64.random(in: 0 ... .max), radix: 36))"
+    return (name, #"{"supersedes":"\#(response)"}"#, #"{"reason":"superseded","by":"\#(name)"}"#)
   }
 
-  private enum Outcome: Sendable {
-    case done
-    case failed(any Error)
-    case stopped(String)
+  func tellSuperseded(by name: String) {
+    say(
+      "publish",
+      "\(response) was begun before and can't be gone on with: it ends with error, and this answer is \(name)")
   }
 }
 
 /// Where an answer is appended to; opened when it is made.
 protocol PublishTarget: Sendable {
+  /// The response's name.
+  var response: String { get }
   var messages: AsyncStream<DeviceMessage> { get }
   /// Told of acknowledgements from now on; the number that the deltas go on after, if none was appended yet.
   func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64
@@ -178,6 +265,13 @@ protocol PublishTarget: Sendable {
   func append(_ delta: ByteBuffer) async throws(PublishFailure)
   /// Returns when all of it is there. The first end counts.
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure)
+}
+
+extension PublishTarget {
+  /// As many deltas as it takes.
+  func append(text: String) async throws(PublishFailure) {
+    for piece in ByteBuffer(string: text).pieces() { try await append(piece) }
+  }
 }
 
 /// Why an answer could not be appended, or not wholly.

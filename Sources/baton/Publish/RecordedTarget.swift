@@ -8,10 +8,17 @@ import Synchronization
 struct PublishRecorder {
   fileprivate let file: RecordingFile
 
-  init(_ path: String, session: String, response: String) throws(CannotRecord) {
-    let file = try RecordingFile(path, by: "publish")
-    file.write { RecordingLines.header(RecordingHeader(.producer(response: response), session: session, at: $0)) }
-    self.file = file
+  private let session: String
+
+  init(_ path: String, session: String) throws(CannotRecord) {
+    file = try RecordingFile(path, by: "publish")
+    self.session = session
+  }
+
+  fileprivate func begin(_ response: String) {
+    file.write { [session] in
+      RecordingLines.header(RecordingHeader(.producer(response: response), session: session, at: $0))
+    }
   }
 }
 
@@ -32,6 +39,7 @@ final class RecordedTarget: PublishTarget {
 
   init(_ target: any PublishTarget, _ recorder: PublishRecorder) async {
     (self.target, file) = (target, recorder.file)
+    recorder.begin(target.response)
     let last = Mutex<OpenResponse.Acknowledgement?>(nil)
     let after = await target.onAcknowledgement { [file = recorder.file] acknowledged in
       // A producer that has nothing to say asks again and again whether all is there.
@@ -44,6 +52,7 @@ final class RecordedTarget: PublishTarget {
     file.write { RecordingLines.opened(after: after, at: $0) }
   }
 
+  var response: String { target.response }
   var messages: AsyncStream<DeviceMessage> { target.messages }
 
   func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64 {

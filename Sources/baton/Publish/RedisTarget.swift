@@ -9,46 +9,60 @@ struct RedisTarget: PublishTarget {
   /// How long Redis may be away in the middle of an answer.
   private static let patience = Duration.seconds(60)
 
-  private let response: OpenResponse
-  private let hasEnded = Flag()
+  let response: String
+  private let open: OpenResponse
+  private let ending = Ending()
 
-  private final class Flag: Sendable {
-    let isSet = Atomic(false)
+  /// The first end that was asked for.
+  private final class Ending: Sendable {
+    let first = Mutex<(how: ResponseEnd, data: String?)?>(nil)
   }
 
-  init(
-    url: String, session: SessionName, prefix: String, response: String, replicas: Int
-  ) async throws(PublishFailure) {
+  init(url: String, _ opening: Opening, prefix: String, replicas: Int) async throws(PublishFailure) {
     var configuration = Producer.Configuration()
     (configuration.keyPrefix, configuration.replicas) = (prefix, replicas)
     configuration.patience = Self.patience
     do {
       let producer = try Producer(redis: url, configuration)
-      self.response = try await producer.open(session: session.description, response: response)
+      let session = opening.session.description
+      let known = try await producer.open(session: session, response: opening.response)
+      let hasBegun = await known.onAcknowledgement { _ in } > 0
+      guard hasBegun, !opening.isResumable else {
+        (response, open) = (opening.response, known)
+        return
+      }
+      let successor = opening.successor
+      // The new one first, so that nobody takes the session for finished in between.
+      open = try await producer.open(session: session, response: successor.name, data: successor.start)
+      response = successor.name
+      try await known.end(.error, data: successor.end)
+      opening.tellSuperseded(by: response)
     } catch {
       throw PublishFailure(error)
     }
   }
 
-  var messages: AsyncStream<DeviceMessage> { response.messages }
+  var messages: AsyncStream<DeviceMessage> { open.messages }
 
   func onAcknowledgement(_ told: @escaping @Sendable (OpenResponse.Acknowledgement) -> Void) async -> UInt64 {
-    await response.onAcknowledgement(told)
+    await open.onAcknowledgement(told)
   }
 
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
     do {
-      try await response.append(delta)
+      try await open.append(delta)
     } catch {
       throw PublishFailure(error)
     }
   }
 
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
-    let isFirst = !hasEnded.isSet.exchange(true, ordering: .relaxed)
+    let (how, data) = ending.first.withLock { first in
+      first = first ?? (how, data)
+      return first ?? (how, data)
+    }
     do {
-      try await response.end(how, data: data)
-    } catch ProducerError.ended where !isFirst {
+      try await open.end(how, data: data)
     } catch {
       throw PublishFailure(error)
     }

@@ -1,4 +1,5 @@
 import BatonGateway
+import BatonProtocol
 import Foundation
 import NIOCore
 import NIOPosix
@@ -24,6 +25,19 @@ struct StandardInput {
     progress.ended("end")
   }
 
+  /// All of it.
+  static func all(limit: Int) async throws -> ByteBuffer {
+    var all = ByteBuffer()
+    while true {
+      var read = try await NIOThreadPool.singleton.runIfActive { try Self.read() }
+      if read.readableBytes == 0 { return all }
+      all.writeBuffer(&read)
+      if all.readableBytes > limit {
+        throw PublishFailure(status: .usage, description: "the prompt has over \(limit) bytes")
+      }
+    }
+  }
+
   /// Whatever is there, up to 64 KiB; nothing at the end.
   private static func read() throws(PublishFailure) -> ByteBuffer {
     var buffer = ByteBufferAllocator().buffer(capacity: 64 << 10)
@@ -31,7 +45,7 @@ struct StandardInput {
     repeat {
       count = buffer.withUnsafeMutableWritableBytes { Foundation.read(STDIN_FILENO, $0.baseAddress, $0.count) }
     } while count < 0 && errno == EINTR
-    guard count >= 0 else { throw .unavailable("standard input can't be read: errno \(errno)") }
+    guard count >= 0 else { throw .unavailable("standard input can't be read: \(String(cString: strerror(errno)))") }
     buffer.moveWriterIndex(forwardBy: count)
     return buffer
   }
@@ -39,20 +53,21 @@ struct StandardInput {
 
 /// Takes bytes apart at newlines.
 struct Lines {
-  /// A line that is longer is taken apart: an entry of this size still reaches every device.
-  static let limit = 128 << 10
   private var rest = ByteBuffer()
 
+  /// A line that no entry could hold is taken apart, between characters.
   mutating func received(_ bytes: ByteBuffer) -> [ByteBuffer] {
     rest.writeImmutableBuffer(bytes)
     var lines: [ByteBuffer] = []
     while true {
       let view = rest.readableBytesView
-      let length =
-        view.prefix(Self.limit).firstIndex(of: UInt8(ascii: "\n")).map { $0 - view.startIndex + 1 }
-        ?? (view.count >= Self.limit ? Self.limit : nil)
-      guard let length, let line = rest.readSlice(length: length) else { break }
-      lines.append(line)
+      if let end = view.prefix(ByteBuffer.deltaLimit).firstIndex(of: UInt8(ascii: "\n")) {
+        rest.readSlice(length: end - view.startIndex + 1).map { lines.append($0) }
+      } else if view.count > ByteBuffer.deltaLimit, let piece = rest.readPiece() {
+        lines.append(piece)
+      } else {
+        break
+      }
     }
     rest.discardReadBytes()
     return lines
@@ -70,7 +85,6 @@ struct Progress {
   private let start = ContinuousClock.now
   private var shown = ContinuousClock.now
   private var deltas = 0
-  var hasBegun: Bool { deltas > 0 }
 
   mutating func appended() {
     deltas += 1

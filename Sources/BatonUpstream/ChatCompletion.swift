@@ -17,6 +17,8 @@ package struct ChatCompletion {
   private var isWhole = false
   /// Kinds of content that are no text.
   private var notShown: [String] = []
+  /// Kinds of events in which nothing is known; of interest where there is nothing else.
+  private var unknown: [String] = []
   /// The first choice's, the only one that is shown.
   private var index: String?
   private var pieces = TextPieces()
@@ -83,7 +85,7 @@ package struct ChatCompletion {
   private func end() -> UpstreamEnd {
     var end = UpstreamEnd()
     end.usage = usage
-    end.notShown = notShown
+    end.notShown = index == nil ? notShown + unknown : notShown
     end.finishReason = finishReason
     if let failure {
       (end.reason, end.message, end.status) = (.error, failure.message, failure.status)
@@ -133,6 +135,11 @@ package struct ChatCompletion {
     case .object(let members)?: choices = [.object(members)]
     default: choices = ["delta", "message", "text", "finish_reason"].contains { Self.isPart(chunk[$0]) } ? [chunk] : []
     }
+    if chunk["choices"] == nil, choices.isEmpty, chunk["usage"] == nil, chunk.isSomething,
+      !Self.isKeepAlive(kind ?? "unknown")
+    {
+      remember(kind ?? "unknown", in: &unknown)
+    }
     if choices.isEmpty, let said = UpstreamMessage.find(chunk) { remark = said }
     return choices.reduce(into: "") { $0 += choice($1) }
   }
@@ -153,6 +160,7 @@ package struct ChatCompletion {
     self.index = self.index ?? index
     guard index == self.index else { return "" }
     hasBegun = true
+    if let error = choice["error"], error.isSomething { failed(UpstreamMessage.find(error)) }
     let shownBefore = notShown.count
     var others = false
     var text = ""
@@ -208,8 +216,12 @@ package struct ChatCompletion {
 
   private mutating func hide(_ kind: String, _ others: inout Bool) {
     others = true
+    remember(kind, in: &notShown)
+  }
+
+  private func remember(_ kind: String, in kinds: inout [String]) {
     let kind = String(kind.prefix(64))
-    if !notShown.contains(kind), notShown.count < 16 { notShown.append(kind) }
+    if !kinds.contains(kind), kinds.count < 16 { kinds.append(kind) }
   }
 
   // MARK: words

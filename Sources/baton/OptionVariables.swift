@@ -24,7 +24,7 @@ struct OptionVariables {
   let environment: [String: String]
 
   /// The options of which only one counts: one that is given keeps the variables of the others out.
-  private static let alternatives = [["redis", "url"], ["offset", "last", "response"]]
+  private static let alternatives = [["redis", "url"], ["offset", "last", "response"], ["prompt", "prompt-file"]]
 
   func parse(_ arguments: [String]) throws -> any ParsableCommand {
     let added = variables(of: arguments)

@@ -884,7 +884,7 @@ async function held(options = {}) {
 
 async function answer(page, body, status = 200) {
   const type = status === 200 ? 'application/json' : 'application/problem+json';
-  page.request.resolve(new Response(JSON.stringify(body), { status, headers: { 'Content-Type': type } }));
+  page.request.resolve(new Response(JSON.stringify({ session: 's', ...body }), { status, headers: { 'Content-Type': type } }));
   await settled();
   await settled();
 }
@@ -954,4 +954,29 @@ test('many sessions that hold connections of one page are told', async () => {
   await stream(page.request).send(attached);
   session.close();
   assert.equal(told.length, 2);
+});
+
+test('pages: what is no page of this session is no gateway’s word, and shows nothing', async () => {
+  for (const body of [{ entries: [token(1, 'a')], session: 'other' }, { entries: 7 }, { ok: true }]) {
+    const { page, session } = await held();
+    await answer(page, body);
+    assert.deepEqual([session.state, session.node, session.offset, session.responses.size], ['waiting', undefined, undefined, 0]);
+    session.close();
+  }
+  const { page, session } = await held();
+  page.request.resolve(new Response('<html>log in</html>', { headers: { 'Content-Type': 'text/html' } }));
+  await settled();
+  assert.equal(session.state, 'waiting');
+  session.close();
+});
+
+test('signing out at once, before a gateway was asked', async () => {
+  const page = new Page();
+  await page.attach({ store: 'session' });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'secret'));
+  await page.window_('pagehide');
+  assert.equal(page.storage.size, 1);
+  attach('http://gw-1:8080', 's', { store: 'session', platform: page.platform }).forget();
+  assert.equal(page.storage.size, 0);
 });

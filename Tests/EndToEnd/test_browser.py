@@ -163,6 +163,42 @@ def test_reload_with_the_tabs_store(page, gateway, redis, session):
     assert sum(event.get("joined", 1) for event in page.events("entry")) == 20
 
 
+def test_a_finished_response_stays_finished_over_a_reload(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 30), "r1")
+    redis.add(session, event="end", response="r1")
+    redis.add_tokens(session, words(1, 5), "r2")
+    for _ in range(2):
+        page.attach(gateway.url, session, response="r1", store="session")
+        page.wait_state("ended")
+        assert page.events("end") == [{"type": "end", "reason": "finished"}]
+        assert page.text() == "".join(words(1, 30)) and page.text("r2") == ""
+        page.driver.refresh()
+
+
+def test_the_pages_own_origin_below_a_path(page, gateway, redis, session):
+    redis.add_tokens(session, words(1, 5), "r1")
+    page.run("history.pushState(null, '', '/chat/42')")
+    page.attach("", session)
+    page.wait_text(stream_text(redis, session))
+
+
+def test_what_was_typed_without_a_gateway_survives_a_reload(browser, gateway, redis, session, started):
+    way = Switch(gateway.port)
+    started += [way, Pages({"/": "<p>a page"})]
+    way.switch(None)
+    url = f"http://127.0.0.1:{way.port}"
+    browser.open(started[-1].url).attach(url, session, client=gateway.url + "/baton.js", store="session")
+    browser.run("s.input('typed offline', {key: 'k1'}); s.cancel('r1', {key: 'k2'})")
+    browser.driver.refresh()
+    browser.attach(url, session, client=gateway.url + "/baton.js", store="session")
+    wait_for(lambda: browser.run("return s.unanswered.length") == 2, what="both are there again")
+    way.switch(gateway.port)
+    wait_for(lambda: browser.run("return s.unanswered.length") == 0, 40, "both are answered")
+    inbox = [dict(fields) for _, fields in redis.client.xrange(f"baton:{{{session}}}:inbox")]
+    assert [(message[b"event"], message[b"key"]) for message in inbox] == [(b"input", b"k1"), (b"cancel", b"k2")]
+    assert [event["data"] for event in browser.events("entry")] == ["typed offline"]
+
+
 def test_away_and_back_in_history(page, gateway, redis, session):
     page.attach(gateway.url, session)
     page.wait_state("live")

@@ -12,7 +12,7 @@ import pytest
 import redis as redis_py
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from support.browser import Browser
+from support.browser import Browser, SubPath
 from support.process import BATON, Process, wait_for
 from support.servers import request
 
@@ -375,6 +375,57 @@ def test_what_is_laid_out_for_a_token_does_not_grow_with_the_answer(desk, browse
     assert sizes["same"] and sizes["narrow"]
     assert sizes["largest"] < 5000
     assert sizes["blocks"] == sizes["whole"] and sizes["height"] == sizes["plain"], sizes
+
+
+@pytest.mark.parametrize("address", ["/", "/demo", "/demo/"])
+def test_below_a_path_of_a_proxys(browser, demo, session, started, address):
+    started.append(SubPath(demo.port))
+    query = f"?session={session}" if address != "/" else ""
+    browser.open(started[-1].url + address + query)
+    desk = Desk.__new__(Desk)
+    desk.browser, desk.demo, desk.driver = browser, demo, browser.driver
+    desk.session = browser.run("return new URL(location.href).searchParams.get('session')")
+    for pane in PANES:
+        desk.wait_status(pane, "live")
+    desk.ask()
+    desk.wait_all()
+
+
+def test_a_gateway_alone_below_a_path(browser, gateway, redis, session, started):
+    started.append(SubPath(gateway.port))
+    redis.add_tokens(session, ["all ", "of ", "it"], "r1")
+    redis.add(session, event="end", response="r1")
+    browser.open(f"{started[-1].url}/demo-device.html?session={session}")
+    wait_for(lambda: shown(browser) == "all of it", what="the device shows the answer")
+    assert "live" in browser.run("return document.getElementById('status').textContent")
+
+
+def test_where_the_browser_keeps_nothing(browser, demo, session):
+    script = "for (const name of ['sessionStorage', 'localStorage']) Object.defineProperty(window, name, {get() { throw new DOMException('no', 'SecurityError'); }});"
+    added = browser.cdp("Page.addScriptToEvaluateOnNewDocument", source=script)
+    try:
+        desk = Desk(browser, demo, session)
+        desk.ask()
+        desk.click("phone", "reload")
+        desk.wait_all()
+        assert all(desk.within(pane, "return $('problem').textContent") == "" for pane in PANES)
+    finally:
+        browser.cdp("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
+
+
+@pytest.mark.parametrize("event", [{"isComposing": True, "keyCode": 13}, {"keyCode": 229}, {"shiftKey": True, "keyCode": 13}])
+def test_the_enter_of_an_input_method_sends_nothing(desk, event):
+    pressed = """
+        const event = new KeyboardEvent('keydown', {key: 'Enter', bubbles: true, cancelable: true, ...arguments[0]});
+        field.form.addEventListener('submit', (event) => { event.preventDefault(); event.stopImmediatePropagation(); window.sent = true; }, {capture: true});
+        field.value = 'にほ';
+        field.dispatchEvent(event);
+        return [Boolean(window.sent), event.defaultPrevented];"""
+    sent, prevented = desk.driver.execute_script("const field = document.getElementById('prompt');" + pressed, event)
+    assert not sent
+    if event.get("shiftKey") is None:
+        sent, prevented = desk.within("phone", "const field = $('text');" + pressed, event)
+        assert not sent and prevented  # what the browser does with this key would send it
 
 
 def test_keyboard_and_labels(desk):

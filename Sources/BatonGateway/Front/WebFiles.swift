@@ -65,6 +65,13 @@ package struct WebFiles: Sendable {
   package func response(to request: Request, path: Substring) throws(Problem) -> Response {
     guard let file = file(path) else { throw .noSuchPath }
     guard request.method == .get || request.method == .head else { throw .methodNotAllowed("GET, HEAD") }
+    if path == "/demo/" {
+      // What the page asks for is relative to the folder that it lies in.
+      var response = Response(status: .permanentRedirect)
+      response.headers[.location] = "../demo" + (request.uri.query.map { "?\($0)" } ?? "")
+      response.headers[.contentLength] = "0"
+      return response
+    }
     var response = Response(status: .ok, body: ResponseBody(byteBuffer: file.content))
     response.headers[.contentType] = file.type
     response.headers[.contentLength] = String(file.content.readableBytes)

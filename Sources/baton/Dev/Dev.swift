@@ -89,12 +89,12 @@ struct DevServer {
       count: gateways, host: host,
       options: [
         "--redis", redis.url, "--drain-delay", "0s", "--drain-time", "1s", "--log-level", "warning",
-        "--allowed-origins", origins.joined(separator: ","),
-      ] + (isLoopback ? [] : ["--insecure-no-auth"]))
+      ] + (isLoopback ? [] : ["--insecure-no-auth", "--allowed-origins", origins.joined(separator: ",")]))
     let model = Model(endpoint: openai, model: model, redis: redis.url)
     let routes = DevRoutes(
       fleet: fleet, model: model, redis: redis, commands: commands,
-      origins: OriginRule(allowed: Set(origins)), host: isLoopback && host != "::1" ? "127.0.0.1" : "localhost")
+      origins: isLoopback ? OriginRule() : OriginRule(allowed: Set(origins)),
+      host: isLoopback && host != "::1" ? "127.0.0.1" : "localhost")
     try await fleet.start()
     listener.serve(routes)
     let shown = host.contains(":") ? "[\(host)]" : host

@@ -51,7 +51,7 @@ struct DevRoutes: Sendable {
     switch (request.method, path) {
     case (.get, []), (.head, []):
       var response = Response(status: .seeOther)
-      response.headers[.location] = "/demo"
+      response.headers[.location] = "demo"  // the page may be below a path of a proxy's
       response.headers[.contentLength] = "0"
       return response
     case (.get, ["dev", "state"]):

@@ -177,15 +177,30 @@ class UpgradeBlocker:
             if not part:
                 return near.close()
             head += part
-        if self.blocks:
-            head = without_upgrade(head)
         far = socket.create_connection(("127.0.0.1", self.target))
-        far.sendall(head)
+        far.sendall(self.passed(head))
         threading.Thread(target=_copy, args=(near, far), daemon=True).start()
         _copy(far, near)
 
+    def passed(self, head):
+        return without_upgrade(head) if self.blocks else head
+
     def kill(self):
         self.listener.close()
+
+
+class SubPath(UpgradeBlocker):
+    """A proxy that serves what is at `port` below a path."""
+
+    path = "/tools/baton"
+
+    def __init__(self, port):
+        super().__init__(port)
+        self.url += self.path
+
+    def passed(self, head):
+        head = head.replace(f" {self.path}".encode(), b" ", 1)
+        return head if b"upgrade: websocket" in head.lower() else without_upgrade(head)
 
 
 class AnswerHolder(UpgradeBlocker):

@@ -149,7 +149,8 @@ export class Session extends EventTarget {
   /** For sign-out: closes, and removes what was kept of this session. */
   forget() {
     this.close();
-    this.#keeper?.forget();
+    if (this.#keeper) this.#keeper.forget();
+    else this.#store()?.forget?.(); // as far as it is known whose it is
   }
 
   /**
@@ -296,7 +297,9 @@ export class Session extends EventTarget {
       return;
     }
     if (frame.code === 'unreachable' && frame.attempts) {
-      return this.#complain('unreachable', `no gateway said a word in ${frame.attempts} attempts, by WebSocket or HTTP, at ${this.#urls.join(', ')}`);
+      const from = globalThis.location ? `, from a page of ${location.origin}` : '';
+      const what = `no gateway said a word in ${frame.attempts} attempts, by WebSocket or HTTP, at ${this.#urls.join(', ')}${from}`;
+      return this.#complain('unreachable', `${what}; it may be the network, the address, or the page's Content-Security-Policy (connect-src)`);
     }
     if (frame.offset !== undefined) this.#shownTo = this.offset;
     this.#give(frame);

@@ -91,6 +91,7 @@ function ask(platform, url, token, { accept, signal, credentials }) {
 export function openPages(platform, url, token, tell, { credentials } = {}) {
   const cancel = new AbortController();
   const asked = url.searchParams;
+  const session = url.pathname.split('/').at(-1);
   let opened = false;
 
   /** @returns {Promise<any>} undefined where it was told that there is none; `reset` where the place is not one any more */
@@ -98,7 +99,11 @@ export function openPages(platform, url, token, tell, { credentials } = {}) {
     const address = new URL(url.href);
     address.search = new URLSearchParams(query).toString();
     const answer = await ask(platform, address, token, { accept: 'application/json', signal: cancel.signal, credentials });
-    if (answer.status === 200) return answer.json();
+    if (answer.status === 200) {
+      const page = await answer.json();
+      if (page.session === session && Array.isArray(page.entries)) return page;
+      throw new TypeError('not a gateway’s page');
+    }
     const problem = await refused(answer);
     const isAbsent = problem.type === 'urn:baton:problem:no-such-session';
     if (isAbsent && (query.after ?? '0') === '0') return { entries: [], first: null, last: null, more: false };

@@ -54,6 +54,16 @@ test('reset replaces what is shown', async () => {
   assert.deepEqual(shown.slice(2), [['a', 'r1', undefined], ['aB', 'r1', 'B'], ['', 'r1', undefined]]);
 });
 
+test('an answer that another one supersedes is taken back', async () => {
+  const page = new Page();
+  const shown = [];
+  const session = await page.attach({ ontext: (...values) => shown.push(values) });
+  page.socket.welcome();
+  page.socket.receive(token(1, 'half'), { id: '2-0', event: 'start', response: 'r2', data: '{"supersedes":"r1"}' });
+  assert.deepEqual(shown, [['half', 'r1', 'half'], ['', 'r1', undefined]]);
+  assert.deepEqual([...session.responses.keys()], ['r2']);
+});
+
 test('a reset into the middle of a joined frame: everything comes again', async () => {
   const page = new Page();
   const resets = [];

@@ -351,6 +351,23 @@ def told(browser, kind):
     return wait_for(lambda: browser.events(kind), 30, f"the app is told by {kind}")[0]
 
 
+@pytest.mark.parametrize("status", [401, 404, 410, 421])
+def test_what_a_proxy_says_while_the_gateway_is_away_ends_nothing(browser, gateway, redis, session, started, status):
+    away = Pages({}, missing=status)
+    way = Switch(gateway.port)
+    started += [away, way]
+    redis.add_tokens(session, words(1, 5), "r1")
+    url = f"http://127.0.0.1:{way.port}"
+    browser.open(url + "/healthz").attach(url, session)
+    browser.wait_state("live")
+    way.switch(away.port)
+    told(browser, "error")  # after five attempts, of which some could read the status
+    way.switch(gateway.port)
+    redis.add_tokens(session, words(6, 10), "r1", 6)
+    browser.wait_text(stream_text(redis, session), seconds=40)
+    assert browser.events("end") == []
+
+
 @pytest.mark.parametrize("kind", ["origin", "file"])
 def test_a_refused_origin_is_told_at_once(browser, redis, session, new_gateway, started, tmp_path, kind):
     gateway = new_gateway(redis.url, "gw-strict", "--allowed-origins", "https://app.example")
@@ -440,3 +457,20 @@ def test_tokens(browser, guarded, redis, session, case, code):
         browser.wait_state("ended")
         told = browser.events("end")[0]
         assert (told["reason"], told["code"]) == ("rejected", code) and told["detail"], told
+
+
+def test_a_wrong_key_is_told_once_and_the_state_says_so(browser, guarded, session):
+    browser.open(guarded.url + "/healthz").run("""
+        const [url, session, token] = arguments;
+        Object.assign(window, {states: [], errors: [], asked: 0});
+        return import('/baton.js').then(({attach}) => {
+          window.s = attach(url, session, {
+            token: () => { window.asked += 1; return token; },
+            onstate: (state) => window.states.push(state),
+            onerror: ({code, message}) => window.errors.push(`${code}: ${message}`),
+          });
+        });""", guarded.url, session, token(sessions=[session])[:-6] + "AAAAAA")  # fmt: skip
+    wait_for(lambda: browser.run("return window.asked") >= 4, 30, "it is asked again")
+    assert set(browser.run("return window.states")) == {"connecting", "unauthorized"}
+    [error] = browser.run("return window.errors")
+    assert error.startswith("unauthorized: ") and "HS256" in error

@@ -93,6 +93,7 @@ package final class DeviceFront: Sendable {
     of session: SessionName, after offset: Offset, _ time: TimeAmount, _ channel: any Channel
   ) -> EventLoopFuture<Void> {
     let eventLoop = channel.eventLoop
+    if isDraining { return eventLoop.makeSucceededVoidFuture() }
     guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
     let request = DeviceRequest(
       attach: AttachRequest(

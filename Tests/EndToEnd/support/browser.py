@@ -120,12 +120,13 @@ class Browser:
 
 
 class Pages:
-    """A web server of an app's own: `pages` by path, each a body or (body, headers)."""
+    """A web server of an app's own: `pages` by path, each a body or (body, headers); `missing` is the status of all others."""
 
-    def __init__(self, pages):
-        self.pages = pages
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Pages,), {"pages": pages}))
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def __init__(self, pages, missing=404):
+        handler = type("Handler", (_Pages,), {"pages": pages, "missing": missing})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def kill(self):
@@ -137,7 +138,7 @@ class _Pages(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         page = self.pages.get(self.path.split("?")[0])
         body, headers = page if isinstance(page, tuple) else (page, {})
-        self.send_response(200 if page is not None else 404)
+        self.send_response(200 if page is not None else self.missing)
         for name, value in {"Content-Type": "text/html; charset=utf-8", **headers}.items():
             self.send_header(name, value)
         self.end_headers()

@@ -306,9 +306,11 @@ export class Session extends EventTarget {
   }
 
   #entry(entry) {
+    const known = entry.event === 'start' ? [...this.responses.keys()] : [];
     const added = this.#responses.add(entry);
     this.#shownTo = this.offset;
     this.#give({ ...entry, type: 'entry' });
+    for (const name of known) if (!this.responses.has(name)) this.#giveText(name, undefined); // superseded
     if (added !== undefined) this.#giveText(entry.response ?? '', added);
     this.#changed();
     this.#keeper.saveSoon(added?.length ?? 0);

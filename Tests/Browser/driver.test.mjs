@@ -58,10 +58,18 @@ test('an answer that another one supersedes is taken back', async () => {
   const page = new Page();
   const shown = [];
   const session = await page.attach({ ontext: (...values) => shown.push(values) });
+  const steps = (async () => {
+    const steps = [];
+    for await (const { text, added } of session.response('r1')) steps.push([text, added]);
+    return steps;
+  })();
   page.socket.welcome();
-  page.socket.receive(token(1, 'half'), { id: '2-0', event: 'start', response: 'r2', data: '{"supersedes":"r1"}' });
+  page.socket.receive(token(1, 'half'));
+  await turn();
+  page.socket.receive({ id: '2-0', event: 'start', response: 'r2', data: '{"supersedes":"r1"}' });
   assert.deepEqual(shown, [['half', 'r1', 'half'], ['', 'r1', undefined]]);
   assert.deepEqual([...session.responses.keys()], ['r2']);
+  assert.deepEqual(await steps, [['half', 'half'], ['', undefined]]);
 });
 
 test('a reset into the middle of a joined frame: everything comes again', async () => {

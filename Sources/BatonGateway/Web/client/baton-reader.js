@@ -74,7 +74,8 @@ export class ResponseReader {
   #isOver = false;
   #error = undefined;
 
-  constructor(get, left) {
+  constructor(name, get, left) {
+    this.name = name;
     this.get = get;
     this.left = left;
     this.change();

@@ -118,7 +118,7 @@ export class Session extends EventTarget {
 
   /** One response as it grows, for `for await`; ends with it. */
   response(name) {
-    const reader = new ResponseReader(() => this.responses.get(name), () => this.#responseReaders.delete(reader));
+    const reader = new ResponseReader(name, () => this.responses.get(name), () => this.#responseReaders.delete(reader));
     this.#responseReaders.add(reader);
     if (this.#endInfo) reader.end(refusal(this.#endInfo));
     return reader;
@@ -310,10 +310,19 @@ export class Session extends EventTarget {
     const added = this.#responses.add(entry);
     this.#shownTo = this.offset;
     this.#give({ ...entry, type: 'entry' });
-    for (const name of known) if (!this.responses.has(name)) this.#giveText(name, undefined); // superseded
+    for (const name of known) if (!this.responses.has(name)) this.#superseded(name);
     if (added !== undefined) this.#giveText(entry.response ?? '', added);
     this.#changed();
     this.#keeper.saveSoon(added?.length ?? 0);
+  }
+
+  #superseded(name) {
+    this.#giveText(name, undefined);
+    for (const reader of [...this.#responseReaders]) {
+      if (reader.name !== name) continue;
+      reader.change();
+      reader.end();
+    }
   }
 
   #reset(frame) {

@@ -30,18 +30,23 @@ package struct ChatCompletion {
   /// - Returns: the text in it.
   package mutating func received(_ data: some Collection<UInt8>, event: String = "") -> String {
     if isDone { return "" }
-    let (values, isAll) = LenientJSON.values(data)
+    let data = Array(data)
+    let (values, end) = LenientJSON.read(data)
     var text = ""
     for value in values where !isDone { text += chunk(value, event: event) }
-    if isAll || isDone { return text }
-    if Self.isDoneMark(data, alone: values.isEmpty) {
+    guard let end, !isDone else { return text }
+    let rest = data[end...]
+    if Self.isDoneMark(rest) {
       done()
+    } else if let remains = LenientJSON.remains(of: rest), remains.isSomething, rest.first == UInt8(ascii: "{") {
+      text += chunk(remains, event: event)
+      lost("an event could not be read: \(UpstreamMessage.excerpt(rest))")
     } else if event == "error" {
-      failed(UpstreamMessage.find(inBody: data))
-    } else if event.isEmpty || !Self.isKeepAlive(event),
-      !Self.isKeepAlive(String(decoding: data.prefix(32), as: UTF8.self))
+      failed(UpstreamMessage.find(inBody: rest))
+    } else if values.isEmpty || rest.contains(UInt8(ascii: "{")), event.isEmpty || !Self.isKeepAlive(event),
+      !Self.isKeepAlive(String(decoding: rest.prefix(32), as: UTF8.self))
     {
-      lost("an event could not be read: \(UpstreamMessage.excerpt(data))")
+      lost("an event could not be read: \(UpstreamMessage.excerpt(rest))")
     }
     return text
   }
@@ -243,10 +248,9 @@ package struct ChatCompletion {
       || reason.hasSuffix("unavailable") || reason.hasSuffix("failure") || reason.hasSuffix("failed")
   }
 
-  /// `[DONE]`, with white space around it, or behind a chunk without the blank line between them.
-  private static func isDoneMark(_ data: some Collection<UInt8>, alone: Bool) -> Bool {
-    let mark = String(decoding: data.suffix(64), as: UTF8.self).lowercased().filter { !$0.isWhitespace }
-    return alone ? mark == "[done]" : mark.hasSuffix("[done]")
+  /// `[DONE]`, with white space around it.
+  private static func isDoneMark(_ data: some Collection<UInt8>) -> Bool {
+    data.count < 64 && String(decoding: data, as: UTF8.self).lowercased().filter { !$0.isWhitespace } == "[done]"
   }
 
   private static func isKeepAlive(_ word: String) -> Bool {

@@ -20,17 +20,31 @@ package enum LenientJSON: Sendable, Equatable {
 
   /// The texts of JSON that follow each other in `bytes`, and whether nothing else is there.
   package static func values(_ bytes: some Collection<UInt8>) -> (values: [LenientJSON], isAll: Bool) {
-    let bytes = Array(bytes)
-    return bytes.withUnsafeBufferPointer { bytes in
+    let (values, end) = read(Array(bytes))
+    return (values, end == nil)
+  }
+
+  /// What can be read of a text that is cut: its members and elements so far.
+  package static func remains(of bytes: some Collection<UInt8>) -> LenientJSON? {
+    Array(bytes).withUnsafeBufferPointer { bytes in
+      var parser = Parser(bytes: bytes, isCut: true)
+      return parser.value(depth: 0)
+    }
+  }
+
+  /// The texts that follow each other, and where what can't be read begins.
+  static func read(_ bytes: [UInt8]) -> (values: [LenientJSON], end: Int?) {
+    bytes.withUnsafeBufferPointer { bytes in
       var parser = Parser(bytes: bytes)
       var values: [LenientJSON] = []
       parser.skipSpace()
       while parser.next != nil {
-        guard let value = parser.value(depth: 0) else { return (values, false) }
+        let start = parser.at
+        guard let value = parser.value(depth: 0) else { return (values, start) }
         values.append(value)
         parser.skipSpace()
       }
-      return (values, true)
+      return (values, nil)
     }
   }
 
@@ -96,9 +110,13 @@ package enum LenientJSON: Sendable, Equatable {
 
   private struct Parser {
     let bytes: UnsafeBufferPointer<UInt8>
+    /// What has no end is taken for what there is of it.
+    let isCut: Bool
     var at = 0
 
-    init(bytes: UnsafeBufferPointer<UInt8>) { self.bytes = bytes }
+    init(bytes: UnsafeBufferPointer<UInt8>, isCut: Bool = false) { (self.bytes, self.isCut) = (bytes, isCut) }
+
+    private func broken(_ partial: LenientJSON) -> LenientJSON? { isCut && next == nil ? partial : nil }
 
     var next: UInt8? { at < bytes.count ? bytes[at] : nil }
 
@@ -137,13 +155,15 @@ package enum LenientJSON: Sendable, Equatable {
       while true {
         skipSpace()
         if take("}") { return .object(members) }
-        guard next == UInt8(ascii: "\"") || next == UInt8(ascii: "'"), let name = string() else { return nil }
+        guard next == UInt8(ascii: "\"") || next == UInt8(ascii: "'"), let name = string() else {
+          return broken(.object(members))
+        }
         skipSpace()
-        guard take(":"), let value = value(depth: depth + 1) else { return nil }
+        guard take(":"), let value = value(depth: depth + 1) else { return broken(.object(members)) }
         members.append(Member(name: String(decoding: name, as: UTF8.self), value: value))
         skipSpace()
         if take("}") { return .object(members) }
-        guard take(",") else { return nil }
+        guard take(",") else { return broken(.object(members)) }
       }
     }
 
@@ -153,11 +173,11 @@ package enum LenientJSON: Sendable, Equatable {
       while true {
         skipSpace()
         if take("]") { return .array(elements) }
-        guard let value = value(depth: depth + 1) else { return nil }
+        guard let value = value(depth: depth + 1) else { return broken(.array(elements)) }
         elements.append(value)
         skipSpace()
         if take("]") { return .array(elements) }
-        guard take(",") else { return nil }
+        guard take(",") else { return broken(.array(elements)) }
       }
     }
 
@@ -200,10 +220,10 @@ package enum LenientJSON: Sendable, Equatable {
         let start = at
         while let byte = next, byte != quote, byte != UInt8(ascii: "\\") { at += 1 }
         text += bytes[start..<at]
-        guard let byte = next else { return nil }
+        guard let byte = next else { return isCut ? text : nil }
         at += 1
         if byte == quote { return text }
-        guard escape(into: &text) else { return nil }
+        guard escape(into: &text) else { return isCut ? text : nil }
       }
     }
 

@@ -288,6 +288,24 @@ def test_content_codings_are_undone(redis, session, model, coding, encode):
     assert Told(redis, session).text == "Hello world" and coding in server.requests[0][1]["accept-encoding"]
 
 
+def test_compressed_tokens_come_as_they_are_written(redis, session, model):
+    seen = threading.Event()
+
+    def answer(on, _):
+        on.begin(**{"Content-Encoding": "gzip"})
+        packer = zlib.compressobj(wbits=31)
+        on.tell(packer.compress(chunk("Hel").encode()) + packer.flush(zlib.Z_SYNC_FLUSH))
+        seen.wait(30)
+        on.tell(packer.compress((chunk("lo", "stop") + DONE).encode()) + packer.flush())
+
+    server = model(answer)
+    process = Process("/tmp", f"publish-{session}", [BATON, "publish", session, "--redis", redis.url, "--response", "r1", "--openai", server.url, "--prompt", "x"])
+    wait_for(lambda: Told(redis, session).text == "Hel", 30)
+    seen.set()
+    assert process.wait(30) == 0
+    assert Told(redis, session).text == "Hello"
+
+
 def test_an_unknown_coding_is_named(redis, session, model):
     server = model(lambda on, _: on.whole(200, b"\x1b\x03\x00", Content_Type="text/event-stream", Content_Encoding="br"))
     assert ask(redis, session, server.url).returncode == 69

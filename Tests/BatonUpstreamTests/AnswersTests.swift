@@ -141,6 +141,33 @@ struct AnswersTests {
     #expect((try? JSONSerialization.jsonObject(with: Data(end.data.utf8))) is [String: Any])
   }
 
+  /// Nothing that a server sends ends the process, and the end is always JSON.
+  @Test func anyBytesComeToAnEnd() {
+    let bodies = Self.cases.filter { $0.body.text.utf8.count < 5000 }
+    for one in bodies {
+      for _ in 0..<60 {
+        var bytes = Array(one.body.text.utf8)
+        for _ in 0..<Int.random(in: 1...6) where !bytes.isEmpty {
+          let at = Int.random(in: bytes.indices)
+          switch Int.random(in: 0...3) {
+          case 0: bytes[at] = .random(in: 0...255)
+          case 1: bytes.remove(at: at)
+          case 2: bytes.insert("\\\"'{}[]:,\nud8".utf8.randomElement() ?? 0, at: at)
+          default: bytes.removeSubrange(at..<min(bytes.count, at + .random(in: 1...40)))
+          }
+        }
+        var answer = UpstreamAnswer(status: one.status, contentType: one.contentType, limit: .random(in: 20...5000))
+        var rest = ByteBuffer(bytes: bytes)
+        while let piece = rest.readSlice(length: min(rest.readableBytes, .random(in: 1...300))), piece.readableBytes > 0
+        {
+          for text in answer.received(piece) { #expect(!text.isEmpty) }
+        }
+        let end = answer.ended().end
+        #expect((try? JSONSerialization.jsonObject(with: Data(end.data.utf8))) is [String: Any], "\(end.data)")
+      }
+    }
+  }
+
   @Test func anEventOverTheLimitIsLeftOutAndTold() {
     var answer = UpstreamAnswer(status: 200, contentType: "text/event-stream", limit: 100)
     func chunk(_ text: String) -> String { "data: {\"choices\": [{\"delta\": {\"content\": \"\(text)\"}}]}\n\n" }

@@ -37,4 +37,7 @@ package struct WebSocketViolation: Error, Equatable, Sendable {
     self.code = code
     self.reason = reason
   }
+
+  package static let tooManyFrames = WebSocketViolation(.policyViolation, "too many frames")
+  package static let tooManyPings = WebSocketViolation(.policyViolation, "too many pings")
 }

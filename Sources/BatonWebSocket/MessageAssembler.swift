@@ -15,20 +15,27 @@ package struct WebSocketLimits: Sendable {
   package var maxMessageBytes: Int
   /// Frames of one message, empty ones included; beyond it the connection is closed with 1008.
   package var maxFragments: Int
+  /// Frames of any kind, and pings among them; beyond it the connection is closed with 1008. Nil: as many as come.
+  package var frames: Rate?
+  package var pings: Rate?
 
-  package init(maxMessageBytes: Int = 64 << 10, maxFragments: Int = 1024) {
+  package init(
+    maxMessageBytes: Int = 64 << 10, maxFragments: Int = 1024, frames: Rate? = nil, pings: Rate? = nil
+  ) {
     self.maxMessageBytes = min(max(maxMessageBytes, 125), Int(UInt32.max))
     self.maxFragments = max(maxFragments, 1)
+    self.frames = frames
+    self.pings = pings
   }
 }
 
-/// Makes messages of frames and refuses what NIO's frame decoder lets through (RFC 6455 sections 5.1 to 5.6, 7.4, 8.1).
+/// Makes messages of frames and refuses what their decoder lets through (RFC 6455 sections 5.1 to 5.6, 7.4, 8.1).
 ///
 /// The channel handler that embeds it has `WebSocketFrameIn` as its `InboundIn` and stands behind `makeDecoder()`;
-/// errors that the pipeline reports go through `violation(for:)`. After a violation it must be fed no more.
+/// a `WebSocketViolation` comes as an error of the pipeline, too. After a violation it must be fed no more.
 package struct MessageAssembler: Sendable {
   private let role: WebSocketRole
-  private let limits: WebSocketLimits
+  let limits: WebSocketLimits
   private var message: Message?
 
   private struct Message {
@@ -46,27 +53,13 @@ package struct MessageAssembler: Sendable {
     self.limits = limits
   }
 
-  /// NIO's frame decoder, with these limits.
-  package func makeDecoder() -> ByteToMessageHandler<WebSocketFrameDecoder> {
-    ByteToMessageHandler(WebSocketFrameDecoder(maxFrameSize: limits.maxMessageBytes))
-  }
-
-  /// What an error of the decoder from `makeDecoder()` means; nil for errors that are not about the protocol.
-  package static func violation(for error: any Error) -> WebSocketViolation? {
-    switch error as? NIOWebSocketError {
-    case .invalidFrameLength: WebSocketViolation(.tooBig, "message too big")
-    case .fragmentedControlFrame: WebSocketViolation(.protocolError, "fragmented control frame")
-    case .multiByteControlFrameLength: WebSocketViolation(.protocolError, "control frame over 125 bytes")
-    case nil: nil
-    }
+  /// A decoder of frames, with these limits.
+  package func makeDecoder() -> ByteToMessageHandler<FrameDecoder> {
+    ByteToMessageHandler(FrameDecoder(role: role, maxPayloadBytes: limits.maxMessageBytes))
   }
 
   /// Returns nil where a message is not whole yet.
   package mutating func receive(_ frame: WebSocketFrame) throws(WebSocketViolation) -> WebSocketEvent? {
-    guard frame.reservedBits.isEmpty else { throw WebSocketViolation(.protocolError, "reserved bit set") }
-    guard (frame.maskKey != nil) == (role == .server) else {
-      throw WebSocketViolation(.protocolError, role == .server ? "unmasked frame" : "masked frame")
-    }
     let payload = frame.maskKey == nil ? frame.data : frame.unmaskedData
     switch frame.opcode {
     case .text: return try begin(isText: true, payload, final: frame.fin)

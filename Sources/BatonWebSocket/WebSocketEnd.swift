@@ -28,6 +28,10 @@ package struct WebSocketEnd: Sendable {
   /// The answer to the last ping, while nothing can be written: earlier ones need none (RFC 6455 section 5.5.3).
   private var pendingPong: ByteBuffer?
   private var awaitsPong = false
+  private var frames = RateMeter()
+  private var pings = RateMeter()
+  /// False: what still comes is a flood, and left to the network.
+  package private(set) var takesBytes = true
 
   /// - Parameters:
   ///   - role: which end we are.
@@ -40,13 +44,17 @@ package struct WebSocketEnd: Sendable {
   /// Whether data may still be written.
   package var isOpen: Bool { closing.isOpen }
 
-  /// NIO's frame decoder, with the limits of this end.
-  package func makeDecoder() -> ByteToMessageHandler<WebSocketFrameDecoder> { assembler.makeDecoder() }
+  /// A decoder of frames, with the limits of this end.
+  package func makeDecoder() -> ByteToMessageHandler<FrameDecoder> { assembler.makeDecoder() }
 
   /// - Parameter isWritable: whether a pong would leave soon.
   package mutating func frameArrived(_ frame: WebSocketFrame, isWritable: Bool, now: NIODeadline) -> Action {
     guard closing.isListening else { return .nothing }
     awaitsPong = false
+    if let violation = excess(frame, now: now) {
+      takesBytes = false
+      return violated(violation, now: now)
+    }
     let event: WebSocketEvent?
     do throws(WebSocketViolation) {
       event = try assembler.receive(frame)
@@ -68,11 +76,17 @@ package struct WebSocketEnd: Sendable {
     }
   }
 
+  private mutating func excess(_ frame: WebSocketFrame, now: NIODeadline) -> WebSocketViolation? {
+    if let rate = assembler.limits.frames, !frames.take(rate, now: now) { return .tooManyFrames }
+    if frame.opcode == .ping, let rate = assembler.limits.pings, !pings.take(rate, now: now) { return .tooManyPings }
+    return nil
+  }
+
   /// An error of the pipeline. Nil: not about the protocol, and the connection is still listened to.
   package mutating func errorCaught(_ error: any Error, now: NIODeadline) -> Action? {
     // The decoder reports every byte that comes after the violation.
     guard closing.isListening else { return .nothing }
-    return MessageAssembler.violation(for: error).map { violated($0, now: now) }
+    return (error as? WebSocketViolation).map { violated($0, now: now) }
   }
 
   private mutating func violated(_ violation: WebSocketViolation, now: NIODeadline) -> Action {

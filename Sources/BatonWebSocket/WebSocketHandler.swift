@@ -86,6 +86,8 @@ package final class WebSocketHandler: ChannelDuplexHandler {
 
   // MARK: To the peer
 
+  package func read(context: ChannelHandlerContext) { if end.takesBytes { context.read() } }
+
   package func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
     guard end.isOpen else {
       promise?.fail(ChannelError.outputClosed)

@@ -39,16 +39,49 @@ import Testing
   @Test mutating func afterAViolationNothingIsAnError() {
     let violation = WebSocketViolation(.tooBig, "message too big")
     #expect(
-      end.errorCaught(NIOWebSocketError.invalidFrameLength, now: now)
+      end.errorCaught(WebSocketViolation(.tooBig, "message too big"), now: now)
         == .close(
           .send(.tooBig, reason: "message too big", then: .endOutput, deadline: deadline),
           because: .violation(violation)))
-    // What NIO's decoder says of every byte that follows must not end the connection under the close frame.
+    // What the decoder says of every byte that follows must not end the connection under the close frame.
     struct MoreData: Error {}
     #expect(end.errorCaught(MoreData(), now: now) == .nothing)
     #expect(arrives(.text, "a") == .nothing)
     #expect(end.pingDue() == .nothing)
     #expect(end.deadlinePassed() == .close(.closeTransport, because: .ourselves))
+  }
+
+  @Test mutating func framesAndPingsHaveARate() {
+    for (limits, opcode, violation) in [
+      (WebSocketLimits(frames: Rate(2)), WebSocketOpcode.pong, WebSocketViolation.tooManyFrames),
+      (WebSocketLimits(frames: Rate(1000), pings: Rate(2)), .ping, .tooManyPings),
+    ] {
+      end = WebSocketEnd(role: .server, limits: limits)
+      for _ in 0..<20 { #expect(arrives(opcode, "a") != closing(violation)) }
+      #expect(end.takesBytes)
+      #expect(arrives(opcode, "a") == closing(violation))
+      // Who floods is not listened to until the end.
+      #expect(!end.takesBytes)
+    }
+  }
+
+  private func closing(_ violation: WebSocketViolation) -> WebSocketEnd.Action {
+    .close(
+      .send(violation.code, reason: violation.reason, then: .endOutput, deadline: deadline),
+      because: .violation(violation))
+  }
+
+  @Test func aRateLetsTenSecondsWorthComeAtOnce() {
+    let rate = Rate(2)
+    var meter = RateMeter()
+    let start = NIODeadline.uptimeNanoseconds(1 << 40)
+    let atOnce = (0..<21).map { _ in meter.take(rate, now: start) }
+    #expect(atOnce == Array(repeating: true, count: 20) + [false])
+    #expect(meter.wait(rate, now: start) == .milliseconds(500))
+    let later = (0..<2).map { _ in meter.take(rate, now: start + .milliseconds(500)) }
+    #expect(later == [true, false])
+    #expect(!meter.isIdle(now: start + .seconds(10)))
+    #expect(meter.isIdle(now: start + .seconds(11)))
   }
 
   @Test mutating func anErrorOfTheTransportIsNotOurs() {

@@ -1,0 +1,85 @@
+import NIOCore
+import NIOWebSocket
+
+/// Cuts bytes into frames (RFC 6455 section 5.2). What its head already tells to be wrong is refused before the payload
+/// has come.
+package final class FrameDecoder: ByteToMessageDecoder {
+  package typealias InboundOut = WebSocketFrame
+
+  private struct Head {
+    var first: UInt8
+    var length: Int
+    var mask: WebSocketMaskingKey?
+
+    var isFinal: Bool { first & 0x80 != 0 }
+    var isControl: Bool { first & 0x08 != 0 }
+    var opcode: UInt8 { first & 0x0F }
+  }
+
+  private let role: WebSocketRole
+  private let maxPayloadBytes: Int
+  private var head: Head?
+
+  init(role: WebSocketRole, maxPayloadBytes: Int) {
+    self.role = role
+    self.maxPayloadBytes = maxPayloadBytes
+  }
+
+  package func decode(context: ChannelHandlerContext, buffer: inout ByteBuffer) throws -> DecodingState {
+    guard let head = try head ?? readHead(&buffer) else { return .needMoreData }
+    guard let payload = buffer.readSlice(length: head.length) else {
+      self.head = head
+      return .needMoreData
+    }
+    self.head = nil
+    context.fireChannelRead(
+      FrameDecoder.wrapInboundOut(
+        WebSocketFrame(
+          fin: head.isFinal, opcode: WebSocketOpcode(encodedWebSocketOpcode: head.opcode) ?? .continuation,
+          maskKey: head.mask, data: payload)))
+    return .continue
+  }
+
+  /// - Throws: `WebSocketViolation`.
+  private func readHead(_ buffer: inout ByteBuffer) throws -> Head? {
+    guard let start = buffer.getInteger(at: buffer.readerIndex, as: UInt16.self) else { return nil }
+    let (first, second) = (UInt8(start >> 8), UInt8(start & 0xFF))
+    var head = Head(first: first, length: Int(second & 0x7F))
+    try check(head, isMasked: second & 0x80 != 0)
+    var size = 2
+    switch head.length {
+    case 126:
+      guard let length = buffer.getInteger(at: buffer.readerIndex + size, as: UInt16.self) else { return nil }
+      guard length > 125 else { throw WebSocketViolation(.protocolError, "length not minimal") }
+      head.length = Int(length)
+      size += 2
+    case 127:
+      guard let length = buffer.getInteger(at: buffer.readerIndex + size, as: UInt64.self) else { return nil }
+      guard length > UInt16.max, length <= Int64.max else {
+        throw WebSocketViolation(.protocolError, length > UInt16.max ? "length over 63 bits" : "length not minimal")
+      }
+      head.length = Int(length)
+      size += 8
+    default: break
+    }
+    guard head.length <= maxPayloadBytes else { throw WebSocketViolation(.tooBig, "message too big") }
+    if second & 0x80 != 0 {
+      guard let mask = buffer.getBytes(at: buffer.readerIndex + size, length: 4) else { return nil }
+      head.mask = WebSocketMaskingKey(mask)
+      size += 4
+    }
+    buffer.moveReaderIndex(forwardBy: size)
+    return head
+  }
+
+  private func check(_ head: Head, isMasked: Bool) throws(WebSocketViolation) {
+    guard head.first & 0x70 == 0 else { throw WebSocketViolation(.protocolError, "reserved bit set") }
+    guard [0, 1, 2, 8, 9, 10].contains(head.opcode) else { throw WebSocketViolation(.protocolError, "unknown opcode") }
+    guard isMasked == (role == .server) else {
+      throw WebSocketViolation(.protocolError, role == .server ? "unmasked frame" : "masked frame")
+    }
+    guard head.isControl else { return }
+    guard head.isFinal else { throw WebSocketViolation(.protocolError, "fragmented control frame") }
+    guard head.length <= 125 else { throw WebSocketViolation(.protocolError, "control frame over 125 bytes") }
+  }
+}

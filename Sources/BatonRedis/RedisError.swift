@@ -99,8 +99,17 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   /// A server's refusal, `<CODE> <words>`.
   package static func server(_ refusal: String) -> RedisError { RedisError(refusal: refusal) }
 
+  /// Characters of a server's words that are kept.
+  private static let mostWords = 500
+
   private init(refusal: String) {
-    let message = Self.cause(refusal)
+    let message = String(
+      Self.cause(refusal).unicodeScalars.prefix(Self.mostWords).map { scalar in
+        switch scalar.properties.generalCategory {
+        case .control, .format, .lineSeparator, .paragraphSeparator: "\u{FFFD}"
+        default: Character(scalar)
+        }
+      })
     let code = String(message.prefix { $0 != " " })
     meaning =
       switch code {

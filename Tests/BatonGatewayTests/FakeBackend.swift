@@ -108,7 +108,7 @@ struct TestGateway {
   ) async throws -> T {
     let settings = try await Settings(
       GatewaySettings.table, arguments: ["--listen", "127.0.0.1:0", "--threads", "1"] + arguments, environment: [:])
-    let configuration = try GatewayConfiguration(settings)
+    let configuration = try await GatewayConfiguration(settings)
     let parts = GatewayParts(
       configuration: configuration, logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
     let backend = FakeBackend()
@@ -185,7 +185,7 @@ final class RawClient: Sendable {
 }
 
 let upgrade = """
-  Host: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r
+  Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r
   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n
   """
 

@@ -34,9 +34,9 @@ struct GateTests {
   func upgradeLater() async throws {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
-      try await client.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+      try await client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
       try await client.wait(for: "ok\n")
-      try await client.send("GET /v1/sessions/s HTTP/1.1\r\nHost: h\r\n\r\n")
+      try await client.send("GET /v1/sessions/s HTTP/1.1\r\nHost: localhost\r\n\r\n")
       try await client.wait(for: #""entries":[]"#)
       try await client.send("GET /v1/sessions/s?device=d2 HTTP/1.1\r\n\(upgrade)\r\n")
       try await client.wait(for: #"{"type":"attached","session":"s","device":"d2""#)
@@ -55,7 +55,7 @@ struct GateTests {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
       try await client.send(
-        "GET /v1/sessions/slow HTTP/1.1\r\nHost: h\r\n\r\nGET /v1/sessions/s HTTP/1.1\r\n\(upgrade)\r\n")
+        "GET /v1/sessions/slow HTTP/1.1\r\nHost: localhost\r\n\r\nGET /v1/sessions/s HTTP/1.1\r\n\(upgrade)\r\n")
       try await client.wait(for: #""type":"attached""#)
       let history = try #require(client.text.range(of: #""entries":[]"#))
       let attached = try #require(client.text.range(of: "101 Switching"))
@@ -79,11 +79,11 @@ struct GateTests {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
       if later {
-        try await client.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+        try await client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         try await client.wait(for: "ok\n")
       }
       try await client.send(
-        "GET /v1/sessions/s HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\nLast-Event-ID: 5-0\r\n\r\n")
+        "GET /v1/sessions/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nLast-Event-ID: 5-0\r\n\r\n")
       try await client.wait(for: "Content-Type: text/event-stream\r\n")
       #expect(client.text.contains("Transfer-Encoding: chunked\r\n"))
       #expect(client.text.contains("Cache-Control: no-store, no-transform\r\n"))
@@ -111,7 +111,8 @@ struct GateTests {
   func finished() async throws {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
-      try await client.send("GET /v1/sessions/finished HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n")
+      try await client.send(
+        "GET /v1/sessions/finished HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
       try await client.wait(for: "HTTP/1.1 204 ")
       try await client.waitForClose()
       #expect(gateway.parts.registry.count == 0)
@@ -240,7 +241,8 @@ struct GateTests {
   func largeHeader() async throws {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
-      try await client.send("GET /healthz HTTP/1.1\r\nHost: h\r\nX: \(String(repeating: "x", count: 20_000))\r\n\r\n")
+      try await client.send(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: \(String(repeating: "x", count: 20_000))\r\n\r\n")
       try await client.wait(for: "HTTP/1.1 431 ")
       try await client.waitForClose()
     }
@@ -250,7 +252,7 @@ struct GateTests {
   func otherUpgrade() async throws {
     try await TestGateway.run { gateway in
       let client = try await RawClient(port: gateway.port)
-      try await client.send("GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+      try await client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
       try await client.wait(for: "ok\n")
       try await client.waitForClose()
     }
@@ -260,14 +262,14 @@ struct GateTests {
   func drain() async throws {
     try await TestGateway.run(["--drain-delay", "5s", "--drain-time", "100ms"]) { gateway in
       let device = try await RawClient(port: gateway.port)
-      try await device.send("GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+      try await device.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
       try await device.wait(for: "ok")
       try await device.send("GET /v1/sessions/s HTTP/1.1\r\n\(upgrade)\r\n")
       try await device.wait(for: "attached")
       gateway.drain()
       try await eventually("draining") { gateway.parts.state.drainingFor != nil }
       let late = try await RawClient(port: gateway.port)
-      try await late.send("GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+      try await late.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
       try await late.wait(for: "503 ")
       try await late.wait(for: "Connection: close\r\n")
       try await late.waitForClose()
@@ -275,7 +277,7 @@ struct GateTests {
       try await later.send("GET /v1/sessions/s HTTP/1.1\r\n\(upgrade)\r\n")
       try await later.wait(for: "urn:baton:problem:draining")
       let stream = try await RawClient(port: gateway.port)
-      try await stream.send("GET /v1/sessions/s HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n")
+      try await stream.send("GET /v1/sessions/s HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
       try await stream.wait(for: #"data: {"type":"draining","retryAfterMs":"#)
       #expect(stream.text.hasPrefix("HTTP/1.1 200 ") && stream.text.contains("\r\nretry: "))
       try await stream.waitForClose()

@@ -68,7 +68,7 @@ def test_a_post_that_was_cut_is_repeated_without_doubling(redis, gateway, gatewa
     host, port = gateway.address.split(":")
     sent = "".join(json.dumps(line) + "\n" for line in deltas(1, 2)) + json.dumps(deltas(3)[0])
     with socket.create_connection((host, int(port))) as connection:
-        head = f"POST /v1/sessions/{session}?epoch=1 HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5000\r\n\r\n"
+        head = f"POST /v1/sessions/{session}?epoch=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 5000\r\n\r\n"
         connection.sendall((head + sent).encode())
         wait_for(lambda: len(redis.stream(session)) == 2, 20, "two lines")
     record = gateway2.get(f"/v1/sessions/{session}/responses/r").json

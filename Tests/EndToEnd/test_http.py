@@ -15,31 +15,8 @@ import pytest
 import requests
 from support.event_stream import EventStream
 from support.process import wait_for
+from support.raw import Raw
 from support.servers import UPGRADE
-
-
-class Raw:
-    """One connection, byte by byte."""
-
-    def __init__(self, gateway):
-        self.socket = socket.create_connection(("127.0.0.1", gateway.port), timeout=20)
-        self.got = b""
-
-    def send(self, text):
-        self.socket.sendall(text.encode() if isinstance(text, str) else text)
-        return self
-
-    def until(self, text):
-        while text.encode() not in self.got:
-            part = self.socket.recv(65536)
-            assert part, f"closed before {text!r}: {self.got!r}"
-            self.got += part
-        return self.got.decode(errors="replace")
-
-    def until_closed(self):
-        while part := self.socket.recv(65536):
-            self.got += part
-        return self.got.decode(errors="replace")
 
 
 def post(gateway, session, body, type="application/x-ndjson", query="?epoch=1", **headers):
@@ -228,12 +205,12 @@ def test_a_response_keeps_its_filter_when_the_browser_comes_back(redis, gateway,
 
 def test_100_continue(gateway, session):
     raw = Raw(gateway).send(
-        f"POST /v1/sessions/{session} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        f"POST /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         "Content-Length: 12\r\nExpect: 100-continue\r\n\r\n")
     raw.until("HTTP/1.1 100 Continue\r\n\r\n")
     raw.send('{"data":"x"}').until("HTTP/1.1 201 Created\r\n")
     refused = Raw(gateway).send(
-        "POST /v1/sessions/a%2Fb HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        "POST /v1/sessions/a%2Fb HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         "Content-Length: 12\r\nExpect: 100-continue\r\n\r\n").until_closed()
     assert refused.startswith("HTTP/1.1 400 ") and "Connection: close" in refused
 
@@ -261,13 +238,13 @@ def test_head_is_get_without_the_body(redis, gateway, session, path):
     ("GET /healthz HTTP/1.1\r\n\r\n", 400),
     ("GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     ("GET /healthz HTTP/1.0\r\n\r\n", 200),
-    ("GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: Close\r\n\r\n", 200),
-    ("GET http://h/healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 200),
-    ("OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 204),
-    ("GET /v1/sessions/%ff HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
-    ("GET /v1/sessions/%ff HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n\r\n", 400),
-    ("GET /v1/sessions/a/responses/%ff HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
-    ("GET /healthz HTTP/1.1\r\nHost: h\r\nExpect: miracles\r\n\r\n", 417),
+    ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Close\r\n\r\n", 200),
+    ("GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 200),
+    ("OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 204),
+    ("GET /v1/sessions/%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
+    ("GET /v1/sessions/%ff HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n", 400),
+    ("GET /v1/sessions/a/responses/%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 400),
+    ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: miracles\r\n\r\n", 417),
     ("no http\r\n\r\n", 400),
 ])  # fmt: skip
 def test_what_a_parser_may_send(gateway, request_, status):
@@ -285,10 +262,11 @@ def test_a_413_arrives_however_much_is_on_its_way(gateway, session, size):
 def test_a_close_frame_arrives_however_much_is_on_its_way(gateway, session, payload, code):
     for _ in range(6):
         raw = Raw(gateway).send(
-            f"GET /v1/sessions/{session} HTTP/1.1\r\nHost: h\r\n" + "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+            f"GET /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\n" + "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
             + "\r\n")  # fmt: skip
         raw.until('"attached"')
-        raw.send(b"\x81\xff" + len(payload).to_bytes(8) + b"\0\0\0\0" + payload)
+        length = b"\xff" + len(payload).to_bytes(8) if len(payload) > 65535 else bytes([0x80 | len(payload)])
+        raw.send(b"\x81" + length + b"\0\0\0\0" + payload)
         raw.send(b"\x81\x80\0\0\0\0" * 1000)
         while part := raw.socket.recv(65536):
             raw.got += part
@@ -349,7 +327,7 @@ def test_an_answer_that_nobody_reads_is_cut(redis, new_gateway, session):
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", gateway.port))
-        deaf.sendall(f"GET /v1/sessions/{session}?limit=100 HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+        deaf.sendall(f"GET /v1/sessions/{session}?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         mine = f":{deaf.getsockname()[1]:04X}"
 
         def is_open():
@@ -391,7 +369,7 @@ class Upload:
 
     def __init__(self, gateway, session, epoch=1):
         self.raw = Raw(gateway).send(
-            f"POST /v1/sessions/{session}?epoch={epoch} HTTP/1.1\r\nHost: h\r\nContent-Type: application/x-ndjson\r\n"
+            f"POST /v1/sessions/{session}?epoch={epoch} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
             "Transfer-Encoding: chunked\r\n\r\n")
 
     def send(self, text):
@@ -424,7 +402,7 @@ def test_a_blank_line_is_a_heartbeat(redis, new_gateway, session):
 def test_a_silent_json_body_is_a_408(redis, new_gateway, session):
     gateway = new_gateway(redis.url, "gw-slow", "--idle-timeout", "300ms")
     raw = Raw(gateway).send(
-        f"POST /v1/sessions/{session} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{{")
+        f"POST /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{{")
     assert raw.until_closed().startswith("HTTP/1.1 408 ")
 
 

@@ -12,7 +12,7 @@ import pytest
 from support.process import BATON, Process, free_port, wait_for
 from support.servers import Gateway
 
-BAD_CHUNK = b"POST /v1/sessions/s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+BAD_CHUNK = b"POST /v1/sessions/s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
 
 class Piped(Gateway):
     """A gateway whose standard error is a pipe; `stall` stops reading it, `leave` closes it."""
@@ -157,7 +157,7 @@ def test_a_client_that_is_gone_in_mid_body_is_no_error(redis, new_gateway, sessi
     gateway = new_gateway(redis.url, "gw-gone")
     for kind in ("application/json", "application/x-ndjson"):
         with contextlib.closing(socket.create_connection(("127.0.0.1", gateway.port))) as one:
-            one.sendall(f"POST /v1/sessions/{session}?epoch=1 HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 999\r\n\r\n{{".encode())
+            one.sendall(f"POST /v1/sessions/{session}?epoch=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 999\r\n\r\n{{".encode())
         log_lines(gateway, 1)
     gateway.terminate()
     gateway.process.wait(60)

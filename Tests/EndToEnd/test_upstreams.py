@@ -627,7 +627,7 @@ class Controls:
     def __init__(self, gateway, session, response, last=None):
         self.socket = socket.create_connection(("127.0.0.1", gateway.port))
         header = f"Last-Event-ID: {last}\r\n" if last else ""
-        self.socket.sendall(f"GET /v1/sessions/{session}/responses/{response}/controls HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\n{header}\r\n".encode())
+        self.socket.sendall(f"GET /v1/sessions/{session}/responses/{response}/controls HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n{header}\r\n".encode())
         self.raw, self.isOver = b"", False
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -89,7 +89,7 @@ package struct OriginRule: Sendable {
   }
 
   /// A host and perhaps a port; an IPv6 address stands in brackets.
-  private static func isAuthority(_ text: Substring) -> Bool {
+  static func isAuthority(_ text: Substring) -> Bool {
     var host = text
     if text.hasPrefix("[") {
       guard let end = text.firstIndex(of: "]") else { return false }

@@ -17,6 +17,8 @@ package struct Problem: Error, Sendable, Equatable {
   package var detail: String
   package var headers: [Header] = []
   package var members: [(name: String, value: Member)] = []
+  /// What was exceeded, if anything.
+  package var limit: Limit?
 
   package struct Header: Sendable, Equatable {
     package var name: String
@@ -88,7 +90,15 @@ extension Problem {
     "bad-response", "A response's name is 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
 
   /// RFC 9112 section 3.2.
-  package static let badHost = Problem.badRequest("bad-host", "An HTTP/1.1 request has one header Host.")
+  package static let badHost = Problem.badRequest(
+    "bad-host", "An HTTP/1.1 request has one header Host, with the name that the gateway is reached by.")
+
+  /// RFC 9112 section 6.1.
+  package static let unknownTransferCoding = Problem(
+    .notImplemented, "unknown-transfer-coding", "The only transfer coding of a request that is known is chunked.")
+
+  package static let unexpectedBody = Problem.badRequest(
+    "unexpected-body", "A request that attaches is a GET without a body.")
 
   package static let unknownExpectation = Problem(
     .expectationFailed, "unknown-expectation", "The only expectation that can be met is 100-continue.")
@@ -116,7 +126,7 @@ extension Problem {
 
   package static let tooManyDevices = Problem(
     .serviceUnavailable, "too-many-devices", "This node holds as many devices as --max-devices allows; try another one."
-  ).with(header: "Retry-After", "5")
+  ).with(header: "Retry-After", "5").exceeding(.devices)
 
   /// Of a request that needs the verdict of PROTOCOL 4, where a device would be reset.
   package static func gone(_ reset: Reset) -> Problem {

@@ -44,6 +44,12 @@ package struct Target: Sendable {
       } ?? .malformed
   }
 
+  /// The host that a target in absolute form names: it counts for more than the header Host (RFC 9112 section 3.2.2).
+  package static func authority(_ uri: String) -> Substring? {
+    guard !uri.hasPrefix("/"), let scheme = uri.range(of: "://") else { return nil }
+    return uri[scheme.upperBound...].prefix { $0 != "/" && $0 != "?" }
+  }
+
   /// Path and query of a target; `http://host/path` is for proxies, and every server must take it.
   package static func originForm(_ uri: String) -> Substring {
     guard !uri.hasPrefix("/"), let scheme = uri.range(of: "://") else { return uri[...] }

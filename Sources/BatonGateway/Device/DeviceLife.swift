@@ -1,3 +1,4 @@
+import BatonWebSocket
 import NIOCore
 
 /// What both wires of a device have: its driver, its token and that token's end, regular looks at it, and its going, told
@@ -117,13 +118,17 @@ final class DeviceTicker {
   }
 }
 
-/// Times of the wires of devices.
+/// Times and rates of the wires of devices.
 package struct DeviceSettings: Sendable {
   package var pingInterval: TimeAmount
   package var maxStall: TimeAmount
   /// What event streams say as `retry:`, at the least. Firefox gives up for good after one refused attempt from another
   /// origin, so this is longer than a restart takes unless another node answers.
   package var retry: TimeAmount
+  /// What one device may send; those of ten seconds may come at once.
+  package var messages = Rate(50)
+  package var pings = Rate(50)
+  package var frames = Rate(1000)
 
   package init(
     pingInterval: TimeAmount = .seconds(25), maxStall: TimeAmount = .seconds(60), retry: TimeAmount = .seconds(5)

@@ -1,3 +1,4 @@
+import BatonProtocol
 import NIOConcurrencyHelpers
 import NIOCore
 
@@ -10,28 +11,86 @@ package final class DeviceRegistry: Sendable {
   }
 
   private let loops: NIOLockedValueBox<[ObjectIdentifier: Loop]> = NIOLockedValueBox([:])
-  private let total = NIOLockedValueBox(0)
-  package let limit: Int
+  private let counts = NIOLockedValueBox(Counts())
+  package let limits: Limits
   /// How often each device is looked at.
   private let tick: TimeAmount
 
-  package init(limit: Int, settings: DeviceSettings) {
-    self.limit = limit
-    tick = settings.tick
-  }
+  /// Devices at a time.
+  package struct Limits: Sendable, Equatable {
+    package var all: Int
+    package var perSession: Int
+    package var perSubject: Int
 
-  package var count: Int { total.withLockedValue { $0 } }
-
-  /// Takes one of the places; false where none is left. `leave` gives it back.
-  package func reserve() -> Bool {
-    total.withLockedValue { count in
-      if count >= limit { return false }
-      count += 1
-      return true
+    package init(all: Int = 100_000, perSession: Int = 20_000, perSubject: Int = 1000) {
+      (self.all, self.perSession, self.perSubject) = (all, perSession, perSubject)
     }
   }
 
-  package func leave() { total.withLockedValue { $0 -= 1 } }
+  fileprivate struct Counts {
+    var all = 0
+    var sessions: [SessionName: Int] = [:]
+    var subjects: [String: Int] = [:]
+  }
+
+  package init(limits: Limits, settings: DeviceSettings) {
+    self.limits = limits
+    tick = settings.tick
+  }
+
+  package var count: Int { counts.withLockedValue { $0.all } }
+
+  /// - Throws: `Problem` 503 where the node holds all the devices that it may.
+  package func reserve() throws(Problem) -> Place {
+    let isFull = counts.withLockedValue { counts in
+      if counts.all >= limits.all { return true }
+      counts.all += 1
+      return false
+    }
+    if isFull { throw .tooManyDevices }
+    return Place(self)
+  }
+
+  /// What one device takes up of what the node has for all, until it leaves.
+  package final class Place: Sendable {
+    private struct State {
+      var session: SessionName?
+      var subject: String?
+      var hasLeft = false
+    }
+
+    private let registry: DeviceRegistry
+    private let state = NIOLockedValueBox(State())
+
+    fileprivate init(_ registry: DeviceRegistry) { self.registry = registry }
+
+    /// - Throws: `Problem` 429 where the session or the subject has all the devices that it may.
+    package func take(_ session: SessionName, subject: String?) throws(Problem) {
+      let limits = registry.limits
+      let problem: Problem? = registry.counts.withLockedValue { counts in
+        if counts.sessions[session, default: 0] >= limits.perSession { return .tooManyDevicesOfSession }
+        if let subject, counts.subjects[subject, default: 0] >= limits.perSubject { return .tooManyDevicesOfSubject }
+        counts.sessions[session, default: 0] += 1
+        if let subject { counts.subjects[subject, default: 0] += 1 }
+        return nil
+      }
+      if let problem { throw problem }
+      state.withLockedValue { ($0.session, $0.subject) = (session, subject) }
+    }
+
+    package func leave() {
+      let left = state.withLockedValue { state in
+        defer { state.hasLeft = true }
+        return state
+      }
+      guard !left.hasLeft else { return }
+      registry.counts.withLockedValue { counts in
+        counts.all -= 1
+        if let session = left.session { counts.sessions.decrement(session) }
+        if let subject = left.subject { counts.subjects.decrement(subject) }
+      }
+    }
+  }
 
   package func insert(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
     box(eventLoop).value[ObjectIdentifier(driver)] = driver
@@ -76,5 +135,12 @@ package final class DeviceRegistry: Sendable {
         }
       }
     }
+  }
+}
+
+extension Dictionary where Value == Int {
+  fileprivate mutating func decrement(_ key: Key) {
+    guard let count = self[key] else { return }
+    self[key] = count > 1 ? count - 1 : nil
   }
 }

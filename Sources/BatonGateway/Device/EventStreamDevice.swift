@@ -6,7 +6,7 @@ import NIOCore
 /// The event stream of one device (PROTOCOL 6), in chunks of its own (RFC 9112 section 7.1): the last chunk is written
 /// only where the stream has come to its end, so whatever else ends the connection can be told from it.
 final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
-  typealias InboundIn = Any
+  typealias InboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
 
   private let life: DeviceLife
@@ -15,6 +15,10 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   private var sinceComment = TimeAmount.zero
   private var isOpen = true
   private var hasStarted = false
+  private var ignoredBytes = 0
+
+  /// What may come behind the request; nothing has a meaning.
+  private static let mostIgnoredBytes = 64 << 10
 
   /// - Parameter isChunked: false to a client of HTTP/1.0, which knows no chunks.
   init(_ life: DeviceLife, isChunked: Bool) {
@@ -40,7 +44,10 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
     life.end()
   }
 
-  func channelRead(context: ChannelHandlerContext, data: NIOAny) {}
+  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    ignoredBytes += unwrapInboundIn(data).readableBytes
+    if ignoredBytes > EventStreamDevice.mostIgnoredBytes { context.close(promise: nil) }
+  }
 
   /// From here, because behind a gate that had control requests no read comes by itself.
   func channelReadComplete(context: ChannelHandlerContext) { context.read() }
@@ -156,7 +163,7 @@ package enum EventStream {
   package static func block(
     passing problem: Problem, as wire: DeviceRequest.Wire, retry: TimeAmount
   ) -> ByteBuffer? {
-    guard problem.status == .serviceUnavailable else { return nil }
+    guard problem.status == .serviceUnavailable || problem.status == .tooManyRequests else { return nil }
     let retry = spread(retry)
     let frame: ControlFrame = problem.name == "store-unavailable" ? .stalled : .draining(retryAfterMs: retry)
     let event = wire == .text ? "event: baton.\(problem.name == "store-unavailable" ? "stalled" : "draining")\n" : ""

@@ -12,15 +12,20 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   private let life: DeviceLife
   private let socket: WebSocketHandler
   private let authenticator: Authenticator?
+  private let metrics: GatewayMetrics
+  private var messages = RateMeter()
+  private var pings = RateMeter()
+  private var isAuthenticating = false
   private var context: ChannelHandlerContext?
   private var hasStarted = false
   private var sincePing = TimeAmount.zero
   private var heldRead = false
 
-  init(_ life: DeviceLife, socket: WebSocketHandler, authenticator: Authenticator?) {
+  init(_ life: DeviceLife, socket: WebSocketHandler, authenticator: Authenticator?, metrics: GatewayMetrics) {
     self.life = life
     self.socket = socket
     self.authenticator = authenticator
+    self.metrics = metrics
   }
 
   func handlerAdded(context: ChannelHandlerContext) { self.context = context }
@@ -50,6 +55,11 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
 
   private func received(_ bytes: ByteBuffer) {
     guard socket.isOpen else { return }
+    let now = NIODeadline.now()
+    // What is large and comes too often is not even read.
+    if bytes.readableBytes > 1024, messages.wait(life.settings.messages, now: now) > .zero {
+      return tooManyMessages(key: nil)
+    }
     guard let members = JSONValue(bytes)?.members else {
       close(.policyViolation, reason: "not a JSON object")
       return
@@ -60,7 +70,13 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     }
     let message = DeviceMessage(type: type, members: members)
     if type == "ping" {
+      guard pings.take(life.settings.pings, now: now) else {
+        metrics.exceeded(.pings)
+        return close(.policyViolation, reason: WebSocketViolation.tooManyPings.reason)
+      }
       send(.pong)
+    } else if !messages.take(life.settings.messages, now: now) {
+      tooManyMessages(key: message.text("key"))
     } else if type == "auth", let authenticator {
       authenticate(message.text("token"), authenticator)
     } else if !life.driver.received(message) {
@@ -69,17 +85,34 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     }
   }
 
+  private func tooManyMessages(key: String?) {
+    metrics.exceeded(.messages)
+    let text = "This device sends more than --max-messages-per-second allows; it was ignored. Send it again later."
+    send(.error(code: "rate_limited", message: text, key: key))
+  }
+
   private func authenticate(_ token: String?, _ authenticator: Authenticator) {
     guard let context else { return }
-    let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    context.eventLoop.makeFutureWithTask { try await authenticator.identify(token) }.whenComplete { result in
-      bound.value.authenticated(result)
+    guard !isAuthenticating else {
+      return send(
+        .error(code: "rate_limited", message: "Wait for authenticated before sending another token.", key: nil))
     }
+    isAuthenticating = true
+    let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
+    let address = PeerAddress(context.remoteAddress)
+    context.eventLoop.makeFutureWithTask { try await authenticator.identify(token, from: address) }
+      .whenComplete { result in
+        bound.value.isAuthenticating = false
+        bound.value.authenticated(result)
+      }
   }
 
   private func authenticated(_ result: Result<Identity, any Error>) {
     guard let context, hasStarted else { return }
     switch result {
+    case .failure(let problem as Problem) where problem.status == .tooManyRequests:
+      metrics.exceeded(.failuresPerAddress)
+      send(.error(code: "rate_limited", message: problem.detail, key: nil))
     case .failure: close(.unauthenticated, reason: "the token is not valid")
     case .success(let identity):
       guard identity.may(.read, life.request.attach.session),
@@ -94,8 +127,13 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    switch error as? WebSocketViolation {
+    case nil: context.close(promise: nil)
     // The socket closes after a violation.
-    if !(error is WebSocketViolation) { context.close(promise: nil) }
+    case .tooManyFrames: metrics.exceeded(.frames)
+    case .tooManyPings: metrics.exceeded(.pings)
+    default: break
+    }
   }
 
   func channelInactive(context: ChannelHandlerContext) {

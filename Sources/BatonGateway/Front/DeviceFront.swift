@@ -10,6 +10,8 @@ package final class DeviceFront: Sendable {
   private let attaching: any DeviceAttaching
   private let registry: DeviceRegistry
   private let origins: OriginRule
+  private let hosts: HostRule
+  private let addresses: AddressLimits
   private let settings: DeviceSettings
   private let state: NodeState
   private let metrics: GatewayMetrics
@@ -18,12 +20,15 @@ package final class DeviceFront: Sendable {
   private let logger: Logger
 
   package init(
-    attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, settings: DeviceSettings,
-    state: NodeState, metrics: GatewayMetrics, refusals: Refusals, authenticator: Authenticator?, logger: Logger
+    attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, hosts: HostRule,
+    addresses: AddressLimits, settings: DeviceSettings, state: NodeState, metrics: GatewayMetrics, refusals: Refusals,
+    authenticator: Authenticator?, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
     self.origins = origins
+    self.hosts = hosts
+    self.addresses = addresses
     self.settings = settings
     self.state = state
     self.metrics = metrics
@@ -40,8 +45,16 @@ package final class DeviceFront: Sendable {
   }
 
   func door(for head: HTTPRequestHead) -> Door {
-    // RFC 9112 section 3.2 and RFC 9110 section 10.1.1.
-    if head.knowsChunks, head.headers["Host"].count != 1 { return .refused(.badHost) }
+    do {
+      try hosts.check(head)
+    } catch {
+      return .refused(error)
+    }
+    let codings = head.headers["Transfer-Encoding"]
+    guard codings.allSatisfy({ $0.lowercased() == "chunked" }), codings.count <= 1 else {
+      return .refused(.unknownTransferCoding)
+    }
+    // RFC 9110 section 10.1.1.
     if head.headers["Expect"].contains(where: { $0.lowercased() != "100-continue" }) {
       return .refused(.unknownExpectation)
     }
@@ -49,7 +62,11 @@ package final class DeviceFront: Sendable {
     case .session, .malformed: break
     case .response, .controls, .other: return .control
     }
-    if let wire = DeviceRequest.wire(of: head) { return .device(wire) }
+    if let wire = DeviceRequest.wire(of: head) {
+      // It would be waited for.
+      let isWithoutBody = codings.isEmpty && head.headers["Content-Length"].allSatisfy { $0 == "0" }
+      return isWithoutBody ? .device(wire) : .refused(.unexpectedBody)
+    }
     return head.headers["Sec-WebSocket-Key"].isEmpty ? .control : .refused(.lostUpgrade)
   }
 
@@ -64,27 +81,35 @@ package final class DeviceFront: Sendable {
 
   /// Nil where nothing is left to be sent.
   func admit(
-    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+    _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, from address: PeerAddress?, on eventLoop: any EventLoop,
+    until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
     let asked: Asked
+    let place: DeviceRegistry.Place
     do {
+      try addresses.attaches(address)
       asked = try check(head, wire)
+      place = try registry.reserve()
     } catch {
       return eventLoop.makeFailedFuture(error)
     }
-    guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
-    guard let authenticator else { return admit(asked, asked.request, on: eventLoop, until: gone) }
-    return eventLoop.makeFutureWithTask {
-      let identity = try await authenticator.identify(asked.token)
-      let session = asked.request.attach.session
-      guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
-      var request = asked.request
-      request.identity = identity
-      return request
-    }.flatMapError { error in
-      self.registry.leave()
-      return eventLoop.makeFailedFuture(error)
-    }.flatMap { request in self.admit(asked, request, on: eventLoop, until: gone) }
+    let admitted: EventLoopFuture<NIOLoopBound<Admitted?>>
+    if let authenticator {
+      admitted = eventLoop.makeFutureWithTask {
+        let identity = try await authenticator.identify(asked.token, from: address)
+        let session = asked.request.attach.session
+        guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
+        var request = asked.request
+        request.identity = identity
+        return request
+      }.flatMap { request in self.admit(asked, request, place, on: eventLoop, until: gone) }
+    } else {
+      admitted = admit(asked, asked.request, place, on: eventLoop, until: gone)
+    }
+    return admitted.flatMapErrorThrowing { error in
+      place.leave()
+      throw error
+    }
   }
 
   /// Succeeds when there is something after `offset`, after `time`, and where the connection or the node goes away. What it
@@ -94,7 +119,18 @@ package final class DeviceFront: Sendable {
   ) -> EventLoopFuture<Void> {
     let eventLoop = channel.eventLoop
     if isDraining { return eventLoop.makeSucceededVoidFuture() }
-    guard registry.reserve() else { return eventLoop.makeFailedFuture(Problem.tooManyDevices) }
+    let place: DeviceRegistry.Place
+    do {
+      place = try registry.reserve()
+    } catch {
+      return eventLoop.makeFailedFuture(error)
+    }
+    do {
+      try place.take(session, subject: nil)
+    } catch {
+      place.leave()
+      return eventLoop.makeFailedFuture(error)
+    }
     let request = DeviceRequest(
       attach: AttachRequest(
         session: session, start: .after(offset), rollup: .auto, untilEnd: false, device: DeviceFront.randomName(),
@@ -115,7 +151,7 @@ package final class DeviceFront: Sendable {
           driver.closed()
         }
       }
-    }.always { [registry] _ in registry.leave() }
+    }.always { _ in place.leave() }
   }
 
   private struct Asked {
@@ -127,21 +163,24 @@ package final class DeviceFront: Sendable {
   }
 
   private func admit(
-    _ asked: Asked, _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>
+    _ asked: Asked, _ request: DeviceRequest, _ place: DeviceRegistry.Place, on eventLoop: any EventLoop,
+    until gone: EventLoopFuture<Void>
   ) -> EventLoopFuture<NIOLoopBound<Admitted?>> {
-    attaching.attach(request, on: eventLoop, until: gone).flatMapThrowing { admission in
+    do {
+      try place.take(request.attach.session, subject: request.identity?.subject)
+    } catch {
+      return eventLoop.makeFailedFuture(error)
+    }
+    return attaching.attach(request, on: eventLoop, until: gone).map { admission in
       switch admission {
       case .finished:
-        self.registry.leave()
+        place.leave()
         return NIOLoopBound(nil, eventLoop: eventLoop)
       case .admitted(let driver):
         return NIOLoopBound(
-          Admitted(self, request, driver, eventLoop, asked.responseHead, isChunked: asked.isChunked),
+          Admitted(self, request, driver, place, eventLoop, asked.responseHead, isChunked: asked.isChunked),
           eventLoop: eventLoop)
       }
-    }.flatMapErrorThrowing { error in
-      self.registry.leave()
-      throw error
     }
   }
 
@@ -161,9 +200,6 @@ package final class DeviceFront: Sendable {
       case .failure(let refusal): throw Problem(refusal)
       }
     case .events, .text:
-      guard head.headers["Transfer-Encoding"].isEmpty, head.headers["Content-Length"].allSatisfy({ $0 == "0" }) else {
-        throw .badRequest("unexpected-body", "A GET of a session has no body.")
-      }
       headers = DeviceFront.eventStreamHeaders(head)
     }
     let session = try SessionName(checking: text)
@@ -239,6 +275,7 @@ package final class DeviceFront: Sendable {
     private let front: DeviceFront
     private let request: DeviceRequest
     private let driver: any DeviceDriver
+    private let place: DeviceRegistry.Place
     private let eventLoop: any EventLoop
     let responseHead: String
     private let isChunked: Bool
@@ -246,13 +283,14 @@ package final class DeviceFront: Sendable {
     private var read: (NIOAny) -> Void = { _ in }
 
     init(
-      _ front: DeviceFront, _ request: DeviceRequest, _ driver: any DeviceDriver, _ eventLoop: any EventLoop,
-      _ responseHead: String, isChunked: Bool
+      _ front: DeviceFront, _ request: DeviceRequest, _ driver: any DeviceDriver, _ place: DeviceRegistry.Place,
+      _ eventLoop: any EventLoop, _ responseHead: String, isChunked: Bool
     ) {
       self.front = front
       self.isChunked = isChunked
       self.request = request
       self.driver = driver
+      self.place = place
       self.eventLoop = eventLoop
       self.responseHead = responseHead
     }
@@ -261,9 +299,9 @@ package final class DeviceFront: Sendable {
     func install(_ channel: any Channel, before gate: Gate) throws {
       let pipeline = channel.pipeline.syncOperations
       try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forDevices)
-      let ended = { [front, driver, eventLoop] in
+      let ended = { [front, driver, place, eventLoop] in
         front.registry.remove(driver, on: eventLoop)
-        front.registry.leave()
+        place.leave()
         front.metrics.deviceLeft()
       }
       let life = DeviceLife(
@@ -271,10 +309,12 @@ package final class DeviceFront: Sendable {
         ended: ended)
       switch request.wire {
       case .webSocket:
-        let end = WebSocketEnd(role: .server)
+        let end = WebSocketEnd(
+          role: .server, limits: WebSocketLimits(frames: front.settings.frames, pings: front.settings.pings))
         let decoder = end.makeDecoder()
         let socket = WebSocketHandler(role: .server, end: end)
-        let device = WebSocketDevice(life, socket: socket, authenticator: front.authenticator)
+        let device = WebSocketDevice(
+          life, socket: socket, authenticator: front.authenticator, metrics: front.metrics)
         try pipeline.addHandlers([decoder, socket, device], position: .before(gate))
         let context = try pipeline.context(handler: decoder)
         read = { decoder.channelRead(context: context, data: $0) }
@@ -297,7 +337,7 @@ package final class DeviceFront: Sendable {
 
     /// The connection went away before it could be handed over.
     func abandon() {
-      front.registry.leave()
+      place.leave()
       driver.closed()
     }
   }

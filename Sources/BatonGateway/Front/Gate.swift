@@ -290,23 +290,25 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
     let gone = context.channel.closeFuture
-    front.admit(held.head, wire, on: context.eventLoop, until: gone).assumeIsolated().map(\.value).whenComplete {
-      result in
-      let (gate, context) = bound.value
-      guard context.channel.isActive else {
-        if case .success(let admitted?) = result { admitted.abandon() }
-        return
+    let address = PeerAddress(context.remoteAddress)
+    front.admit(held.head, wire, from: address, on: context.eventLoop, until: gone).assumeIsolated().map(\.value)
+      .whenComplete {
+        result in
+        let (gate, context) = bound.value
+        guard context.channel.isActive else {
+          if case .success(let admitted?) = result { admitted.abandon() }
+          return
+        }
+        var isAdmitted = false
+        if case .success(.some) = result { isAdmitted = true }
+        gate.state.decided(isAdmitted: isAdmitted, now: .now())
+        switch result {
+        case .success(let admitted?): gate.handOver(context, admitted)
+        case .success(nil): gate.finish(context, held.head)
+        case .failure(let error): gate.refuse(context, gate.front.problem(for: error), held.head, wire)
+        }
+        gate.settle(context)
       }
-      var isAdmitted = false
-      if case .success(.some) = result { isAdmitted = true }
-      gate.state.decided(isAdmitted: isAdmitted, now: .now())
-      switch result {
-      case .success(let admitted?): gate.handOver(context, admitted)
-      case .success(nil): gate.finish(context, held.head)
-      case .failure(let error): gate.refuse(context, gate.front.problem(for: error), held.head, wire)
-      }
-      gate.settle(context)
-    }
   }
 
   private func handOver(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {

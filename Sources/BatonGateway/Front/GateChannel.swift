@@ -73,6 +73,15 @@ package struct HTTPLimits: Sendable {
   package var idleTimeout: TimeAmount = .seconds(60)
   /// Between the pieces of an NDJSON upload: models think for minutes.
   package var uploadTimeout: TimeAmount = .minutes(30)
+  /// Of a JSON body, whole; of an upload, whole.
+  package var maxBodyTime: TimeAmount = .minutes(5)
+  package var maxUploadTime: TimeAmount = .hours(24)
+  /// Bytes a second of a JSON body, once it has had `headerTimeout`.
+  package var minBodyRate = 256
+  /// Of one upload.
+  package var maxUploadBytes = 256 << 20
+  /// Requests that are worked on at a time.
+  package var maxRequests = 10_000
   /// Of a request to append, and of each line of an upload.
   package var maxBodyBytes = 1 << 20
   /// Names and values of one entry together.

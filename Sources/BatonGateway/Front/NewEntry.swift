@@ -26,6 +26,9 @@ package struct NewEntry: Sendable, Equatable {
       "Names and values of an entry may have \(limit) bytes together (--max-entry-bytes); this has \(size).")
   }
 
+  /// Of one entry, `n` and the like included.
+  package static let maxFields = 1000
+
   /// - Throws: `Problem` 400 with the member to mend.
   init(object: [String: JSONValue]) throws(Problem) {
     let known = ["data", "data64", "event", "response", "fields"]
@@ -74,18 +77,21 @@ package struct NewEntry: Sendable, Equatable {
   }
 
   private mutating func add(other name: String, _ value: JSONValue) throws(Problem) {
-    guard !["data", "event", "response", "n", "joined"].contains(name), !name.hasPrefix("_"), !name.isEmpty else {
-      throw .badRequest(
-        "reserved-field",
-        "fields may not hold \(name.prefix(64)): data, event, response, n, joined and names that begin with _ have a meaning."
-      )
-    }
     var encodedName = ByteBuffer(string: name)
     if name.hasPrefix("base64:") {
       guard let bytes = Data(base64Encoded: String(name.dropFirst(7))) else {
         throw .badRequest("bad-fields", "A field name after base64: is base64 with padding.")
       }
       encodedName = ByteBuffer(bytes: bytes)
+    }
+    let written = encodedName.readableBytesView
+    guard let first = written.first, first != UInt8(ascii: "_"),
+      !["data", "event", "response", "n", "joined"].contains(where: { written.elementsEqual($0.utf8) })
+    else {
+      throw .badRequest(
+        "reserved-field",
+        "fields may not hold \(name.prefix(64)): data, event, response, n, joined, names that begin with _ and the empty name "
+          + "have a meaning, in base64 as well.")
     }
     let values = if case .array(let elements) = value { elements } else { [value] }
     for one in values {
@@ -101,6 +107,11 @@ package struct NewEntry: Sendable, Equatable {
           "bad-fields", "The field \(name.prefix(64)) must be a string, {\"base64\":\"…\"}, or an array of these.")
       }
       fields.append(Entry.Field(name: encodedName, value: bytes))
+      guard fields.count <= NewEntry.maxFields - 5 else {
+        throw .badRequest(
+          "too-many-fields",
+          "An entry may have \(NewEntry.maxFields) fields together with data, event, response, n and joined.")
+      }
     }
   }
 }

@@ -17,6 +17,7 @@ package final class Refusals: Sendable {
   /// - Parameter uri: the request target; its query is never logged.
   func note(_ problem: Problem, uri: String, origin: String?, now: NIODeadline = .now()) {
     metrics.refused(status: problem.status.code, reason: problem.name)
+    if let limit = problem.limit { metrics.exceeded(limit) }
     guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
     var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
     switch Target(uri).resource {

@@ -78,7 +78,12 @@ package struct ResponseUpload {
   private var open: [String: Open] = [:]
   private var newest: (response: String, n: UInt64)?
   private var count: UInt64
-  package private(set) var ids: [EntryID] = []
+  private var allIDs: [EntryID] = []
+  /// Of the newest entries.
+  package var ids: [EntryID] { allIDs.suffix(ResponseUpload.maxIDs) }
+
+  /// Ids that an upload is answered with.
+  static let maxIDs = 10_000
 
   /// - Parameters:
   ///   - epoch: which writer this is, of those that follow each other; 1 to 2⁵³−1.
@@ -123,7 +128,8 @@ package struct ResponseUpload {
       open[line.response] = Open(generation: written.generation, last: last)
     }
     newest = (line.response, written.n)
-    if let id = written.id, ids.last != id, line.n.map({ $0 == written.n }) ?? true { ids.append(id) }
+    if let id = written.id, allIDs.last != id, line.n.map({ $0 == written.n }) ?? true { allIDs.append(id) }
+    if allIDs.count >= 2 * ResponseUpload.maxIDs { allIDs.removeFirst(ResponseUpload.maxIDs) }
   }
 
   /// The steps that keep the leases while the uploader lives.
@@ -190,6 +196,8 @@ struct LineSplitter {
   /// Bytes of one line at the most.
   let limit: Int
   private var rest = ByteBuffer()
+  /// Bytes of `rest` that hold no line end.
+  private var seen = 0
 
   init(limit: Int) {
     self.limit = limit
@@ -199,14 +207,16 @@ struct LineSplitter {
   mutating func take(_ bytes: ByteBuffer) throws(Problem) -> [ByteBuffer] {
     rest.writeImmutableBuffer(bytes)
     var lines: [ByteBuffer] = []
-    while let end = rest.readableBytesView.firstIndex(of: UInt8(ascii: "\n")) {
+    while let end = rest.readableBytesView.dropFirst(seen).firstIndex(of: UInt8(ascii: "\n")) {
       let length = end - rest.readerIndex
+      seen = 0
       if let line = rest.readSlice(length: length), line.readableBytesView.contains(where: { $0 > 32 }) {
         lines.append(line)
       }
       rest.moveReaderIndex(forwardBy: 1)
     }
-    if rest.readableBytes > limit {
+    seen = rest.readableBytes
+    if seen > limit {
       throw Problem(.payloadTooLarge, "line-too-large", "A line may have \(limit) bytes.")
     }
     rest.discardReadBytes()

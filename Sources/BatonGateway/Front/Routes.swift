@@ -13,6 +13,7 @@ package struct Routes: Sendable {
   package let store: any SessionOperations
   private let front: DeviceFront
   package let origins: OriginRule
+  package let operators: OperatorRule
   package let authenticator: Authenticator?
   package let state: NodeState
   package let metrics: GatewayMetrics
@@ -23,13 +24,14 @@ package struct Routes: Sendable {
   private let web = WebFiles()
 
   package init(
-    store: any SessionOperations, front: DeviceFront, origins: OriginRule, authenticator: Authenticator?,
-    state: NodeState,
-    metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits, logger: Logger
+    store: any SessionOperations, front: DeviceFront, origins: OriginRule, operators: OperatorRule,
+    authenticator: Authenticator?, state: NodeState, metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits,
+    logger: Logger
   ) {
     self.store = store
     self.front = front
     self.origins = origins
+    self.operators = operators
     self.authenticator = authenticator
     self.state = state
     self.metrics = metrics
@@ -42,7 +44,11 @@ package struct Routes: Sendable {
   @Sendable package func respond(
     to request: Request, _ writer: consuming ResponseWriter, _ channel: any Channel
   ) async throws {
-    let response = await answer(Call(request, channel))
+    let isOfSession = Target(request.head.path ?? "/").resource != .other
+    let hasPlace = isOfSession && state.beginRequest(atMost: limits.maxRequests)
+    defer { if hasPlace { state.endRequest() } }
+    let response =
+      isOfSession && !hasPlace ? refused(.tooManyRequests, request) : await answer(Call(request, channel))
     // HEAD has the length of what it leaves out (RFC 9110 section 8.6).
     let body = request.method == .head ? ResponseBody() : response.body
     try await writer.write(response: response.head, body: body)
@@ -51,11 +57,13 @@ package struct Routes: Sendable {
   /// A request, and whether its body was asked for.
   private struct Call {
     let request: Request
+    let address: PeerAddress?
     private let channel: any Channel
 
     init(_ request: Request, _ channel: any Channel) {
       self.request = request
       self.channel = channel
+      address = PeerAddress(channel.remoteAddress)
     }
 
     /// The body; a client that waits for 100 Continue sends it now.
@@ -94,6 +102,10 @@ package struct Routes: Sendable {
       logger.error("a request failed", metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
       problem = Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
     }
+    return refused(problem, request)
+  }
+
+  private func refused(_ problem: Problem, _ request: Request) -> Response {
     refusals.note(problem, uri: request.head.path ?? "/", origin: request.headers[.origin])
     var response = Response(problem)
     if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
@@ -110,7 +122,7 @@ package struct Routes: Sendable {
       if request.method == .options { return preflight(request, allow: "GET, HEAD, OPTIONS") }
       try method(request, .get)
       let query = try Query(target.query)
-      let session = try await self.session(session, .read, request, query)
+      let session = try await self.session(session, .read, call, query)
       guard Shape.name(response.utf8, upTo: 128) else { throw Problem.badResponse }
       guard let record = try await store.response(response, in: session) else {
         throw Problem(
@@ -121,9 +133,9 @@ package struct Routes: Sendable {
       try origins.check(request.headers[values: .origin])
       if request.method == .options { return preflight(request, allow: "GET, OPTIONS") }
       guard request.method == .get else { throw Problem.methodNotAllowed("GET") }
-      return try await controls(of: response, session, request, try Query(target.query))
+      return try await controls(of: response, session, call, try Query(target.query))
     case .malformed: throw Problem.badEncoding
-    case .other: return try page(request)
+    case .other: return try page(call)
     }
   }
 
@@ -136,7 +148,7 @@ package struct Routes: Sendable {
     switch request.method {
     case .get, .head:
       if request.method == .head, request.headers[.upgrade] != nil { throw Problem.methodNotAllowed("GET") }
-      let session = try await session(name, .read, request, query)
+      let session = try await session(name, .read, call, query)
       let asked = try HistoryRequest(session: session, query: query)
       guard let page = try await history(asked, call) else {
         throw Problem(
@@ -149,7 +161,7 @@ package struct Routes: Sendable {
     case .post:
       return try await post(name, call, query)
     case .delete:
-      let session = try await session(name, .delete, request, query)
+      let session = try await session(name, .delete, call, query)
       try await store.delete(session)
       var response = Response(status: .noContent)
       response.allow(request.headers[.origin])
@@ -174,7 +186,7 @@ package struct Routes: Sendable {
 
   private func post(_ name: String, _ call: Call, _ query: Query) async throws -> Response {
     let request = call.request
-    let (session, identity) = try await admitted(name, .publish, request, query)
+    let (session, identity) = try await admitted(name, .publish, call, query)
     let type = request.headers[.contentType]
     let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
     if let coding = request.headers[.contentEncoding], coding.lowercased() != "identity" {
@@ -222,9 +234,10 @@ package struct Routes: Sendable {
 
   /// What people want of a response, for the process that produces it (PROTOCOL 8).
   private func controls(
-    of response: String, _ session: String, _ request: Request, _ query: Query
+    of response: String, _ session: String, _ call: Call, _ query: Query
   ) async throws -> Response {
-    let (session, identity) = try await admitted(session, .publish, request, query)
+    let request = call.request
+    let (session, identity) = try await admitted(session, .publish, call, query)
     guard Shape.name(response.utf8, upTo: 128) else { throw Problem.badResponse }
     if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
     let given = try request.headers.first { $0.name.canonicalName == "last-event-id" }?.value ?? query.one("after")
@@ -242,19 +255,19 @@ package struct Routes: Sendable {
   }
 
   private func session(
-    _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
+    _ name: String, _ scope: Identity.Scope, _ call: Call, _ query: Query
   ) async throws -> SessionName {
-    try await admitted(name, scope, request, query).session
+    try await admitted(name, scope, call, query).session
   }
 
   private func admitted(
-    _ name: String, _ scope: Identity.Scope, _ request: Request, _ query: Query
+    _ name: String, _ scope: Identity.Scope, _ call: Call, _ query: Query
   ) async throws -> (session: SessionName, identity: Identity?) {
     let session = try SessionName(checking: name)
     var known: Identity?
     if let authenticator {
-      let token = try Authenticator.token(authorization: request.headers[.authorization], query: query)
-      let identity = try await authenticator.identify(token)
+      let token = try Authenticator.token(authorization: call.request.headers[.authorization], query: query)
+      let identity = try await authenticator.identify(token, from: call.address)
       guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
       known = identity
     }
@@ -269,14 +282,14 @@ package struct Routes: Sendable {
     if let length = call.request.headers[.contentLength].flatMap({ Int($0) }), length > limits.maxBodyBytes {
       throw tooLarge
     }
-    let (maxBytes, silence) = (limits.maxBodyBytes, Duration.nanoseconds(limits.idleTimeout.nanoseconds))
-    let heard = NIOLockedValueBox(ContinuousClock.now)
+    let maxBytes = limits.maxBodyBytes
+    let watch = NIOLockedValueBox(BodyWatch(limits, now: .now))
     return try await withThrowingTaskGroup(of: ByteBuffer.self) { group in
       group.addTask {
         var all = ByteBuffer()
         do {
           for try await piece in call.body {
-            heard.withLockedValue { $0 = .now }
+            watch.withLockedValue { $0.heard(piece.readableBytes, at: .now) }
             guard all.readableBytes + piece.readableBytes <= maxBytes else { throw tooLarge }
             all.writeImmutableBuffer(piece)
           }
@@ -290,9 +303,9 @@ package struct Routes: Sendable {
       }
       group.addTask {
         while true {
-          let left = silence - (ContinuousClock.now - heard.withLockedValue { $0 })
-          if left <= .zero { throw Problem.bodyTimeout(silence, "--idle-timeout") }
-          try await Task.sleep(for: left)
+          let (deadline, problem) = watch.withLockedValue { $0.deadline }
+          if deadline <= .now { throw problem }
+          try await Task.sleep(until: deadline)
         }
       }
       defer { group.cancelAll() }
@@ -317,7 +330,8 @@ package struct Routes: Sendable {
 
   // MARK: The rest
 
-  private func page(_ request: Request) throws -> Response {
+  private func page(_ call: Call) throws -> Response {
+    let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
     if request.method == .options {
       // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
@@ -337,6 +351,8 @@ package struct Routes: Sendable {
       return .text(AppendScript.source)
     case "/metrics":
       try method(request, .get)
+      try origins.check(request.headers[values: .origin])
+      try operators.check(request.headers, from: call.address)
       return .text(metrics.text(isReady: state.unreadiness(at: .now()) == nil), type: MetricsRegistry.contentType)
     default:
       return try web.response(to: request, path: path)
@@ -346,6 +362,35 @@ package struct Routes: Sendable {
   /// HEAD is allowed wherever GET is.
   private func method(_ request: Request, _ method: HTTPRequest.Method) throws {
     guard request.method == method || request.method == .head else { throw Problem.methodNotAllowed("GET, HEAD") }
+  }
+}
+
+/// When a JSON body is given up unless more of it comes.
+private struct BodyWatch {
+  private let limits: HTTPLimits
+  private let began: ContinuousClock.Instant
+  private var last: ContinuousClock.Instant
+  private var bytes = 0
+
+  init(_ limits: HTTPLimits, now: ContinuousClock.Instant) {
+    self.limits = limits
+    (began, last) = (now, now)
+  }
+
+  mutating func heard(_ count: Int, at now: ContinuousClock.Instant) {
+    bytes += count
+    last = now
+  }
+
+  var deadline: (ContinuousClock.Instant, Problem) {
+    func time(_ amount: TimeAmount) -> Duration { .nanoseconds(amount.nanoseconds) }
+    let (silence, most) = (time(limits.idleTimeout), time(limits.maxBodyTime))
+    let slow = time(limits.headerTimeout) + .seconds(1) * bytes / limits.minBodyRate
+    return [
+      (last + silence, Problem.bodyTimeout(silence, "--idle-timeout")),
+      (began + most, .bodyTime(most, "--max-body-time", .bodyTime)),
+      (began + slow, .bodyTooSlow(limits.minBodyRate)),
+    ].min { $0.0 < $1.0 } ?? (last + silence, .bodyCut)
   }
 }
 

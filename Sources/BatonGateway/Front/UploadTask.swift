@@ -16,6 +16,8 @@ actor UploadTask {
   private var number = 0
   private var heard = ContinuousClock.now
   private var renewed = ContinuousClock.now
+  private let began = ContinuousClock.now
+  private var bytes = 0
 
   /// A lease is looked at every 5 s and over after 15 (PROTOCOL 9).
   private static let renewal = Duration.seconds(5)
@@ -49,6 +51,13 @@ actor UploadTask {
     do {
       for try await chunk in body {
         heard = .now
+        bytes += chunk.readableBytes
+        guard bytes <= limits.maxUploadBytes else {
+          throw Problem(
+            .payloadTooLarge, "upload-too-large",
+            "An upload may have \(limits.maxUploadBytes) bytes (--max-upload-bytes); go on in another one."
+          ).exceeding(.uploadBytes)
+        }
         for line in try splitter.take(chunk) { try await append(line) }
       }
     } catch let problem as Problem {
@@ -76,6 +85,8 @@ actor UploadTask {
       try await Task.sleep(for: min(UploadTask.tick, silence / 4))
       if state.endsUploads { throw Problem.draining(retryAfter: 1) }
       if .now - heard >= silence { throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too") }
+      let most = Duration.nanoseconds(limits.maxUploadTime.nanoseconds)
+      if .now - began >= most { throw Problem.bodyTime(most, "--max-upload-time; go on in another one", .uploadTime) }
       guard .now - renewed >= UploadTask.renewal else { continue }
       renewed = .now
       for (response, call) in upload.renewals() {
@@ -91,6 +102,17 @@ actor UploadTask {
 extension Problem {
   /// Nobody reads it.
   static let bodyCut = Problem.badRequest("body-cut", "The connection was closed before the body's end.")
+
+  static func bodyTime(_ most: Duration, _ option: String, _ limit: Limit) -> Problem {
+    Problem(.requestTimeout, "body-time", "The body's end has not come for \(most.components.seconds) s (\(option)).")
+      .exceeding(limit)
+  }
+
+  static func bodyTooSlow(_ rate: Int) -> Problem {
+    Problem(
+      .requestTimeout, "body-too-slow", "The body comes with less than \(rate) bytes a second (--min-body-rate)."
+    ).exceeding(.bodyRate)
+  }
 
   static func bodyTimeout(_ silence: Duration, _ option: String) -> Problem {
     Problem(

@@ -29,6 +29,7 @@ package final class GatewayMetrics: Sendable {
   private let wakeups: [Tail.Source: Meter]
   private let resumes: [ResumeOutcome: Counter]
   private let resets: [ResetReason: Counter]
+  private let limits: [Limit: Counter]
   private let loops = NIOLockedValueBox<[LoopCounters]>([])
 
   package init(registry: MetricsRegistry = MetricsRegistry(help: GatewayMetrics.help)) {
@@ -57,6 +58,8 @@ package final class GatewayMetrics: Sendable {
       uniqueKeysWithValues: [ResetReason.trimmed, .diverged, .ahead, .deleted].map {
         ($0, counter("resets_total", [("reason", $0.rawValue)]))
       })
+    limits = Dictionary(
+      uniqueKeysWithValues: Limit.allCases.map { ($0, counter("limits_exceeded_total", [("limit", $0.rawValue)])) })
   }
 
   func deviceAttached() {
@@ -73,6 +76,7 @@ package final class GatewayMetrics: Sendable {
 
   package func resumed(_ outcome: ResumeOutcome) { resumes[outcome]?.increment() }
   package func reset(_ reason: ResetReason) { resets[reason]?.increment() }
+  package func exceeded(_ limit: Limit) { limits[limit]?.increment() }
 
   func refused(status: UInt, reason: String) {
     Counter(
@@ -130,7 +134,9 @@ package final class GatewayMetrics: Sendable {
     "baton_resumes_total": "Attaches by where they went on from.",
     "baton_resets_total": "Devices told that continuity is broken.",
     "baton_http_refusals_total": "Requests refused, by status and by the last part of the problem's type.",
-    "baton_accept_pauses_total": "Times that no connection was accepted for a second because no descriptor was left.",
+    "baton_limits_exceeded_total": "Times that a limit was exceeded, by the name of its option.",
+    "baton_accept_pauses_total":
+      "Times that no connection was accepted for a while because none may be open, or no descriptor was left.",
   ]
 }
 

@@ -2,6 +2,7 @@ import BatonProtocol
 import BatonSession
 import HummingbirdCore
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
 import ServiceLifecycle
@@ -26,6 +27,7 @@ package final class Gateway: Service {
   private let backend: GatewayBackend
   private let parts: GatewayParts
   private let onListening: @Sendable (SocketAddress) -> Void
+  private let authenticator = NIOLockedValueBox<Authenticator?>(nil)
 
   /// - Parameter onListening: called once, with the address that devices reach.
   package init(
@@ -38,28 +40,53 @@ package final class Gateway: Service {
     self.onListening = onListening
   }
 
+  /// Reads the keys of tokens again; those in use stay where they can't be read.
+  package func reloadKeys() async {
+    guard let authenticator = authenticator.withLockedValue({ $0 }) else {
+      parts.logger.notice("ignored a signal: nobody is asked for a token, so no key is read again")
+      return
+    }
+    do {
+      let keys = try await configuration.tokenKeySources.read()
+      authenticator.replaceKeys(keys)
+      parts.logger.notice(
+        "the keys of tokens were read again", metadata: ["for": "\(keys.known.joined(separator: " "))"])
+    } catch {
+      let text = (error as? TokenKeySources.Objection).map { "--\($0.option) \($0.text)" } ?? "\(error)"
+      parts.logger.error("the keys of tokens stay as they were", metadata: ["error": "\(text)"])
+    }
+  }
+
   package func run() async throws {
     var authenticator: Authenticator?
-    if let secret = configuration.secret { authenticator = await Authenticator(secret: secret) }
+    let addresses = configuration.addresses
+    if let keys = configuration.tokenKeys {
+      authenticator = Authenticator(
+        keys: keys, issuer: configuration.issuer, audience: configuration.audience, addresses: addresses)
+    }
+    self.authenticator.withLockedValue { [authenticator] in $0 = authenticator }
     let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
     let front = DeviceFront(
       attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
-      settings: configuration.devices,
-      state: parts.state, metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
+      hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
+      metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
       logger: parts.logger)
     let routes = Routes(
-      store: backend.sessions, front: front, origins: configuration.origins, authenticator: authenticator,
-      state: parts.state,
-      metrics: parts.metrics, refusals: refusals, limits: configuration.http, logger: parts.logger)
+      store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,
+      authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
+      limits: configuration.http, logger: parts.logger)
     let onListening = onListening
-    let pause = AcceptPause(metrics: parts.metrics, logger: parts.logger)
+    let (parts, most) = (parts, configuration.maxConnections)
     let server = Server(
       childChannelSetup: GateChannel(
         front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond),
       configuration: ServerConfiguration(
         address: configuration.listen.bind, backlog: configuration.backlog),
       onServerRunning: { channel in
-        try? await channel.pipeline.addHandler(pause, position: .first)
+        try? await channel.eventLoop.submit {
+          let accepting = AcceptGuard(most: most, addresses: addresses, metrics: parts.metrics, logger: parts.logger)
+          try channel.pipeline.syncOperations.addHandler(accepting, position: .first)
+        }.get()
         if let address = channel.localAddress { onListening(address) }
       },
       eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
@@ -133,7 +160,7 @@ package struct GatewayParts: Sendable {
 
   package init(configuration: GatewayConfiguration, metrics: GatewayMetrics = GatewayMetrics(), logger: Logger) {
     eventLoopGroup = MultiThreadedEventLoopGroup(numberOfThreads: configuration.threads)
-    registry = DeviceRegistry(limit: configuration.maxDevices, settings: configuration.devices)
+    registry = DeviceRegistry(limits: configuration.deviceLimits, settings: configuration.devices)
     self.metrics = metrics
     self.logger = logger
   }

@@ -2,6 +2,7 @@ import BatonProtocol
 import BatonRedis
 import BatonSession
 import BatonStore
+import BatonWebSocket
 import Foundation
 import Logging
 import NIOCore
@@ -16,7 +17,13 @@ package struct GatewayConfiguration: Sendable {
   package var wakeup = Wakeup.auto
   package var publicURL: String?
   package var allowedOrigins: Set<String>?
-  package var secret: [UInt8]?
+  /// Nil: local names where nobody is asked for a token and only this machine is let in, else all.
+  package var allowedHosts: [String]?
+  package var tokenKeySources = TokenKeySources()
+  package var tokenKeys: TokenKeys?
+  package var issuer: String?
+  package var audience: String?
+  package var operators = OperatorRule()
   package var tls: NIOSSLContext?
   package var drainDelay = TimeAmount.seconds(5)
   package var drainTime = TimeAmount.seconds(30)
@@ -27,7 +34,9 @@ package struct GatewayConfiguration: Sendable {
   package var nodeWindowBytes = 256 << 20
   package var catchUpBytes = 32 << 20
   package var http = HTTPLimits()
-  package var maxDevices = 100_000
+  package var maxConnections = GatewayConfiguration.mostConnections
+  package var addresses = AddressLimits()
+  package var deviceLimits = DeviceRegistry.Limits()
   package var devices = DeviceSettings()
   package var sweep = TimeAmount.seconds(30)
   package var pollInterval = TimeAmount.milliseconds(20)
@@ -37,7 +46,7 @@ package struct GatewayConfiguration: Sendable {
   package var retention = Retention(isGuests: true)
 
   /// - Throws: `Settings.Mistake`.
-  package init(_ settings: Settings) throws {
+  package init(_ settings: Settings) async throws {
     guard let listen = ListenAddress(settings.text("listen") ?? "") else {
       throw settings.mistake(
         "listen", "must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080, or unix: and an absolute path")
@@ -74,7 +83,16 @@ package struct GatewayConfiguration: Sendable {
       }
       allowedOrigins = Set(origins)
     }
-    try readCredentials(settings)
+    if let hosts = settings.list("allowed-hosts") {
+      for host in hosts where HostRule.Pattern(host) == nil {
+        throw settings.mistake(
+          "allowed-hosts",
+          "must list host names such as baton.example.com, *.example.com:8443 or [::1], or * for all; \"\(host)\" is none"
+        )
+      }
+      allowedHosts = hosts
+    }
+    try await readCredentials(settings)
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
       guard let value = settings.milliseconds(name), value >= least else {
         throw settings.mistake(name, "must be at least \(least)ms")
@@ -100,10 +118,26 @@ package struct GatewayConfiguration: Sendable {
     http.idleTimeout = try time("idle-timeout")
     http.uploadTimeout = try time("upload-timeout")
     http.maxEntryBytes = maxEntryBytes
-    maxDevices = settings.count("max-devices") ?? maxDevices
+    http.maxBodyTime = try time("max-body-time")
+    http.maxUploadTime = try time("max-upload-time")
+    http.minBodyRate = try size("min-body-rate", atLeast: 1)
+    http.maxUploadBytes = try size("max-upload-bytes", atLeast: 1024)
+    http.maxRequests = settings.count("max-requests") ?? http.maxRequests
+    maxConnections = settings.count("max-connections") ?? maxConnections
+    addresses = AddressLimits(
+      connections: settings.count("max-connections-per-address"),
+      handshakes: settings.count("max-handshakes-per-address"),
+      failures: settings.count("max-auth-failures-per-address"))
+    func count(_ limit: Limit, _ standard: Int) -> Int { settings.count(limit.rawValue) ?? standard }
+    deviceLimits = DeviceRegistry.Limits(
+      all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),
+      perSubject: count(.devicesPerSubject, deviceLimits.perSubject))
     devices = DeviceSettings(
       pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100),
       retry: try time("retry"))
+    devices.messages = Rate(count(.messages, 50))
+    devices.pings = Rate(count(.pings, 50))
+    devices.frames = Rate(count(.frames, 1000))
     sweep = try time("sweep", atLeast: 100)
     pollInterval = try time("poll-interval")
     exitsWithStandardInput = settings.flag("exit-with-stdin")
@@ -114,14 +148,29 @@ package struct GatewayConfiguration: Sendable {
       entries: UInt64(settings.count("max-length") ?? 100_000), isGuests: true)
   }
 
-  private mutating func readCredentials(_ settings: Settings) throws {
-    if let path = settings.text("auth-secret-file") {
-      secret = try SecretFile.read(path) { settings.mistake("auth-secret-file", $0) }
+  private mutating func readCredentials(_ settings: Settings) async throws {
+    tokenKeySources = TokenKeySources(
+      secretPath: settings.text("auth-secret-file"), algorithm: settings.text("auth-algorithm") ?? "HS256",
+      jwksPath: settings.text("auth-jwks"))
+    if !tokenKeySources.isEmpty {
+      do {
+        tokenKeys = try await tokenKeySources.read()
+      } catch let objection as TokenKeySources.Objection {
+        throw settings.mistake(objection.option, objection.text)
+      }
     }
-    if secret == nil, !settings.flag("insecure-no-auth"), !listen.isLocal {
+    (issuer, audience) = (settings.text("auth-issuer"), settings.text("auth-audience"))
+    for option in ["auth-issuer", "auth-audience"] where tokenKeys == nil && settings.text(option) != nil {
+      throw settings.mistake(option, "needs a key: give --auth-secret-file or --auth-jwks, too")
+    }
+    if let path = settings.text("metrics-secret-file") {
+      let objection = { settings.mistake("metrics-secret-file", $0) }
+      operators.secret = try SecretFile.read(path, atLeast: SecretFile.leastWordBytes, objection: objection)
+    }
+    if tokenKeys == nil, !settings.flag("insecure-no-auth"), !listen.isLocal {
       throw settings.mistake(
         "listen",
-        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file, listen on 127.0.0.1, "
+        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file or --auth-jwks, listen on 127.0.0.1, "
           + "or say --insecure-no-auth")
     }
     switch (settings.text("tls-cert"), settings.text("tls-key")) {
@@ -145,11 +194,31 @@ package struct GatewayConfiguration: Sendable {
     }
   }
 
+  /// As many as the process may have descriptors for, but for what else needs some: Redis, files, the log.
+  private static var mostConnections: Int {
+    var limit = rlimit()
+    #if canImport(Glibc)
+      let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    #else
+      let resource = RLIMIT_NOFILE
+    #endif
+    guard getrlimit(resource, &limit) == 0 else { return 1024 }
+    return max(16, Int(clamping: limit.rlim_cur) - 64)
+  }
+
   /// Scheme, host and port of a URL.
   package static func origin(of url: String) -> String? {
     guard let scheme = url.range(of: "://") else { return nil }
     let end = url[scheme.upperBound...].firstIndex(of: "/") ?? url.endIndex
     return OriginRule.normalized(String(url[..<end]))
+  }
+
+  package var hosts: HostRule {
+    let publicHost = publicURL.flatMap(GatewayConfiguration.origin).flatMap { $0.split(separator: "/").last }
+    var isLocal = false
+    if case .tcp = listen { isLocal = listen.isLocal }
+    guard let allowed = allowedHosts ?? (tokenKeys == nil && isLocal ? [] : nil) else { return .any }
+    return HostRule(allowed: allowed, publicHost: publicHost.map(String.init))
   }
 
   package var origins: OriginRule {
@@ -161,9 +230,13 @@ package struct GatewayConfiguration: Sendable {
 package enum SecretFile {
   /// In bytes: HS256 asks for as many as its digest has (RFC 7518 section 3.2).
   package static let leastBytes = 32
+  /// Of a secret that is only compared.
+  static let leastWordBytes = 16
 
   /// The file's content without the line end that editors add.
-  package static func read<E: Error>(_ path: String, objection: (String) -> E) throws(E) -> [UInt8] {
+  package static func read<E: Error>(
+    _ path: String, atLeast leastBytes: Int = leastBytes, objection: (String) -> E
+  ) throws(E) -> [UInt8] {
     guard let data = FileManager.default.contents(atPath: path) else { throw objection("\(path) can't be read") }
     var bytes = [UInt8](data)
     while let last = bytes.last, last == 10 || last == 13 { bytes.removeLast() }

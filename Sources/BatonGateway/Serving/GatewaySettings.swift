@@ -26,11 +26,26 @@ package enum GatewaySettings {
     ),
 
     Setting(
+      "allowed-hosts", .list, placeholder: "HOST,…",
+      "The only names (perhaps with a port; * for one label, or all) by which the gateway is reached, beside local ones and that of --public-url; default: none where no token is asked for and only this machine is let in, else all"
+    ),
+
+    Setting(
       "auth-secret-file", placeholder: "PATH",
-      "The HS256 key of devices' tokens, at least 32 bytes; without it nobody is asked for a token"),
-    Setting(unavailable: "auth-jwks"),
-    Setting(unavailable: "auth-issuer"),
-    Setting(unavailable: "auth-audience"),
+      "The key of devices' tokens, at least 32 bytes; without it and --auth-jwks nobody is asked for a token"),
+    Setting(
+      "auth-algorithm", .choice(["HS256", "HS384", "HS512"]), standard: "HS256",
+      "What --auth-secret-file is the key for"),
+    Setting(
+      "auth-jwks", placeholder: "PATH",
+      "A JWK set with more keys, told apart by kid: RS256, PS256, ES256, ES384, EdDSA, HS256, HS384, HS512; SIGHUP reads both files again"
+    ),
+    Setting("auth-issuer", placeholder: "TEXT", "What the claim iss of a token must be"),
+    Setting("auth-audience", placeholder: "TEXT", "What must be in the claim aud of a token"),
+    Setting(
+      "metrics-secret-file", placeholder: "PATH",
+      "What /metrics is read with, as Authorization: Bearer, at least 16 bytes; without it whoever asks directly from a private address may"
+    ),
     Setting("insecure-no-auth", .flag, "Listen beyond loopback although nobody is asked for a token"),
     Setting("tls-cert", placeholder: "PATH", "PEM certificate chain; with --tls-key the gateway speaks TLS"),
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
@@ -55,8 +70,42 @@ package enum GatewaySettings {
       "Pages of history kept in memory for all devices together, until each is written"),
     Setting(
       "max-body-bytes", .size, standard: "1MiB",
-      "The largest JSON body of a POST; of an NDJSON upload only its lines are bounded"),
+      "The largest JSON body of a POST, and the longest line of an NDJSON upload"),
+    Setting("max-upload-bytes", .size, standard: "256MiB", "The largest NDJSON upload; a larger one is ended with 413"),
+    Setting(
+      "max-connections", .count(1...10_000_000),
+      "Open connections; with more none is accepted until one ends; default: what the process may open, less 64"),
+    Setting(
+      "max-connections-per-address", .count(1...10_000_000),
+      "Open connections of one address; more are closed at once; default: 1000 for public addresses"),
+    Setting(
+      "max-handshakes-per-address", .count(1...1_000_000),
+      "Attaches of one address a second, those of 10 s at once; more are refused with 429; default: 50 for public addresses"
+    ),
+    Setting(
+      "max-auth-failures-per-address", .count(1...1_000_000),
+      "Invalid tokens of one address a minute; after more its tokens are refused with 429; default: 60 for public addresses"
+    ),
+    Setting(
+      "max-requests", .count(1...10_000_000), standard: "10000",
+      "Requests of sessions that are worked on, uploads among them; more are refused with 503"),
     Setting("max-devices", .count(1...10_000_000), standard: "100000", "Attached devices; more are refused with 503"),
+    Setting(
+      "max-devices-per-session", .count(1...10_000_000), standard: "20000",
+      "Devices of one session on this node; more are refused with 429"),
+    Setting(
+      "max-devices-per-subject", .count(1...10_000_000), standard: "1000",
+      "Devices of one token's subject on this node; more are refused with 429"),
+    Setting(
+      "max-messages-per-second", .count(1...1_000_000), standard: "50",
+      "What one device sends by input, cancel, auth and the like, that of 10 s at once; more is answered with rate_limited"
+    ),
+    Setting(
+      "max-pings-per-second", .count(1...1_000_000), standard: "50",
+      "Pings of one device, those of 10 s at once; more close with 1008"),
+    Setting(
+      "max-frames-per-second", .count(1...1_000_000), standard: "1000",
+      "WebSocket frames of one device, those of 10 s at once; more close with 1008"),
     Setting("max-stall", .duration, standard: "60s", "A device that takes no bytes for this long is disconnected"),
     Setting(
       "retry", .duration, standard: "5s",
@@ -70,6 +119,11 @@ package enum GatewaySettings {
     Setting(
       "idle-timeout", .duration, standard: "60s",
       "How long a connection stays open between requests, and a JSON body may be silent"),
+    Setting("max-body-time", .duration, standard: "5m", "How long a JSON body may take; after it 408"),
+    Setting(
+      "min-body-rate", .size, standard: "256",
+      "Bytes a second that a JSON body brings at the least, once it has had --header-timeout; below it 408"),
+    Setting("max-upload-time", .duration, standard: "24h", "How long an NDJSON upload may take; after it 408"),
     Setting(
       "upload-timeout", .duration, standard: "30m",
       "How long an NDJSON upload may be silent; a blank line keeps it alive"),

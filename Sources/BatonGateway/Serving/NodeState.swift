@@ -7,6 +7,7 @@ package final class NodeState: Sendable {
     /// Seconds that a refused device should wait.
     var drainingFor: Int64?
     var busyConnections = 0
+    var requests = 0
     var endsUploads = false
     var reached = false
     var lost: (at: NIODeadline, why: String)?
@@ -24,6 +25,17 @@ package final class NodeState: Sendable {
   package func connectionIsBusy(_ isBusy: Bool) {
     values.withLockedValue { $0.busyConnections += isBusy ? 1 : -1 }
   }
+
+  /// False: as many requests are worked on as may be; else `endRequest` follows.
+  package func beginRequest(atMost most: Int) -> Bool {
+    values.withLockedValue { values in
+      guard values.requests < most else { return false }
+      values.requests += 1
+      return true
+    }
+  }
+
+  package func endRequest() { values.withLockedValue { $0.requests -= 1 } }
 
   /// Uploads have had their time: they are answered with what the stream has.
   package var endsUploads: Bool { values.withLockedValue { $0.endsUploads } }

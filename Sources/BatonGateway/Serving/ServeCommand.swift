@@ -18,7 +18,7 @@ package enum ServeCommand {
     let configuration: GatewayConfiguration
     do {
       let settings = try await Settings(GatewaySettings.table, arguments: arguments, environment: environment)
-      configuration = try GatewayConfiguration(settings)
+      configuration = try await GatewayConfiguration(settings)
       if settings.flag("print-config") {
         try StandardOutput.write(settings.printed + "\n")
         return 0
@@ -81,7 +81,7 @@ package enum ServeCommand {
         services: [.init(service: gateway, successTerminationBehavior: .gracefullyShutdownGroup)], logger: logger.muted)
     )
     let tasks: [Task<Void, Never>] = [
-      Task { [logger] in await obeySignals(group, manager, logger) },
+      Task { [logger] in await obeySignals(group, gateway, manager, logger) },
       Task { await manager?.watch(parts.eventLoopGroup) },
     ]
     defer { for task in tasks { task.cancel() } }
@@ -99,7 +99,9 @@ package enum ServeCommand {
     }
   }
 
-  private static func obeySignals(_ group: ServiceGroup, _ manager: ServiceManager?, _ logger: Logger) async {
+  private static func obeySignals(
+    _ group: ServiceGroup, _ gateway: Gateway, _ manager: ServiceManager?, _ logger: Logger
+  ) async {
     var isStopping = false
     for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint, .sigquit, .sighup, .sigusr1, .sigusr2) {
       switch signal {
@@ -108,9 +110,10 @@ package enum ServeCommand {
         isStopping = true
         manager?.isStopping()
         await group.triggerGracefulShutdown()
+      case .sighup: await gateway.reloadKeys()
       default:
         logger.notice(
-          "ignored a signal: options, keys and certificates are read at the start only",
+          "ignored a signal",
           metadata: ["signal": "\(signal)"])
       }
     }

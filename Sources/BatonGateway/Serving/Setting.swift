@@ -23,14 +23,6 @@ package struct Setting: Sendable {
   /// Its value, or a part of it, is never shown.
   package let isSecret: Bool
 
-  /// Of a later version: refused rather than unknown, because who asks for it relies on it, and not in `--help`.
-  package let isAvailable: Bool
-
-  package init(unavailable name: String) {
-    self.name = name
-    (kind, standard, help, placeholder, isSecret, isAvailable) = (.text, nil, "", "TEXT", false, false)
-  }
-
   package init(
     _ name: String, _ kind: Kind = .text, standard: String? = nil, placeholder: String? = nil, isSecret: Bool = false,
     _ help: String
@@ -40,7 +32,6 @@ package struct Setting: Sendable {
     self.standard = standard
     self.help = help
     self.isSecret = isSecret
-    isAvailable = true
     self.placeholder = placeholder ?? kind.placeholder
   }
 

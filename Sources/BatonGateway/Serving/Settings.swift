@@ -57,9 +57,6 @@ package struct Settings: Sendable {
         found = setting.standard.map { Value(text: $0, source: .standard) }
       }
       guard let found else { continue }
-      if !setting.isAvailable {
-        throw Mistake.value("\(Settings.name(setting, found.source)) is not available in this version")
-      }
       if let objection = setting.kind.objection(to: found.text) {
         let shown = setting.isSecret ? "" : ", not \"\(found.text)\""
         throw Mistake.value("\(Settings.name(setting, found.source)) \(objection)\(shown)")
@@ -178,7 +175,7 @@ package struct Settings: Sendable {
 
   /// The list of options for `--help`.
   package static func help(_ table: [Setting]) -> String {
-    table.filter(\.isAvailable).map { setting in
+    table.map { setting in
       let value = setting.placeholder.isEmpty ? "" : " \(setting.placeholder)"
       let standard = setting.standard.map { " (\($0))" } ?? ""
       return "  --\(setting.name)\(value)\n      \(setting.help)\(standard)\n      \(setting.variable)"
@@ -187,7 +184,7 @@ package struct Settings: Sendable {
 
   /// Every option with its value and where that came from; credentials hidden.
   package var printed: String {
-    table.filter(\.isAvailable).map { setting in
+    table.map { setting in
       guard let value = values[setting.name] else { return "\(setting.name): not set" }
       let source =
         switch value.source {

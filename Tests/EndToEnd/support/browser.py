@@ -21,10 +21,10 @@ from .switch import _copy
 ENGINES = ["chromium", "firefox", "webkit"]
 
 
-def _chromium():
+def _chromium(switches):
     options = webdriver.ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-background-networking"):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-background-networking", *switches):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
@@ -49,7 +49,7 @@ def _webkit(display):
 
 
 class Browser:
-    def __init__(self, engine="chromium", width=1280, height=1000):
+    def __init__(self, engine="chromium", width=1280, height=1000, switches=()):
         self.engine, self.screen = engine, None
         if engine == "webkit":
             self.screen = subprocess.Popen(
@@ -57,7 +57,7 @@ class Browser:
                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # fmt: skip
             self.driver = _webkit(f":{self.screen.stdout.readline().strip()}")
         else:
-            self.driver = {"chromium": _chromium, "firefox": _firefox}[engine]()
+            self.driver = _firefox() if engine == "firefox" else _chromium(switches)
         self.driver.set_script_timeout(30)
         if engine == "chromium":
             self.size(width, height)

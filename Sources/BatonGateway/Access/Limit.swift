@@ -1,0 +1,66 @@
+import NIOCore
+
+/// What is bounded so that whoever exceeds it harms nobody else: each by the name of its option.
+package enum Limit: String, CaseIterable, Sendable {
+  case connections = "max-connections"
+  case connectionsPerAddress = "max-connections-per-address"
+  case handshakesPerAddress = "max-handshakes-per-address"
+  case failuresPerAddress = "max-auth-failures-per-address"
+  case requests = "max-requests"
+  case bodyTime = "max-body-time"
+  case bodyRate = "min-body-rate"
+  case uploadTime = "max-upload-time"
+  case uploadBytes = "max-upload-bytes"
+  case devices = "max-devices"
+  case devicesPerSession = "max-devices-per-session"
+  case devicesPerSubject = "max-devices-per-subject"
+  case messages = "max-messages-per-second"
+  case pings = "max-pings-per-second"
+  case frames = "max-frames-per-second"
+}
+
+extension Problem {
+  func exceeding(_ limit: Limit) -> Problem {
+    var problem = self
+    problem.limit = limit
+    return problem
+  }
+
+  private static func tooMany(_ name: String, _ detail: String, _ limit: Limit, wait: TimeAmount) -> Problem {
+    Problem(.tooManyRequests, name, detail).with(header: "Retry-After", String(wait.wholeSeconds)).exceeding(limit)
+  }
+
+  static func tooManyHandshakes(wait: TimeAmount) -> Problem {
+    tooMany(
+      "too-many-handshakes",
+      "Your address attaches more often than --max-handshakes-per-address allows; attach again a little later.",
+      .handshakesPerAddress, wait: wait)
+  }
+
+  static func tooManyFailures(wait: TimeAmount) -> Problem {
+    tooMany(
+      "too-many-failures",
+      "Your address has sent more invalid tokens than --max-auth-failures-per-address allows; try again later.",
+      .failuresPerAddress, wait: wait)
+  }
+
+  static let tooManyDevicesOfSession = tooMany(
+    "too-many-devices-of-session",
+    "This session has as many devices on this node as --max-devices-per-session allows; try again when one has left.",
+    .devicesPerSession, wait: .seconds(5))
+
+  static let tooManyDevicesOfSubject = tooMany(
+    "too-many-devices-of-subject",
+    "The token's subject has as many devices on this node as --max-devices-per-subject allows; close some.",
+    .devicesPerSubject, wait: .seconds(5))
+
+  static let tooManyRequests = Problem(
+    .serviceUnavailable, "too-many-requests",
+    "This node works on as many requests as --max-requests allows; try another one, or again shortly."
+  ).with(header: "Retry-After", "1").exceeding(.requests)
+}
+
+extension TimeAmount {
+  /// Rounded up, at least 1.
+  var wholeSeconds: Int64 { max(1, (nanoseconds + 999_999_999) / 1_000_000_000) }
+}

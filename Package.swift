@@ -2,6 +2,9 @@
 
 import PackageDescription
 
+/// What the libraries do without: an app that wants no more than those names no traits, and gets no more packages.
+let gateway: TargetDependencyCondition? = .when(traits: ["Gateway"])
+
 let nio: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
 let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
@@ -10,21 +13,25 @@ let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swi
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
 let nioConcurrency: Target.Dependency = .product(name: "NIOConcurrencyHelpers", package: "swift-nio")
-let nioHTTPTypes: Target.Dependency = .product(name: "NIOHTTPTypes", package: "swift-nio-extras")
-let nioHTTPTypesHTTP1: Target.Dependency = .product(name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras")
-let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types")
-let hummingbird: Target.Dependency = .product(name: "HummingbirdCore", package: "hummingbird")
+let nioHTTPTypes: Target.Dependency = .product(name: "NIOHTTPTypes", package: "swift-nio-extras", condition: gateway)
+let nioHTTPTypesHTTP1: Target.Dependency = .product(
+  name: "NIOHTTPTypesHTTP1", package: "swift-nio-extras", condition: gateway)
+let httpTypes: Target.Dependency = .product(name: "HTTPTypes", package: "swift-http-types", condition: gateway)
+let hummingbird: Target.Dependency = .product(name: "HummingbirdCore", package: "hummingbird", condition: gateway)
 let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
-let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics")
-let lifecycle: Target.Dependency = .product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
-let unixSignals: Target.Dependency = .product(name: "UnixSignals", package: "swift-service-lifecycle")
-let configuration: Target.Dependency = .product(name: "Configuration", package: "swift-configuration")
-let arguments: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
-let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto")
-let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit")
-let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift")
-let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client")
+let metrics: Target.Dependency = .product(name: "Metrics", package: "swift-metrics", condition: gateway)
+let lifecycle: Target.Dependency = .product(
+  name: "ServiceLifecycle", package: "swift-service-lifecycle", condition: gateway)
+let unixSignals: Target.Dependency = .product(
+  name: "UnixSignals", package: "swift-service-lifecycle", condition: gateway)
+let configuration: Target.Dependency = .product(
+  name: "Configuration", package: "swift-configuration", condition: gateway)
+let arguments: Target.Dependency = .product(
+  name: "ArgumentParser", package: "swift-argument-parser", condition: gateway)
+let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit", condition: gateway)
+let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift", condition: gateway)
+let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client", condition: gateway)
 
 let package = Package(
   name: "baton",
@@ -34,10 +41,13 @@ let package = Package(
     .library(name: "BatonProducer", targets: ["BatonProducer"]),
     .library(name: "BatonClient", targets: ["BatonClient"]),
   ],
+  traits: [
+    .trait(name: "Gateway", description: "The program `baton`; the libraries need no trait"),
+    .default(enabledTraits: ["Gateway"]),
+  ],
   dependencies: [
     .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-ssl.git", from: "2.37.6"),
-    .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.2"),
     .package(url: "https://github.com/apple/swift-nio-extras.git", from: "1.34.1"),
     .package(url: "https://github.com/apple/swift-http-types.git", from: "1.0.0"),
     .package(url: "https://github.com/apple/swift-collections.git", from: "1.6.0"),
@@ -88,7 +98,7 @@ let package = Package(
 
     // protocols
     .target(name: "BatonRedis", dependencies: ["CBatonHiredis", nio, nioPosix, nioSSL]),
-    .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket, crypto]),
+    .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket]),
 
     .target(name: "BatonUpstream", dependencies: [nio]),
 

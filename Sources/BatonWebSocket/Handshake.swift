@@ -1,4 +1,3 @@
-import Crypto
 import Foundation
 import NIOHTTP1
 
@@ -6,8 +5,7 @@ import NIOHTTP1
 enum Handshake {
   /// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
   static func accept(forKey key: String) -> String {
-    let digest = Insecure.SHA1.hash(data: Data((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").utf8))
-    return Data(digest).base64EncodedString()
+    Data(SHA1.hash((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").utf8)).base64EncodedString()
   }
 
   /// Whether the text is a token (RFC 9110 section 5.6.2).

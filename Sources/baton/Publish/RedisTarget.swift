@@ -10,6 +10,7 @@ struct RedisTarget: PublishTarget {
   private static let patience = Duration.seconds(60)
 
   let response: String
+  private let producer: Producer
   private let open: OpenResponse
   private let ending = Ending()
 
@@ -23,7 +24,7 @@ struct RedisTarget: PublishTarget {
     (configuration.keyPrefix, configuration.replicas) = (prefix, replicas)
     configuration.patience = Self.patience
     do {
-      let producer = try Producer(redis: url, configuration)
+      producer = try Producer(redis: url, configuration)
       let session = opening.session.description
       let known = try await producer.open(session: session, response: opening.response)
       let hasBegun = await known.onAcknowledgement { _ in } > 0
@@ -63,6 +64,7 @@ struct RedisTarget: PublishTarget {
     }
     do {
       try await open.end(how, data: data)
+      await producer.shutdown()
     } catch {
       throw PublishFailure(error)
     }

@@ -164,7 +164,8 @@ class Sentinel(Deployment):
         """A planned one. Returns the new master's port once all Sentinels name it and it is one."""
         before = self.master
         wait_for(lambda: any(self.ask(port, "SENTINEL", "FAILOVER", "mymaster") for port in self.sentinels), 30, "a failover")
-        return self.switched(before)
+        # Valkey's Sentinels may give up once, and begin again after their failover-timeout.
+        return self.switched(before, 60)
 
     def switched(self, before, seconds=30):
         def now():

@@ -442,7 +442,10 @@ def test_keyboard_and_labels(desk):
     assert {"prompt", "laptop", "phone", "handover", "copy"} <= seen
 
 
-def test_without_a_network_nothing_is_asked_for(desk, browser, demo):
+def test_without_a_network_nothing_is_asked_for(browser, demo, session):
+    # What pages of other tests have said.
+    browser.driver.get_log("browser")
+    Desk(browser, demo, session)
     names = browser.run("return performance.getEntriesByType('resource').map(({name}) => name)")
     assert names and all(name.startswith(demo.url) for name in names)
     severe = [line for line in browser.driver.get_log("browser") if line["level"] == "SEVERE" and "WebSocket" not in line["message"]]

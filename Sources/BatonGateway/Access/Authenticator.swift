@@ -90,7 +90,8 @@ package final class Authenticator: Sendable {
   }
 
   private func check(_ token: String, now: Double) throws(Problem) -> Identity {
-    guard let claims = try? JSONDecoder().decode(Claims.self, from: try payload(token)) else {
+    let payload = try payload(token)
+    guard let claims = try? JSONDecoder().decode(Claims.self, from: payload) else {
       throw .unauthenticated("The token lacks one of the claims sub, exp, sessions, scope, or has one of another type.")
     }
     guard claims.exp + Authenticator.leeway > now else {

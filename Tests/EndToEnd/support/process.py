@@ -44,6 +44,7 @@ class Process:
         self.name = name
         self.log = pathlib.Path(folder) / f"{name}.log"
         self._log = self.log.open("ab")
+        self._begins = self.log.stat().st_size
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
             stdin=stdin,
@@ -62,7 +63,8 @@ class Process:
         return self.process.poll() is None
 
     def logged(self):
-        return self.log.read_text(errors="replace")
+        """What this process has said; another one of its name may have written to the same file before."""
+        return self.log.read_bytes()[self._begins :].decode(errors="replace")
 
     def signal(self, number):
         if self.alive:

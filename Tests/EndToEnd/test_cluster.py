@@ -187,13 +187,12 @@ def test_a_slot_whose_new_master_dies_on_the_way(cluster, gateways, attach, sess
     cluster.migrate(session, target, look)
     for port in [replica, source, *cluster.masters]:
         cluster.ask(port, "CLUSTER", "SETSLOT", slot, "NODE", cluster.id(replica))
-    client.nodes_manager.initialize()
-    client.xadd(key(session), {"data": "c "})
-    for device in devices:
-        device.until(lambda device: device.view.text.endswith("c "), 20, "what was written afterwards")
-        assert device.view.text.endswith("a19 b c ") and device.attaches == 1
     cluster.restart(target)
     wait_for(lambda: target in cluster.replicas(replica), 30, "it is a replica now")
+    assert wait_for(lambda: cluster.ask(replica, "XADD", key(session), "*", "data", "c "), 30, "the slot is settled")
+    for device in devices:
+        device.until(lambda device: device.view.text.endswith("c "), 60, "what was written afterwards")
+        assert device.view.text.endswith("a19 b c ") and device.attaches == 1
 
 
 def test_the_cluster_is_gone_for_a_while(cluster, gateways, load):

@@ -182,7 +182,7 @@ def test_a_response_keeps_its_filter_when_the_browser_comes_back(redis, gateway,
 
     stream = listen()
     stream.until(is_live, what="live")
-    middle = [event["id"] for event in stream.events if "r2" in event["data"]][0]
+    middle = [event["id"] for event in stream.events if '"r2 "' in event["data"]][0]
     for place in ({"last_event_id": middle}, {"lastEventId": middle}):
         again = listen(**place)
         again.until(is_live, what="live")

@@ -32,7 +32,8 @@ from support.servers import Gateway, HAProxy, Redis  # noqa: E402
 from support.switch import Switch  # noqa: E402
 from support.topology import Cluster, Sentinel  # noqa: E402
 
-# A flipped bit in a text, or in an id, makes one like any other: RESP has no checksum, only TLS tells.
+# A flipped bit in a text, or in an id, makes one like any other: RESP has no checksum, only TLS tells. So this row shows that all
+# goes on, and is no test.
 TOLERATED = {"network: bytes are mangled": {"foreign", "lost", "undisclosed"}}
 KINDS = ["lost", "doubled", "reordered", "foreign", "undisclosed"]
 ROWS = {}

@@ -4,7 +4,7 @@ import matrix
 import pytest
 
 ROWS = ["gateway: SIGKILL", "redis: SIGKILL, without persistence", "redis: full, noeviction", "redis: evicts, volatile-lru",
-        "network: cut", "network: bytes are mangled", "producer: frozen for 3 s", "producer: two write one answer",
+        "network: cut", "network: half-open, then reset", "producer: frozen for 3 s", "producer: two write one answer",
         "clock: an hour ahead, and back", "sentinel: the master is cut off, and goes on taking writes",
         "cluster: a master is cut off"]  # fmt: skip
 

@@ -136,12 +136,16 @@ package final class MasterLinks {
   /// does not tell; nil while it does not answer.
   package func isReplicated(_ master: String, completion: @escaping (Bool?) -> Void) {
     guard let connection = connection(to: master) else { return completion(nil) }
-    let wait = RedisCommand("WAIT", .integer(1), .integer(Self.glance.nanoseconds / 1_000_000))
-    connection.send([.info("replication"), wait], deadline: connection.eventLoop.now + .seconds(5)) { result in
+    // Without replicas the right to WAIT is not needed.
+    connection.send([.info("replication")], deadline: connection.eventLoop.now + .seconds(5)) { result in
       guard case .success(let replies) = result else { return completion(nil) }
-      if replies.contains(where: { $0.error != nil }) { return completion(true) }
-      let replicas = (try? replies.first?.decodedInfo())?["connected_slaves"].flatMap { Int($0) }
-      completion(replicas == 0 ? true : replies.last?.integer.map { $0 > 0 })
+      let replicas = (try? replies.first?.decodedInfo())?["connected_slaves"].flatMap { Int($0) } ?? 0
+      guard replicas > 0 else { return completion(true) }
+      let wait = RedisCommand("WAIT", .integer(1), .integer(Self.glance.nanoseconds / 1_000_000))
+      connection.send(wait, deadline: connection.eventLoop.now + .seconds(5)) { result in
+        guard case .success(let reply) = result else { return completion(nil) }
+        completion(reply.error != nil || (reply.integer ?? 0) > 0)
+      }
     }
   }
 

@@ -1,12 +1,15 @@
 """Fixtures. `redis` and `gateway` are shared by all tests of a run; `folder`, `new_redis` and `new_gateway` are a test's own."""
 
 import resource
+import sys
 import uuid
 
 import pytest
 from support.device import Device
-from support.process import BATON, Process
+from support.process import BATON, REPOSITORY, Process
 from support.servers import Gateway, HAProxy, Nginx, Redis
+
+sys.path.insert(0, str(REPOSITORY / "Sources/BatonPython"))
 
 
 def pytest_configure():

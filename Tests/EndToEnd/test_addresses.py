@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 import redis
-from producer import Producer, connect
+from baton_stream.sync import Producer
 from support.process import BATON, Process, wait_for
 from support.servers import Gateway, Redis, key
 from support.topology import Cluster, Sentinel
@@ -77,10 +77,10 @@ def test_gateway_and_producers(address, tmp_path, started, session, attach):
     done = subprocess.run(
         [BATON, "publish", "--redis", address, session], input="one two\n", capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    producer = Producer(connect(address), session, "r")
-    producer.open()
-    producer.deltas("three ", "four")
-    producer.end()
+    with Producer(address, session, "r") as answer:
+        answer.delta("three ")
+        answer.delta("four")
+    answer.close()
     device.until(lambda device: device.view.text.endswith("four"), 20, "all of it")
     assert device.view.text == "one two\nthree four"
     assert gateways[1].history(session).json["last"] == device.view.offset

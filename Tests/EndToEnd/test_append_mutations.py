@@ -5,7 +5,7 @@ import json
 import pytest
 import redis
 
-import producer
+import baton_stream._redis
 from test_append_script import CASES, redis_server, run_case
 
 MUTATIONS = {
@@ -39,9 +39,9 @@ def server(tmp_path_factory):
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_is_noticed(name, server, monkeypatch):
     right, wrong, case = MUTATIONS[name]
-    assert producer.SCRIPT.count(right) == 1, "the script has changed: mend the mutation"
+    assert baton_stream._redis.SCRIPT.count(right) == 1, "the script has changed: mend the mutation"
     path = next(path for path in CASES if path.stem == case)
     run_case(server, f"{case}-right-{abs(hash(name))}", json.loads(path.read_text()))
-    monkeypatch.setattr(producer, "SCRIPT", producer.SCRIPT.replace(right, wrong))
+    monkeypatch.setattr(baton_stream._redis, "SCRIPT", baton_stream._redis.SCRIPT.replace(right, wrong))
     with pytest.raises((AssertionError, redis.ResponseError)):
         run_case(server, f"{case}-wrong-{abs(hash(name))}", json.loads(path.read_text()))

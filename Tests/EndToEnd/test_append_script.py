@@ -12,9 +12,9 @@ import time
 import pytest
 import redis
 
-from producer import Ended, Fenced, Producer, Step
 from support import versions
 from support.process import REPOSITORY
+from support.step import Step
 
 CASES = sorted((pathlib.Path(__file__).parents[1] / "Conformance/producer").glob("*.json"))
 
@@ -294,67 +294,6 @@ def test_bytes_are_kept(server, session):
     step.open("r1", "a.0", items=[("start",), ("deltas", data[:100], data[100:]), ("event", b"\xff", b"\x00")])
     entries = server.xrange(step.keys[0])
     assert entries[1][1][b"data"] == data and entries[2][1][b"\xff"] == b"\x00"
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_one_text_whatever_happens(seed, server, session):
-    """Replies are lost, writers take over, keys vanish together: the stream says what was meant."""
-    dice = random.Random(seed)
-    meant = [f"{n} " for n in range(1, 200)]
-    client = Flaky(server, dice)
-    producer = Producer(client, session, "r1")
-    zombie = None
-    retry(producer.open, producer)
-    n = 0
-    while n < len(meant):
-        count = dice.randint(1, 7)
-        retry(lambda: producer.deltas(*meant[n : n + count]), producer)
-        n = min(n + count, len(meant))
-        event = dice.random()
-        if event < 0.03:
-            server.delete(*producer.step.keys)
-        elif event < 0.06 and zombie is None:
-            zombie, producer = producer, Producer(client, session, "r1")
-            producer.items, producer.n = list(zombie.items), zombie.n
-            retry(lambda: producer._send(producer.items, "open"), producer)
-        elif event < 0.2 and zombie:
-            with pytest.raises(Fenced):
-                retry(lambda: zombie.deltas("zombie"), zombie)
-            zombie.n -= 1
-    retry(producer.end, producer)
-    entries = fields(server, producer.step.keys[0])
-    said = "".join(entry[entry.index("data") + 1] for entry in entries if "n" in entry)
-    assert said == "".join(meant)
-    assert entries[-1][:2] == ["event", "end"] and entries[0][:2] == ["event", "start"]
-    with pytest.raises(Ended):
-        Producer(server, session, "r1").open()
-
-
-class Flaky:
-    """A client that loses every third reply after the command was done."""
-
-    def __init__(self, client, dice):
-        self.client, self.dice = client, dice
-
-    def register_script(self, text):
-        script = self.client.register_script(text)
-
-        def call(keys, args):
-            reply = script(keys=keys, args=args)
-            if self.dice.random() < 0.3:
-                raise redis.ConnectionError("reply lost")
-            return reply
-
-        return call
-
-
-def retry(call, producer):
-    attempt = call
-    while True:
-        try:
-            return attempt()
-        except redis.ConnectionError:
-            attempt = lambda: producer._send(producer.items, "append" if producer.epoch else "open")
 
 
 # MARK: hearing people

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import redis.cluster
-from producer import Producer, connect
+from baton_stream.sync import Producer
 from support.load import Load
 from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, key
@@ -66,10 +66,10 @@ def test_what_devices_send_and_requests_ask(cluster, gateways, session):
     posted = gateway.request("POST", f"/v1/sessions/{session}", b'{"data":"hello"}', {"Content-Type": "application/json"})
     assert posted.status == 201, posted.body
     assert gateways[1].history(session).json["entries"][0]["data"] == "hello"
-    producer = Producer(connect(cluster.url), session, "r")
-    producer.open()
-    producer.deltas("one ", "two")
-    producer.end()
+    with Producer(cluster.url, session, "r") as answer:
+        answer.delta("one ")
+        answer.delta("two")
+    answer.close()
     texts = [entry.get("data") for entry in gateway.history(session).json["entries"]]
     assert "one " in "".join(filter(None, texts)) and "two" in "".join(filter(None, texts))
     assert gateway.request("DELETE", f"/v1/sessions/{session}").status == 204

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from producer import Step
+from support.step import Step
 from test_append_script import fields, redis_server
 
 BATON = pathlib.Path(os.environ.get("BATON_BUILD", pathlib.Path(__file__).parents[2] / ".build/release")) / "baton"

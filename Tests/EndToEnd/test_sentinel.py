@@ -5,7 +5,7 @@ import subprocess
 import threading
 
 import pytest
-from producer import Producer, connect
+from baton_stream.sync import Producer
 from support.load import Load
 from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, Redis
@@ -51,10 +51,10 @@ def test_four_connections_to_the_master_and_none_to_replicas(sentinel, gateways,
 
 
 def test_the_python_producer_takes_the_same_address(sentinel, gateways, session):
-    producer = Producer(connect(sentinel.url), session, "r")
-    producer.open()
-    producer.deltas("one ", "two")
-    producer.end()
+    with Producer(sentinel.url, session, "r") as answer:
+        answer.delta("one ")
+        answer.delta("two")
+    answer.close()
     texts = [entry.get("data", "") for entry in gateways[0].history(session).json["entries"]]
     assert "".join(texts).startswith("one two")
 

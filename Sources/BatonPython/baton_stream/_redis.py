@@ -1,0 +1,89 @@
+"""Addresses of Redis, and the atomic step (the article AppendScript)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import re
+import urllib.parse
+from typing import Any
+
+import redis.asyncio
+import redis.asyncio.cluster
+import redis.asyncio.retry
+import redis.asyncio.sentinel
+import redis.backoff
+import redis.exceptions
+
+SCRIPT = importlib.resources.files(__package__).joinpath("append.lua").read_text()
+
+FAILURES = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError, TimeoutError)
+"""What a call of Redis may raise."""
+
+
+def connect(url: str) -> Any:
+    """A client (of `redis.asyncio`) of the Redis that one of Baton's addresses leads to: `redis://`, `rediss://`, `unix://`,
+    `redis+sentinel://user:password@a:26379,b,c/master/0`, `redis+cluster://user:password@a:6379,b,c`.
+
+    Raises `ValueError` for what is none.
+    """
+    scheme, _, rest = url.partition("://")
+    transport, _, kind = scheme.partition("+")
+    if transport not in ("redis", "rediss", "unix") or kind not in ("", "sentinel", "cluster") or kind and transport == "unix":
+        raise ValueError("an address of Redis looks like redis://host:6379/0, redis+sentinel://a,b,c/master/0 or redis+cluster://a,b,c")
+    place, _, query = rest.partition("?")
+    words = {"cacert": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+    options: dict[str, Any] = {words.get(name, name): value for name, value in urllib.parse.parse_qsl(query)}
+    if kind == "":
+        # We repeat calls ourselves, and know when to give up.
+        retry = redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
+        return redis.asyncio.from_url(f"{scheme}://{place}?{urllib.parse.urlencode(options)}", retry=retry, protocol=2)
+    places, _, path = place.partition("/")
+    login, _, hosts = places.rpartition("@")
+    user, colon, password = login.partition(":")
+    options |= {"ssl": True} if transport == "rediss" else {}
+    options |= {
+        "username": urllib.parse.unquote(user) if colon and user else None, "password": urllib.parse.unquote(password if colon else user) or None}  # fmt: skip
+    standard = 26379 if kind == "sentinel" else 6379
+    parts = [urllib.parse.urlsplit(f"//{host}") for host in hosts.split(",")]
+    addresses = [(part.hostname or "localhost", part.port or standard) for part in parts]
+    if kind == "cluster":
+        nodes = [redis.asyncio.cluster.ClusterNode(*address) for address in addresses]
+        return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, protocol=2, **options)
+    master, _, database = path.partition("/")
+    tls = {name: value for name, value in options.items() if name.startswith("ssl")}
+    sentinels: Any = redis.asyncio.sentinel.Sentinel(addresses, sentinel_kwargs=tls, protocol=2, **options)  # type: ignore[no-untyped-call]
+    return sentinels.master_for(urllib.parse.unquote(master), db=int(database or 0))
+
+
+class Step:
+    """The script's `open` and `append` for one session; replies are lists of str."""
+
+    def __init__(self, client: Any, session: str, prefix: str = "baton:", ttl: int = 86_400_000, cap: int = 100_000, guest: bool = False) -> None:
+        key = f"{prefix}{{{session}}}"
+        self.client = client
+        self.keys = [key, f"{key}:producers", f"{key}:inbox", f"{key}:keys"]
+        self.limits = [f"?{ttl}" if guest else ttl, cap]  # a guest (a gateway) leaves the session's retention alone
+        self._sha = hashlib.sha1(SCRIPT.encode()).hexdigest()
+
+    async def __call__(self, operation: str, *arguments: Any) -> list[str]:
+        """The same call once more, after whatever error, appends nothing twice: so redis-py may repeat it, too."""
+        call = [len(self.keys), *self.keys, operation, *self.limits, *arguments]
+        try:
+            reply = await self.client.evalsha(self._sha, *call)
+        except redis.exceptions.NoScriptError:
+            reply = await self.client.eval(SCRIPT, *call)
+        return [text(part) for part in reply]
+
+
+def text(value: Any) -> str:
+    """Of a reply, whether the client decodes or not."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def is_final(error: Exception) -> bool:
+    """Only the operator can mend it: credentials, rights, address. All else may pass."""
+    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)):
+        return True
+    is_refusal = isinstance(error, redis.exceptions.ResponseError)
+    return is_refusal and re.search(r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|unknown command|can't run this command)\b", str(error)) is not None

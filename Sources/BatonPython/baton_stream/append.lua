@@ -1,0 +1,1 @@
+../../BatonStore/Append/append.lua

@@ -1,5 +1,6 @@
 """What the README says runs: its marked blocks as they are, but for the ports and the folder of the build."""
 
+import os
 import re
 import socket
 import subprocess
@@ -7,19 +8,27 @@ import sys
 import threading
 
 import pytest
-from support.process import BATON, REPOSITORY
+from support.process import BATON, REPOSITORY, Process, wait_for
+from support.producer import Model
 
 README = (REPOSITORY / "README.md").read_text()
+ARTICLE = (REPOSITORY / "Sources/BatonProtocol/BatonProtocol.docc/AppendScript.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- tested: ([\w-]+) -->\n```\w+\n(.*?)```", README, re.S))
+STEP = re.search(r"<!-- tested: step -->\n```python\n(.*?)```", ARTICLE, re.S)[1]
+PACKAGE = {"PYTHONPATH": str(REPOSITORY / "Sources/BatonPython")}
 COMPILED = dict(re.findall(r"<!-- compiled: (\S+) -->\n```swift\n(.*?)```", README, re.S))
 
 
-def run(block, redis, gateway):
+def command(block, redis, gateway):
     text = re.sub(r"\.build/release/baton( publish)?", lambda found: BATON + (f" publish --redis {redis.url}" if found[1] else ""), block)
     text = text.replace("redis-cli ", f"redis-cli -p {redis.port} ").replace("redis.Redis()", f"redis.Redis(port={redis.port})")
     text = text.replace("127.0.0.1:8080", gateway.address).replace("redis://127.0.0.1:6379/0", redis.url)
-    shell = [sys.executable, "-c", text] if "import redis" in text else ["bash", "-euo", "pipefail", "-c", text]
-    done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+    is_python = re.match(r"import |from ", text)
+    return [sys.executable, "-c", text] if is_python else ["bash", "-euo", "pipefail", "-c", text]
+
+
+def run(block, redis, gateway, **environment):
+    done = subprocess.run(command(block, redis, gateway), env={**os.environ, **PACKAGE, **environment}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -31,11 +40,11 @@ def fresh(redis):
 
 
 @pytest.mark.parametrize("name, text", [
-    ("redis-cli", "Hello, world."), ("python", "One more answer."), ("publish", "One line\nis one delta.\n"),
+    ("redis-cli", "Hello, world."), ("python", "One more answer."), ("step", "One more answer."), ("publish", "One line\nis one delta.\n"),
 ])  # fmt: skip
 def test_each_producer_reaches_the_terminal(fresh, gateway, name, text):
     fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
-    run(BLOCKS[name], fresh, gateway)
+    run({**BLOCKS, "step": STEP}[name], fresh, gateway)
     assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == text.rstrip("\n")
 
 
@@ -43,9 +52,10 @@ class LossyRedis:
     """Between a program and Redis: the connection is cut in place of the reply to the call that says `word`."""
 
     def __init__(self, redis, word):
-        self.url, self.client = redis.url, redis.client
+        self.client = redis.client
         self.listener, self.word, self.lost = socket.create_server(("127.0.0.1", 0)), word, False
         self.port, self.target = self.listener.getsockname()[1], redis.port
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -64,13 +74,14 @@ class LossyRedis:
                 near.sendall(answer)
 
 
-def test_a_lost_reply_doubles_nothing(fresh, gateway):
+@pytest.mark.parametrize("block", [STEP, BLOCKS["python"]], ids=["article", "readme"])
+def test_a_lost_reply_doubles_nothing(fresh, gateway, block):
     fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
     lossy = LossyRedis(fresh, b"more ")
-    run(BLOCKS["python"], lossy, gateway)
+    run(block, lossy, gateway)
     assert lossy.lost
     texts = [fields[b"data"] for _, fields in fresh.client.xrange("baton:{chat-42}") if b"n" in fields]
-    assert texts == [b"One ", b"more ", b"answer."]
+    assert b"".join(texts) == b"One more answer."
     assert fresh.client.ttl("baton:{chat-42}") > 0
 
 
@@ -80,6 +91,23 @@ def test_a_bare_append_that_was_sent_twice_is_shown_once(fresh, gateway):
         fresh.add("chat-42", response="r2", n=str(n), data=token)
     fresh.add("chat-42", response="r2", event="end")
     assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == "One more answer."
+
+
+def test_the_python_producer_and_device_talk(fresh, gateway, tmp_path):
+    fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers", "baton:{chat-42}:inbox", "baton:{chat-42}:keys")
+    producer = Process(tmp_path, "producer", command(BLOCKS["python-producer"], fresh, gateway), env=PACKAGE)
+    wait_for(lambda: fresh.client.xlen("baton:{chat-42}") >= 2, 20, "the answer has begun")
+    assert run(BLOCKS["python-device"], fresh, gateway).strip() == "Count with me. Four! cancelled"
+    assert producer.wait(20) == 0, producer.logged()
+
+
+def test_a_stream_of_openai_is_published(fresh, gateway):
+    fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
+    model = Model(["Hello ", "to ", "you."])
+    run(BLOCKS["python-openai"], fresh, gateway, OPENAI_BASE_URL=model.url, OPENAI_API_KEY="none")
+    model.kill()
+    assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == "Hello to you."
+    assert b"\"finish_reason\": \"stop\"" in fresh.client.xrevrange("baton:{chat-42}", count=1)[0][1][b"data"]
 
 
 def test_history_is_one_page(fresh, gateway):
@@ -124,7 +152,7 @@ def test_swift_code_is_compiled(file):
 
 
 def test_every_block_is_run():
-    known = {"redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token", "check"}
+    known = {"pip", "python-producer", "python-openai", "python-device", "redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token", "check"}
     assert set(BLOCKS) == known
 
 

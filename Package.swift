@@ -100,7 +100,7 @@ let package = Package(
     .target(name: "BatonRedis", dependencies: ["CBatonHiredis", nio, nioPosix, nioSSL]),
     .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket]),
 
-    .target(name: "BatonUpstream", dependencies: [nio]),
+    .target(name: "BatonUpstream", dependencies: ["BatonProtocol", nio]),
 
     // core
     .target(

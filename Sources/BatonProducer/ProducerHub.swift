@@ -67,10 +67,10 @@ final class ProducerHub {
   /// Whether an end that was asked for is not in Redis yet.
   var owesEnds: Bool { responses.values.contains { $0.driver.isOpen && $0.driver.writer.isEnding } }
 
-  /// Whether a crash of a master can lose ends that are in Redis.
+  /// Whether no crash of a master can lose the ends that are in Redis.
   func areEndsReplicated(completion: @escaping (Bool) -> Void) {
     let ended = responses.values.filter { $0.driver.writer.phase == .ended }
-    // What was written over an earlier connection is waited for on none.
+    // WAIT tells of what was written over the connection that it is asked on.
     guard let links, ended.allSatisfy({ $0.driver.hasEndedOnItsConnection }) else { return completion(ended.isEmpty) }
     let masters = Set(ended.compactMap(\.master))
     var (waiting, isReplicated) = (masters.count, true)

@@ -1,3 +1,6 @@
+import BatonProtocol
+import NIOCore
+
 /// JSON as model servers write it: RFC 8259, and beside it `NaN`, `None`, single quotes, raw control characters in strings,
 /// unknown escapes, commas too many, numbers of any form, bytes that are no UTF-8.
 ///
@@ -72,34 +75,28 @@ package enum LenientJSON: Sendable, Equatable {
   }
 
   /// As RFC 8259 has it.
-  package var json: String {
+  package func write(into json: inout JSONWriter) {
     switch self {
-    case .string(let bytes): Self.quoted(String(decoding: bytes, as: UTF8.self))
-    case .number(let text): Self.number(text)
-    case .bool(let value): value ? "true" : "false"
-    case .null: "null"
-    case .array(let elements): "[\(elements.map(\.json).joined(separator: ","))]"
+    case .string(let bytes): json.value(String(decoding: bytes, as: UTF8.self))
+    case .number(let text): json.value(json: ByteBuffer(string: Self.number(text)))
+    case .bool(let value): json.value(value)
+    case .null: json.null()
+    case .array(let elements): json.array { json in for element in elements { element.write(into: &json) } }
     case .object(let members):
-      "{\(members.map { Self.quoted($0.name) + ":" + $0.value.json }.joined(separator: ","))}"
+      json.object { json in
+        for member in members {
+          json.name(member.name)
+          member.value.write(into: &json)
+        }
+      }
     }
   }
 
-  package static func quoted(_ text: String) -> String {
-    var quoted = "\""
-    for scalar in text.unicodeScalars {
-      switch scalar {
-      case "\"": quoted += "\\\""
-      case "\\": quoted += "\\\\"
-      case "\n": quoted += "\\n"
-      case "\r": quoted += "\\r"
-      case "\t": quoted += "\\t"
-      case _ where scalar.value < 0x20:
-        let hex = String(scalar.value, radix: 16)
-        quoted += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
-      default: quoted.unicodeScalars.append(scalar)
-      }
-    }
-    return quoted + "\""
+  /// As RFC 8259 has it.
+  package var json: String {
+    var json = JSONWriter(into: ByteBuffer())
+    write(into: &json)
+    return String(buffer: json.buffer)
   }
 
   private static func number(_ text: String) -> String {

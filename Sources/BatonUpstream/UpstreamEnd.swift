@@ -1,3 +1,6 @@
+import BatonProtocol
+import NIOCore
+
 /// How a model's answer ends in its session (PROTOCOL 2).
 package struct UpstreamEnd: Sendable, Equatable {
   /// Why it is not whole; the raw values are `reason` in the response's `error`.
@@ -8,6 +11,8 @@ package struct UpstreamEnd: Sendable, Equatable {
     case cut = "model_cut"
     /// There was no connection.
     case unreachable = "model_unreachable"
+    /// What published it failed.
+    case producer = "producer_error"
   }
 
   /// Nil: it is whole.
@@ -27,15 +32,21 @@ package struct UpstreamEnd: Sendable, Equatable {
 
   /// The ending entry's `data`; names in their order.
   package var data: String {
-    var members: [(String, String)] = []
-    if let finishReason { members.append(("finish_reason", LenientJSON.quoted(finishReason))) }
-    if let message { members.append(("message", LenientJSON.quoted(message))) }
-    if !notShown.isEmpty {
-      members.append(("not_shown", "[\(notShown.map(LenientJSON.quoted).joined(separator: ","))]"))
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      if let finishReason { json.member("finish_reason", finishReason) }
+      if let message { json.member("message", message) }
+      if !notShown.isEmpty {
+        json.name("not_shown")
+        json.array { json in for kind in notShown { json.value(kind) } }
+      }
+      if let reason { json.member("reason", reason.rawValue) }
+      if let status { json.member("status", status) }
+      if let usage = usage?.json, usage.utf8.count <= Self.usageLimit {
+        json.name("usage")
+        json.value(json: ByteBuffer(string: usage))
+      }
     }
-    if let reason { members.append(("reason", LenientJSON.quoted(reason.rawValue))) }
-    if let status { members.append(("status", "\(status)")) }
-    if let usage = usage?.json, usage.utf8.count <= Self.usageLimit { members.append(("usage", usage)) }
-    return "{\(members.map { LenientJSON.quoted($0) + ":" + $1 }.joined(separator: ","))}"
+    return String(buffer: json.buffer)
   }
 }

@@ -8,7 +8,7 @@ import TestSupport
 
 /// Producers, gateways that watch leases, and a model of the script, driven by one seed through what can go wrong.
 final class ProducerSimulation {
-  struct Weather {
+  struct Weather: Sendable {
     /// Several producers of one response.
     var hasRivals = false
     /// The session is deleted, by command or by hand.

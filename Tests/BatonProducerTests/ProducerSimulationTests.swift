@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import BatonProducer
@@ -22,26 +23,29 @@ import Testing
     return Array(0..<(environment["BATON_SEEDS"].flatMap { UInt64($0) } ?? 60))
   }
 
-  @Test(arguments: weathers.indices) func nothingIsDoubledLostOrSilent(_ index: Int) {
-    var steps = 0
-    for seed in Self.seeds {
-      let run = ProducerSimulation(seed: seed, weather: Self.weathers[index].weather)
-      run.run()
-      steps += run.steps
-      #expect(run.complaints == [], "BATON_SEED=\(seed), \(Self.weathers[index].name)")
+  @Test(arguments: weathers.indices) func nothingIsDoubledLostOrSilent(_ index: Int) async {
+    let runs = await onOwnThread {
+      Self.seeds.map { seed in
+        let run = ProducerSimulation(seed: seed, weather: Self.weathers[index].weather)
+        run.run()
+        return (seed: seed, steps: run.steps, complaints: run.complaints)
+      }
     }
-    #expect(steps > 0)
+    for run in runs { #expect(run.complaints == [], "BATON_SEED=\(run.seed), \(Self.weathers[index].name)") }
+    #expect(runs.contains { $0.steps > 0 })
   }
 
   /// A script with a fault is noticed by its consequences alone. (Nobody here expires a token that has just moved.)
   @Test(arguments: ModelScript.Fault.allCases.filter { $0 != .expiresAnyToken }) func aFaultOfTheScriptIsNoticed(
     _ fault: ModelScript.Fault
-  ) {
-    let isNoticed = (UInt64(0)..<200).contains { seed in
-      let run = ProducerSimulation(
-        seed: seed, weather: Self.weathers[Int(seed) % Self.weathers.count].weather, fault: fault)
-      run.run()
-      return !run.complaints.isEmpty
+  ) async {
+    let isNoticed = await onOwnThread {
+      (UInt64(0)..<200).contains { seed in
+        let run = ProducerSimulation(
+          seed: seed, weather: Self.weathers[Int(seed) % Self.weathers.count].weather, fault: fault)
+        run.run()
+        return !run.complaints.isEmpty
+      }
     }
     #expect(isNoticed)
   }

@@ -210,7 +210,7 @@ def evicting(stage):
     stage.place.client.config_set("maxmemory", stage.place.client.info("memory")["used_memory"] - 100_000)
     with contextlib.suppress(Exception):
         stage.place.client.set("filler", "x" * 200_000)
-    time.sleep(1)
+    wait_for(lambda: stage.place.client.info("stats")["evicted_keys"] > 0, 20, "Redis evicts")
     stage.place.client.config_set("maxmemory", 0)
 
 

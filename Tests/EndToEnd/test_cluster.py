@@ -119,16 +119,22 @@ def test_slots_that_move_take_their_sessions_along(cluster, load):
     assert load.resets == []
 
 
-def test_a_slot_that_stays_in_motion(cluster, gateways, attach, session):
-    """Its stream is on the new master and its slot on the old one: `ASK`."""
+def written(cluster, gateways, attach, session):
+    """A client of the cluster, and a live device at each gateway of a session with 20 entries."""
     client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
     for number in range(20):
         client.xadd(key(session), {"data": f"a{number} "})
-    owner = cluster.owner(session)
-    target = next(port for port in cluster.masters if port != owner)
     devices = [attach(gateway.url, session, offset="0", rollup="off") for gateway in gateways]
     for device in devices:
         device.until_live()
+    return client, devices
+
+
+def test_a_slot_that_stays_in_motion(cluster, gateways, attach, session):
+    """Its stream is on the new master and its slot on the old one: `ASK`."""
+    client, devices = written(cluster, gateways, attach, session)
+    owner = cluster.owner(session)
+    target = next(port for port in cluster.masters if port != owner)
 
     def look(step):
         if step != "moved":
@@ -164,15 +170,10 @@ def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, atta
 
 def test_a_slot_whose_new_master_dies_on_the_way(cluster, gateways, attach, session):
     """Its stream is there already, and its replica takes over; the old master goes on sending to where nobody is."""
-    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
-    for number in range(20):
-        client.xadd(key(session), {"data": f"a{number} "})
+    client, devices = written(cluster, gateways, attach, session)
     source, slot = cluster.owner(session), cluster.slot(session)
     target = next(port for port in cluster.masters if port != source)
     replica = wait_for(lambda: (cluster.replicas(target) or [None])[0], 20, "a replica")
-    devices = [attach(gateway.url, session, offset="0", rollup="off") for gateway in gateways]
-    for device in devices:
-        device.until_live()
 
     def look(step):
         if step != "moved":

@@ -11,6 +11,8 @@ import NIOCore
 struct ControlStream: Sendable {
   /// How often Redis is asked; several times within the 250 ms in which a producer hears.
   private static let glance = Duration.milliseconds(100)
+  /// How often, while it does not answer or refuses.
+  private static let patience = Duration.seconds(1)
   /// A comment shows that both ends are there.
   private static let beat = Duration.seconds(10)
 
@@ -45,9 +47,10 @@ struct ControlStream: Sendable {
     var beaten = ContinuousClock.now
     try await writer.write(ByteBuffer(string: ": controls of \(response)\n\n"))
     while !Task.isCancelled, !state.endsUploads, Date().timeIntervalSince1970 < expires ?? .infinity {
-      var isMore = false
+      var (isMore, pause) = (false, Self.patience)
       // While the store is away the producer waits.
       if let look = try? await store.look(at: response, in: session, after: place) {
+        pause = Self.glance
         var events = ByteBuffer()
         for message in look.messages {
           place = EntryID(message.id.milliseconds, message.id.sequence)
@@ -66,7 +69,7 @@ struct ControlStream: Sendable {
         beaten = .now
         try await writer.write(ByteBuffer(string: ":\n\n"))
       }
-      if !isMore { try await Task.sleep(for: Self.glance) }
+      if !isMore { try await Task.sleep(for: pause) }
     }
     throw ChannelError.ioOnClosedChannel
   }

@@ -97,11 +97,10 @@ package struct HistoryPage: Sendable {
     self.more = more
   }
 
-  /// Bytes that the page takes as JSON, about: more where much of it is to be escaped.
-  var room: Int { entries.reduce(256) { $0 + Self.bytes($1) + 128 } }
+  /// Bytes that the page takes as JSON, at the most.
+  package var room: Int { entries.reduce(512) { $0 + EntryFrames.byteCount($1) + 1 } }
 
   package func json(session: SessionName) -> ByteBuffer {
-    let room = room
     var json = JSONWriter(into: ByteBuffer())
     json.buffer.reserveCapacity(room)
     json.object { json in
@@ -113,7 +112,6 @@ package struct HistoryPage: Sendable {
       json.name("more")
       json.value(more)
     }
-    charge?.add(json.buffer.readableBytes - room)
     return json.buffer
   }
 }

@@ -41,8 +41,14 @@ package enum EntryFrames {
 
   /// One entry, not joined to any other.
   package static func write(_ entry: Entry, into json: inout JSONWriter) {
-    json.value(
-      json: EntryFrame(arena: entry.arena, range: entry.index..<entry.index + 1, deltas: entry.joined).json)
+    json.value(json: frame(entry).json)
+  }
+
+  /// Bytes that ``write(_:into:)`` adds.
+  package static func byteCount(_ entry: Entry) -> Int { frame(entry).byteCount }
+
+  private static func frame(_ entry: Entry) -> EntryFrame {
+    EntryFrame(arena: entry.arena, range: entry.index..<entry.index + 1, deltas: entry.joined)
   }
 }
 

@@ -74,7 +74,7 @@ actor GatewayTarget: PublishTarget {
         // A line was refused, and with it what came after it.
         isRefusalTold = true
         var body = ByteBuffer()
-        let told = "{\"message\":\(LenientJSON.quoted(failure.description)),\"reason\":\"producer_error\"}"
+        let told = UpstreamEnd(reason: .producer, message: failure.description).data
         try Line(event: "error", response: response, data: told).write(to: &body)
         _ = try? await gateway.append(body, epoch: epoch)
       }
@@ -181,7 +181,7 @@ private struct GatewayLink: Sendable {
   /// What people do on devices while the response is open, over an event stream that is opened anew whenever it breaks.
   /// Ends with the response.
   func messages(of response: String) -> AsyncStream<DeviceMessage> {
-    let (messages, continuation) = AsyncStream.makeStream(of: DeviceMessage.self)
+    let (messages, continuation) = AsyncStream.makeStream(of: DeviceMessage.self, bufferingPolicy: .bufferingNewest(64))
     let following = Task {
       var last: EntryID?
       var pause = 250

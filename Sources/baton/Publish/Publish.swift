@@ -213,22 +213,15 @@ struct Publish: AsyncParsableCommand {
         return try await ended
       case .failed(let error):
         // Where the source has ended it, that end counts.
-        try? await target.end(.error, UpstreamEnd.producerError((error as? PublishFailure)?.description))
+        try? await target.end(
+          .error, UpstreamEnd(reason: .producer, message: (error as? PublishFailure)?.description).data)
         throw error
       case .over:
         // Its own end is waited for; otherwise this says what became of the response.
-        try await target.end(.error, UpstreamEnd.producerError(nil))
+        try await target.end(.error, UpstreamEnd(reason: .producer).data)
       case .done: return
       }
     }
-  }
-}
-
-extension UpstreamEnd {
-  /// The data of an end that tells of what happened to the source.
-  fileprivate static func producerError(_ message: String?) -> String {
-    let told = message.map { "\"message\":\(LenientJSON.quoted($0))," } ?? ""
-    return "{\(told)\"reason\":\"producer_error\"}"
   }
 }
 

@@ -34,7 +34,7 @@ struct Weather: Sendable {
 }
 
 /// What a run has met, to show that it meets everything.
-struct Tally {
+struct Tally: Sendable {
   var commands = 0
   var delivered = 0
   var resets = 0

@@ -1,4 +1,5 @@
 import Foundation
+import TestSupport
 import Testing
 
 @testable import BatonStore
@@ -30,24 +31,28 @@ import Testing
     ("all at once", Weather(refuses: true, cutsEvery: 2000, hasPoison: true, outputLimit: 8 << 20, minutes: 1)),
   ]
 
-  @Test func keepsItsPromises() {
+  @Test func keepsItsPromises() async {
     let environment = ProcessInfo.processInfo.environment
     let only = environment["BATON_SEED"].flatMap(UInt64.init)
     let runs = only == nil ? environment["BATON_RUNS"].flatMap(Int.init) ?? 4 * SimulationTests.weathers.count : 1
     let first = only ?? environment["BATON_FIRST"].flatMap(UInt64.init) ?? UInt64.random(in: 1...1_000_000_000)
     print("simulation: BATON_SEED=\(first)")
-    var tally = Tally()
-    for seed in first..<first + UInt64(runs) {
-      let (name, weather) = SimulationTests.weathers[Int(seed % UInt64(SimulationTests.weathers.count))]
-      let start = ContinuousClock.now
-      let fleet = Fleet(seed: seed, weather: weather)
-      fleet.run()
-      tally += fleet.tally
-      if environment["BATON_VERBOSE"] != nil {
-        print("\(seed) \(name): \(ContinuousClock.now - start) \(fleet.tally)")
+    let (tally, complaints) = await onOwnThread {
+      var (tally, complaints) = (Tally(), [String]())
+      for seed in first..<first + UInt64(runs) {
+        let (name, weather) = SimulationTests.weathers[Int(seed % UInt64(SimulationTests.weathers.count))]
+        let start = ContinuousClock.now
+        let fleet = Fleet(seed: seed, weather: weather)
+        fleet.run()
+        tally += fleet.tally
+        if environment["BATON_VERBOSE"] != nil {
+          print("\(seed) \(name): \(ContinuousClock.now - start) \(fleet.tally)")
+        }
+        if let complaint = fleet.complaints.first { complaints.append("BATON_SEED=\(seed) (\(name)): \(complaint)") }
       }
-      if let complaint = fleet.complaints.first { Issue.record("BATON_SEED=\(seed) (\(name)): \(complaint)") }
+      return (tally, complaints)
     }
+    for complaint in complaints { Issue.record("\(complaint)") }
     print("simulation: seeds \(first)..<\(first + UInt64(runs)): \(tally)")
     if only == nil {
       #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0 && tally.lost > 0)

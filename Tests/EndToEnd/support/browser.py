@@ -180,6 +180,9 @@ class UpgradeBlocker:
             head += part
         far = socket.create_connection(("127.0.0.1", self.target))
         far.sendall(self.passed(head))
+        self.answer(near, far)
+
+    def answer(self, near, far):
         threading.Thread(target=_copy, args=(near, far), daemon=True).start()
         _copy(far, near)
 
@@ -207,15 +210,7 @@ class SubPath(UpgradeBlocker):
 class AnswerHolder(UpgradeBlocker):
     """As a virus scanner does: no WebSocket passes, and no answer before it is whole."""
 
-    def _serve(self, near):
-        head = b""
-        while b"\r\n\r\n" not in head:
-            part = near.recv(65536)
-            if not part:
-                return near.close()
-            head += part
-        far = socket.create_connection(("127.0.0.1", self.target))
-        far.sendall(without_upgrade(head))
+    def answer(self, near, far):
         answer = b""
         while True:
             ready, _, _ = select.select([near, far], [], [])

@@ -3,6 +3,10 @@
 import asyncio
 import contextlib
 import json
+import logging
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,7 +15,7 @@ from baton_stream import (
     Attached, Entry, Error, FileStore, Live, Rejected, Reset, Skipped, State, SubmissionError, Transcript, attach, sync,
 )  # fmt: skip
 from baton_stream._events import event_of
-from support.process import free_port, wait_for
+from support.process import REPOSITORY, free_port, wait_for
 from test_identity import SECRET, token
 
 WORDS = [f"w{n} " for n in range(1, 201)]
@@ -396,6 +400,34 @@ def test_another_thread_may_close(gateway, session):
     chat.close()
     reading.join(10)
     assert not reading.is_alive()
+
+
+PROGRAMS = {
+    "a loop that is left": "for event in sync.attach(URL, 's'): break",
+    "a loop in its middle": "events = iter(sync.attach(URL, 's')); next(events); next(events)",
+    "with, and no end": "chat = sync.attach(URL, 's').__enter__(); chat.input('x')",
+    "async, in its middle": "async def main():\n events = aiter(attach(URL, 's')); await anext(events); await anext(events)\nasyncio.run(main())",
+    "a producer": "with sync.Producer(REDIS, 's') as answer: answer.delta('x')",
+    "a producer without an end": "answer = sync.Producer(REDIS, 's').open(); answer.delta('x')",
+    "async, a producer without an end": "async def main():\n answer = await Producer(REDIS, 's').open(); await answer.delta('x')\nasyncio.run(main())",
+    "a fork": "for event in sync.attach(URL, 's'): break\npid = os.fork()\nfor event in sync.attach(URL, 's'): break\nif pid: assert os.waitpid(pid, 0)[1] == 0",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_just_ends(redis, gateway, name):
+    code = f"import asyncio, os\nfrom baton_stream import Producer, attach, sync\nURL, REDIS = '{gateway.url}', '{redis.url}'\n{PROGRAMS[name]}"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "Sources/BatonPython")}
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], env=environment, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_logs_hold_neither_token_nor_text(redis, guarded, session, caplog):
+    caplog.set_level(logging.DEBUG)
+    redis.add(session, event="end", response="r", data="a secret text")
+    given = token()
+    asyncio.run(all_of(attach(guarded.url, session, until="end", token=given)))
+    assert session in caplog.text and given not in caplog.text and "a secret text" not in caplog.text
 
 
 # MARK: what outlives the process

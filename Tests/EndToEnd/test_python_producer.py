@@ -358,6 +358,10 @@ def test_a_lost_reply_doubles_nothing(redis, session, whose):
                 await answer.delta(word)
                 await asyncio.sleep(0.01)
 
+        if whose != "ours":
+            await answer.aclose()
+            await client.aclose()
+
     asyncio.run(produce())
     assert lossy.lost > 1 and text_of(redis, session) == "".join(WORDS[:20]) and end_of(redis, session)[0] == "end"
 

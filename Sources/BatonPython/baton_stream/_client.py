@@ -27,6 +27,8 @@ from ._machine import Action, Frame, Machine
 from ._transcript import Response, Snapshot, Transcript, is_snapshot
 
 log = logging.getLogger("baton_stream")
+_wire_log = logging.getLogger("baton_stream.wire")
+_wire_log.setLevel(logging.WARNING)  # below it are headers, with the token, and every text
 
 _SESSION = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~:@-]{1,128}")
 _MOST_SUBMITTED = 64 * 1024  # bytes, section 5
@@ -379,11 +381,12 @@ class Attachment:
         try:
             socket = await _Connect(
                 f"{address}?{urllib.parse.urlencode(query, safe='$')}", subprotocols=["baton.v1"], additional_headers=headers,  # type: ignore[list-item]
-                compression=None, open_timeout=None, close_timeout=1, ping_interval=None, max_size=_MOST_RECEIVED, **secure)  # fmt: skip
+                compression=None, open_timeout=None, close_timeout=1, ping_interval=None, max_size=_MOST_RECEIVED, logger=_wire_log, **secure)  # fmt: skip
         except InvalidStatus as refused:
             return self._lost(number, **_refusal(refused))
         except Exception as error:  # the network's, the proxy's, the certificate's
-            return self._lost(number, "failed", trouble=str(error) or type(error).__name__)
+            trouble = re.sub(r"//[^/@\s]*@", "//***@", str(error)) or type(error).__name__
+            return self._lost(number, "failed", trouble=trouble)
         try:
             if number == self._number:
                 self._socket = socket

@@ -364,7 +364,8 @@ class _Driver:
     async def _run(self) -> None:
         watch = self._loop.create_task(self._watch())
         try:
-            while not self.writer.is_over:
+            # Python 3.11's `wait_for`, which redis-py uses, may lose a cancellation.
+            while not self.writer.is_over and not self._task.cancelling():
                 if call := self.writer.next(self._loop.time()):
                     await self._call(*call)
                 else:

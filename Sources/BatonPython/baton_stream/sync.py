@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator
@@ -21,21 +22,49 @@ __all__ = ["Attachment", "Producer", "attach", "openai_to_baton"]
 
 _T = TypeVar("_T")
 _lock = threading.Lock()
-_loops: dict[int, asyncio.AbstractEventLoop] = {}  # by process: a fork has no threads of its parent's
+_loops: dict[int, tuple[asyncio.AbstractEventLoop, threading.Thread]] = {}  # by process: a fork has no threads of its parent's
+_is_over = False
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     with _lock:
-        loop = _loops.get(os.getpid())
-        if loop is None:
-            loop = _loops[os.getpid()] = asyncio.new_event_loop()
-            threading.Thread(target=loop.run_forever, name="baton-stream", daemon=True).start()
+        if _is_over:
+            work.close()
+            raise RuntimeError("the interpreter shuts down")
+        if os.getpid() not in _loops:
+            loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=loop.run_forever, name="baton-stream", daemon=True)
+            _loops[os.getpid()] = loop, thread
+            thread.start()
+        loop, _ = _loops[os.getpid()]
     future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result()
     except BaseException:  # Ctrl-C, too
         future.cancel()
         raise
+
+
+@atexit.register
+def _leave() -> None:
+    """Closes what is open, while the thread still runs: nothing may wait for it afterwards."""
+    global _is_over
+
+    async def leave() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=2)
+
+    with _lock:
+        _is_over = True
+    if os.getpid() in _loops:
+        loop, thread = _loops[os.getpid()]
+        asyncio.run_coroutine_threadsafe(leave(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def _call(body: Callable[[], _T]) -> _T:
@@ -87,7 +116,8 @@ class Attachment:
 
     def close(self) -> None:
         """Ends the attachment, from any thread; the loop ends at once."""
-        _run(self._inner.aclose())
+        if not _is_over:
+            _run(self._inner.aclose())
 
     def __enter__(self) -> Self:
         _run(self._inner.__aenter__())
@@ -225,4 +255,5 @@ def _each(events: AsyncGenerator[_T, None]) -> Iterator[_T]:
         while (event := _run(following())) is not None:
             yield event
     finally:
-        _run(events.aclose())
+        if not _is_over:
+            _run(events.aclose())

@@ -80,7 +80,6 @@ def test_gateway_and_producers(address, tmp_path, started, session, attach):
     with Producer(address, session, "r") as answer:
         answer.delta("three ")
         answer.delta("four")
-    answer.close()
     device.until(lambda device: device.view.text.endswith("four"), 20, "all of it")
     assert device.view.text == "one two\nthree four"
     assert gateways[1].history(session).json["last"] == device.view.offset

@@ -69,7 +69,6 @@ def test_what_devices_send_and_requests_ask(cluster, gateways, session):
     with Producer(cluster.url, session, "r") as answer:
         answer.delta("one ")
         answer.delta("two")
-    answer.close()
     texts = [entry.get("data") for entry in gateway.history(session).json["entries"]]
     assert "one " in "".join(filter(None, texts)) and "two" in "".join(filter(None, texts))
     assert gateway.request("DELETE", f"/v1/sessions/{session}").status == 204

@@ -454,6 +454,26 @@ def test_a_file_keeps_place_and_text(redis, gateway, session, tmp_path):
     assert text_of(again) == ""
 
 
+def test_a_finished_answer_that_is_another_one_now(redis, gateway, session, tmp_path):
+    tokens(redis, session, ["old"])
+    redis.add(session, event="end", response="r")
+    store = FileStore(tmp_path / "chat.json")
+    asyncio.run(all_of(attach(gateway.url, session, store=store, response="r")))
+    redis.client.delete(f"baton:{{{session}}}")
+    tokens(redis, session, ["new "])
+
+    async def read():
+        chat = attach(gateway.url, session, store=store, response="r")
+        reading = asyncio.create_task(all_of(chat))
+        await until(lambda: chat.state == "live" or chat.state == "ended")
+        tokens(redis, session, ["one"], 2)
+        redis.add(session, event="end", response="r")
+        await reading
+        return chat.text("r")
+
+    assert asyncio.run(read()) == "new one"
+
+
 @pytest.mark.parametrize("kept", ["[]", "{", json.dumps({"offset": "0", "responses": [{"name": "r"}]}), json.dumps({"offset": "1-x"})])
 def test_what_was_kept_in_another_form_is_dropped(redis, gateway, session, tmp_path, kept):
     tokens(redis, session)

@@ -5,7 +5,7 @@ import subprocess
 import threading
 
 import pytest
-from baton_stream.sync import Producer
+from baton_stream.sync import Producer, attach
 from support.load import Load
 from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, Redis
@@ -57,6 +57,30 @@ def test_the_python_producer_takes_the_same_address(sentinel, gateways, session)
     answer.close()
     texts = [entry.get("data", "") for entry in gateways[0].history(session).json["entries"]]
     assert "".join(texts).startswith("one two")
+
+
+@pytest.mark.parametrize("how", ["planned", "killed"])
+def test_the_python_producer_and_device_go_on_after_a_failover(sentinel, gateways, session, how):
+    """What the new master does not have is appended again, and the device is told."""
+    before, parts = sentinel.master, [[f"{part}.{n} " for n in range(30)] for part in range(2)]
+    with Producer(sentinel.url, session, "r") as answer:
+        for text in parts[0]:
+            answer.delta(text)
+        if how == "planned":
+            sentinel.failover()
+        else:
+            sentinel.kill(before)
+            sentinel.switched(before)
+        for text in parts[1]:
+            answer.delta(text)
+    answer.close()
+    if how == "killed":
+        sentinel.restart(before)
+    wait_for(lambda: sentinel.role(before) == "slave", 30, "it is a replica now")
+    with attach([gateway.url for gateway in gateways], session, until="end") as chat:
+        for _ in chat:
+            pass
+    assert chat.text("r") == "".join(parts[0] + parts[1]) and chat.responses["r"].state == "end"
 
 
 def test_a_planned_failover(sentinel, gateways, load):

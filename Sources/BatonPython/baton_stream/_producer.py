@@ -197,7 +197,9 @@ class Producer:
         return self._opened().writer.items.last
 
     async def aclose(self) -> None:
-        """Closes the connection. A response that is open ends by `error`."""
+        """Closes the connection; a response that is open ends by `error`. Over Sentinels it waits until a replica has the end, up to 10 s,
+        and over a cluster for 10 s: what a failover loses meanwhile is appended again.
+        """
         if self._driver:
             self._driver.let_go()
             await self._driver.stop()
@@ -269,6 +271,7 @@ class _Driver:
         self.has_stopped = False
         self._told: Callable[[], None] | None = None
         self._is_let_go = False
+        self._asks_replicas = self._is_replicated = False
         self.inbox_end = "0-0"  # everything up to here was looked at for cancels
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
@@ -318,10 +321,15 @@ class _Driver:
             raise self.writer.failure
 
     async def stop(self) -> None:
-        """Waits until Redis has what it is owed, for a while."""
+        """Waits until Redis has what it is owed, for a while, and where a failover may lose it until a replica has it."""
         with contextlib.suppress(ProducerError, TimeoutError):
             async with asyncio.timeout(10):
                 await self.until(lambda: self.writer.phase in ("ended", "released"))
+            if self._step.may_fail_over:
+                self._asks_replicas = True
+                self.writer.probe(self._loop.time())
+                self._wake.set()
+                await self.until(lambda: self._is_replicated or self.writer.phase == "released")
         self._task.cancel()
         await asyncio.wait([self._task])
 
@@ -382,7 +390,10 @@ class _Driver:
 
     async def _call(self, *call: Any) -> None:
         try:
-            reply = await self._step(*call)
+            if self._asks_replicas:
+                reply, is_replicated = await self._step.replicated(*call)
+            else:
+                reply, is_replicated = await self._step(*call), False
         except FAILURES as error:
             if is_final(error):
                 self.writer.failed(Refused(f"Redis refuses: {error}"))
@@ -391,6 +402,7 @@ class _Driver:
                 self.writer.refused(str(error), self._loop.time(), random.random())
         else:
             self.writer.replied(reply, self._loop.time())
+            self._is_replicated = is_replicated and self.writer.phase == "ended"
 
     async def _pause(self) -> None:
         wake_at = self.writer.wake_at

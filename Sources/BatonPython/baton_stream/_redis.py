@@ -75,6 +75,27 @@ class Step:
             reply = await self.client.eval(SCRIPT, *call)
         return [text(part) for part in reply]
 
+    @property
+    def may_fail_over(self) -> bool:
+        """Another master may take over, without what it was not sent in time."""
+        pool = getattr(self.client, "connection_pool", None)
+        return isinstance(pool, redis.asyncio.sentinel.SentinelConnectionPool) or isinstance(self.client, redis.asyncio.cluster.RedisCluster)
+
+    async def replicated(self, operation: str, *arguments: Any) -> tuple[list[str], bool]:
+        """The same, and whether a replica has all that was written before. False where nothing tells: in a cluster, or without the right
+        to `WAIT`.
+        """
+        if isinstance(self.client, redis.asyncio.cluster.RedisCluster):
+            return await self(operation, *arguments), False
+        pipe = self.client.pipeline(transaction=False)  # one connection
+        pipe.eval(SCRIPT, len(self.keys), *self.keys, operation, *self.limits, *arguments)
+        pipe.pexpire(self.keys[0], self.limits[0])  # `WAIT` is about what this connection has written
+        pipe.wait(1, 100)
+        reply, _, replicas = await pipe.execute(raise_on_error=False)
+        if isinstance(reply, Exception):
+            raise reply
+        return [text(part) for part in reply], isinstance(replicas, int) and replicas > 0
+
 
 def text(value: Any) -> str:
     """Of a reply, whether the client decodes or not."""

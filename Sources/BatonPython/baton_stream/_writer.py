@@ -151,6 +151,11 @@ class Writer:
             self.phase, self.failure = ("released" if self.phase == "ended" else "failed"), error
             self.items.clear()
 
+    def probe(self, now: float) -> None:
+        """Asks at once whether Redis still has it all."""
+        if self.phase == "ended":
+            self._probe_at = now
+
     # Redis
 
     def refused(self, why: str, now: float, random: float) -> None:

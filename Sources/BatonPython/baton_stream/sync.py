@@ -200,7 +200,7 @@ class Producer:
         return _each(self._inner.messages())
 
     def close(self) -> None:
-        """Closes the connection. A response that is open ends by `error`."""
+        """Closes the connection; as `baton_stream.Producer.aclose`."""
         _run(self._inner.aclose())
 
     def __enter__(self) -> Self:

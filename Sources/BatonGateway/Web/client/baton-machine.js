@@ -1,7 +1,7 @@
 // When to connect, to what, from which offset, and when to stop: everything a Baton client decides.
 // It has no clock, no socket and no dice: each call is one event (with the time and a random number),
-// and returns the actions to take. Tests/Conformance/client/README.md names both; its cases run here
-// and in the Swift client.
+// and returns the actions to take. Tests/Conformance/client/README.md names both; its cases run here,
+// in the Swift client and in the Python one.
 
 /** Milliseconds. @see Tests/Conformance/client/README.md */
 export const limits = {

@@ -367,6 +367,26 @@ def test_a_cancelled_task_leaves_nothing_behind(redis, new_gateway, session, whe
     wait_for(lambda: devices(gateway) == 0, 10, "the gateway has no device")
 
 
+def test_a_task_that_failed_leaves_nothing_behind(redis, new_gateway, session):
+    """Though somebody still holds its error."""
+    gateway = new_gateway(redis.url)
+
+    async def read(chat):
+        async for event in chat:
+            if isinstance(event, Live):
+                raise ValueError
+
+    async def run():
+        chat = attach(gateway.url, session)
+        task = asyncio.create_task(read(chat))
+        await asyncio.wait([task])
+        await until(lambda: chat.state == "ended")
+        assert isinstance(task.exception(), ValueError)
+
+    asyncio.run(run())
+    wait_for(lambda: devices(gateway) == 0, 10, "the gateway has no device")
+
+
 def test_leaving_the_loop_closes(redis, new_gateway, session):
     gateway = new_gateway(redis.url)
     redis.add(session, data="x")
@@ -514,6 +534,33 @@ async def fake(answer):
 
 
 ATTACHED = json.dumps({"type": "attached", "offset": "0"})
+
+
+def test_what_waits_for_a_slow_loop_is_bounded(session):
+    sent = 0
+
+    async def answer(socket, _):
+        nonlocal sent
+        await socket.send(ATTACHED)
+        for sent in range(1, 401):
+            await socket.send(json.dumps({"id": f"{sent}-0", "data": "x" * 50_000}))
+        await socket.close(1000)
+
+    async def run():
+        async with fake(answer) as url:
+            size = 0
+            async for event in (chat := attach(url, session, max_buffer=200_000)):
+                if isinstance(event, Entry):
+                    size += len(event.data)
+                    if event.id == "1-0":
+                        before = -1
+                        while before != sent:  # until nothing more comes
+                            before = sent
+                            await asyncio.sleep(0.3)
+                    assert chat._bytes < 400_000
+            return size
+
+    assert asyncio.run(run()) == 400 * 50_000
 
 
 @pytest.mark.parametrize("nonsense", ["no JSON", "[" * 100_000, "1" * 5000, b"bytes"], ids=["words", "deep", "long", "binary"])

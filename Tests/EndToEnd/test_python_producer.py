@@ -363,7 +363,7 @@ def test_a_lost_reply_doubles_nothing(redis, session, whose):
             await client.aclose()
 
     asyncio.run(produce())
-    assert lossy.lost > 1 and text_of(redis, session) == "".join(WORDS[:20]) and end_of(redis, session)[0] == "end"
+    assert lossy.lost and text_of(redis, session) == "".join(WORDS[:20]) and end_of(redis, session)[0] == "end"
 
 
 def test_a_connection_that_is_cut(redis, session):

@@ -103,7 +103,7 @@ def attach(urls: str | Iterable[str], session: str, **options: Unpack[Options]) 
                 case Entry(event="token"): print(event.text, end="", flush=True)
 
     The loop ends when there is nothing more to come (`until`, `response`), after `aclose()`, and with `Rejected` when no retry can
-    help. Leaving it closes the attachment, and so does the end of the task that reads; within `async with` only its end does.
+    help. Leaving it closes the attachment; within `async with` only its end does.
 
     Raises `ValueError` for what can't name a session or a gateway.
     """
@@ -239,10 +239,6 @@ class Attachment:
             raise RuntimeError("a session is read by one loop at a time")
         self._is_read = True
         self._start()
-        task = asyncio.current_task()
-        close_soon = lambda _: None if self._is_held else self._spawn(self.aclose())
-        if task:
-            task.add_done_callback(close_soon)
         try:
             while (event := await self._next()) is not None:
                 yield event
@@ -250,8 +246,6 @@ class Attachment:
                     await self._save()
         finally:
             self._is_read = False
-            if task:
-                task.remove_done_callback(close_soon)
             if not self._is_held:
                 await self.aclose()
 

@@ -76,7 +76,7 @@ class Attachment:
 
     def __init__(self, inner: _client.Attachment) -> None:
         self._inner = inner
-        self._inner._is_held = True  # what ends it is here: each step of the loop is a task of its own there
+        self._inner._is_held = True  # what ends it is here
         self._is_held = False
 
     @property

@@ -12,7 +12,7 @@ import threading
 import pytest
 import websockets
 from baton_stream import (
-    Attached, Entry, Error, FileStore, Live, Rejected, Reset, Skipped, State, SubmissionError, Transcript, attach, sync,
+    Attached, Attachment, Entry, Error, FileStore, Live, Rejected, Reset, Skipped, State, SubmissionError, Transcript, attach, sync,
 )  # fmt: skip
 from baton_stream._events import event_of
 from support.process import REPOSITORY, free_port, wait_for
@@ -572,11 +572,24 @@ def test_what_is_no_frame_is_another_attempt(session, nonsense):
             await socket.close(1000)
 
     async def run():
-        async with fake(answer) as url:
+        async with fake(answer) as url, asyncio.timeout(10):
             return await all_of(attach(url, session))
 
     events = asyncio.run(run())
     assert [event.event for event in events if isinstance(event, Entry)] == ["end"]
+
+
+def test_a_mistake_of_ours_is_told(gateway, session, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError
+
+    async def run():
+        async with asyncio.timeout(10):
+            await all_of(attach(gateway.url, session))
+
+    monkeypatch.setattr(Attachment, "_received", broken)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(run())
 
 
 @pytest.mark.parametrize("frame", [

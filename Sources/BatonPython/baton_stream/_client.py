@@ -299,10 +299,16 @@ class Attachment:
         self._changed.set()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task is held until it is done."""
+        """A task is held until it is done; a mistake of ours in it is told in the loop."""
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._background.discard(task)
+            if not task.cancelled() and (error := task.exception()):
+                self._finish(error)
+
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(done)
         return task
 
     # Events in, actions out; an event that comes while acting waits for its turn

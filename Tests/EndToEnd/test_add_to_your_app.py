@@ -141,6 +141,12 @@ class Stack:
         except OSError:
             return False
 
+    def is_closed(self):
+        try:
+            return request(self.port, "GET", "/").status != 200
+        except OSError:
+            return True
+
     def rows(self, query="SELECT role, text, state FROM messages ORDER BY id"):
         with sqlite3.connect(self.folder / "chat.db") as database:
             return database.execute(query).fetchall()
@@ -512,11 +518,12 @@ def test_step_7_an_answer_of_which_nothing_is_known_ends(app, window):
 
 
 def test_step_7_a_deploy_waits_for_answers(app, window):
-    app.model.held = 2
+    app.model.held, app.model.words, app.model.pace = 2, 200, 0.01  # it goes on for 2 s
     page = window().sign_in(app.url)
     page.ask("One?")
     page.wait("One?", app.model.part(1), states=["open"])
     app.backend.signal(signal.SIGTERM)
+    wait_for(app.is_closed, what="it lets nobody in any more")
     app.model.released.set()
     assert app.backend.wait(30) in (0, -signal.SIGTERM)
     assert app.answers == [(app.model.text(1), "end")]

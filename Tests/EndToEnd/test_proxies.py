@@ -25,7 +25,7 @@ def test_operators_paths_are_not_for_everybody(pair, new_proxy, session, kind):
     proxy = new_proxy(kind, pair)
     for path in ("/metrics", "/demo", "/demo.js", "/", "/dev/gateways"):
         assert request(proxy.port, "GET", path).status == 404, path
-    for path in ("/healthz", "/readyz", "/baton.js", "/baton.d.ts"):
+    for path in ("/healthz", "/readyz", "/baton.js", "/baton.d.ts", "/openapi.json", "/asyncapi.json"):
         assert request(proxy.port, "GET", path).status == 200, path
 
 

@@ -2,7 +2,7 @@ import HTTPTypes
 import HummingbirdCore
 import NIOCore
 
-/// The browser client and the demo page, held in the executable.
+/// The browser client, the demo page and the descriptions of the protocol, held in the executable.
 package struct WebFiles: Sendable {
   package struct File: Sendable {
     package let type: String
@@ -49,6 +49,8 @@ package struct WebFiles: Sendable {
 
   private static let others: [String: File] = [
     "/baton.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_d_ts),
+    "/openapi.json": File("application/json", PackageResources.openapi_json),
+    "/asyncapi.json": File("application/json", PackageResources.asyncapi_json),
     "/demo": File(page, PackageResources.demo_html),
     "/demo-device.html": File(page, PackageResources.demo_device_html),
     "/demo.css": File("text/css; charset=utf-8", PackageResources.demo_css),

@@ -97,6 +97,7 @@ class Stack:
         self.folder, self.step, self.started = folder, step, started
         self.port, self.gateway_port, self.redis_port = free_port(), free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.servers, self.processes = {}, {}
         self.model = Model()
         started.append(self.model)
         (folder / "static").mkdir()
@@ -119,10 +120,15 @@ class Stack:
         for line in script.splitlines():
             if line.endswith(" &"):
                 words = shlex.split(line.removesuffix(" &"))
-                words[0] = BATON if words[0] == "baton" else words[0]
-                self.started.append(Process(self.folder, words[0].split("/")[-1], ["env", "-C", self.folder, *words], env))
+                name, words[0] = words[0], BATON if words[0] == "baton" else words[0]
+                self.servers[name] = lambda name=name, words=words: Process(self.folder, name, ["env", "-C", self.folder, *words], env)
+                self.start_server(name)
             else:
                 subprocess.run(["bash", "-euc", line], cwd=self.folder, check=True, timeout=60)
+
+    def start_server(self, name):
+        self.processes[name] = self.servers[name]()
+        self.started.append(self.processes[name])
 
     def start(self):
         env = {
@@ -427,6 +433,25 @@ def test_step_5_a_question_waits_for_a_backend_that_is_away(app, window):
     page.ask("One?")
     app.start()
     page.wait("One?", app.model.text(1), states=["end"])
+
+
+@pytest.mark.parametrize("server", ["baton", "redis-server"])
+def test_step_5_a_server_that_was_killed_costs_nothing(app, window, server):
+    app.model.held = 4
+    page = window().sign_in(app.url)
+    page.ask("One?")
+    page.wait("One?", app.model.part(1), states=["open"])
+    app.processes[server].kill()
+    app.model.released.set()
+    app.start_server(server)
+    page.wait("One?", app.model.text(1), states=["end"], seconds=40)
+    wait_for(lambda: app.answers == [(app.model.text(1), "end")], 30, "it is saved")
+    app.processes[server].kill()
+    page.ask("Two?")
+    app.start_server(server)
+    page.wait("One?", app.model.text(1), "Two?", app.model.text(2), states=["end", "end"], seconds=40)
+    page.reload()
+    page.wait("One?", app.model.text(1), "Two?", app.model.text(2), states=["end", "end"])
 
 
 def test_step_5_reset_while_an_answer_is_written(app, window):

@@ -248,12 +248,21 @@ def test_a_function_is_asked_again(redis, guarded, session, is_async):
     assert State("unauthorized") in [State(event.state) for event in events if isinstance(event, State)]
 
 
-def test_a_function_without_a_token_ends_it(guarded, session):
-    def none():
-        raise LookupError("signed out")
+@pytest.mark.parametrize("before", [[], [token(b"an old key, which is not known any more")]], ids=["at first", "later"])
+def test_a_function_without_a_token_ends_it(guarded, session, before):
+    given = list(before)
+
+    def asked():
+        if not given:
+            raise LookupError("signed out")
+        return given.pop()
+
+    async def read():
+        async with asyncio.timeout(10):
+            await all_of(attach(guarded.url, session, token=asked))
 
     with pytest.raises(LookupError):
-        asyncio.run(all_of(attach(guarded.url, session, token=none)))
+        asyncio.run(read())
 
 
 def test_a_token_is_renewed_in_place(redis, guarded, session):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import openai
 import pytest
 import redis.asyncio
 import redis.exceptions
@@ -20,6 +21,7 @@ from baton_stream._openai import Completion
 from support.process import REPOSITORY, free_port, wait_for
 from support.servers import key
 from support.step import Step
+from test_upstreams import Server
 
 WORDS = [f"w{n} " for n in range(1, 101)]
 
@@ -401,6 +403,27 @@ def test_a_server_that_forgets_is_told_again(new_redis, session):
     asyncio.run(produce())
 
 
+def test_what_is_kept_is_bounded(redis, session):
+    """What was lost beyond it stays lost; the numbers say so."""
+    words = [f"{n:03} {'x' * 100} " for n in range(1, 101)]
+
+    async def produce():
+        async with Producer(redis.url, session, "r", kept_bytes=5000) as answer:
+            for word in words[:99]:
+                await answer.delta(word)
+            items = answer._driver.writer.items
+            await until(lambda: items.known == 99)
+            assert items._bytes <= 5000
+            redis.client.delete(*Step(redis.client, session).keys)
+            await answer.delta(words[99])
+
+    asyncio.run(produce())
+    text = text_of(redis, session)
+    assert "".join(words).endswith(text) and 2000 < len(text) <= 5000 and end_of(redis, session)[0] == "end"
+    numbered = [entry for entry in fields(redis, session) if "n" in entry]
+    assert numbered[-1]["n"] == "100" and int(numbered[0]["n"]) - int(numbered[0].get("joined", 1)) + 1 == int(text[:3])
+
+
 def test_a_server_that_hangs_longer_than_the_time_out(new_redis, session):
     """redis-py gives a reply 5 s."""
     server = new_redis()
@@ -691,3 +714,67 @@ def test_a_cancel_closes_the_stream_without_async(redis, session):
     stream = Stream(chunks())
     assert sync.openai_to_baton(stream, sync.Producer(redis.url, session, "r")) == "cancelled"
     assert stream.closed and end_of(redis, session) == ("cancelled", {"reason": "cancel"})
+
+
+# MARK: the same by the openai package itself
+
+REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
+
+
+@pytest.fixture
+def model():
+    servers = []
+
+    def new(answer):
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield new
+    for server in servers:
+        server.close()
+
+
+def event(value):
+    return f"data: {json.dumps(value)}\n\n"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("events, end", [
+    ([chunk("Hello", "stop")], ("end", {"finish_reason": "stop"})),
+    ([chunk("Hello")], ("error", {"reason": "model_cut"})),
+    ([chunk("Hello"), {"error": {"message": "out of memory"}}], ("error", {"message": "out of memory", "reason": "model_error"})),
+    ([chunk("Hello"), chunk(None, "length"), {"choices": [], "usage": {"total_tokens": 3}}], ("end", {"finish_reason": "length", "usage": {"total_tokens": 3}})),
+])  # fmt: skip
+def test_what_openai_makes_of_it(redis, session, model, is_async, events, end):
+    server = model(lambda on, _: (on.begin(), on.tell(*map(event, events))))
+    options = {"base_url": server.url, "api_key": "none", "max_retries": 0}
+
+    async def publish():
+        async with openai.AsyncOpenAI(**options) as client:
+            await openai_to_baton(await client.chat.completions.create(**REQUEST), Producer(redis.url, session, "r"))
+
+    with contextlib.suppress(openai.APIError):
+        if is_async:
+            asyncio.run(publish())
+        else:
+            sync.openai_to_baton(openai.OpenAI(**options).chat.completions.create(**REQUEST), sync.Producer(redis.url, session, "r"))
+    assert text_of(redis, session) == "Hello"
+    how, data = end_of(redis, session)
+    assert (how, {name: data[name] for name in end[1]}) == end and set(data) <= {*end[1], "usage"}
+
+
+def test_a_cancel_reaches_the_model(redis, session, model):
+    def answer(on, _):
+        on.begin()
+        on.tell(event(chunk("Hello")))
+        cancel(redis, session)
+        on.until_gone()
+
+    server = model(answer)
+
+    async def publish():
+        async with openai.AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+            return await openai_to_baton(await client.chat.completions.create(**REQUEST), Producer(redis.url, session, "r"))
+
+    assert asyncio.run(publish()) == "cancelled" and server.gone.wait(10)
+    assert end_of(redis, session) == ("cancelled", {"reason": "cancel"})

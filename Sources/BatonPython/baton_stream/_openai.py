@@ -206,8 +206,8 @@ async def _close(stream: Any) -> None:
 
 
 def as_dict(chunk: Any) -> Any:
-    """A pydantic model's members."""
-    return chunk.model_dump() if hasattr(chunk, "model_dump") else chunk
+    """A pydantic model's members, as the server sent them."""
+    return chunk.model_dump(exclude_unset=True) if hasattr(chunk, "model_dump") else chunk
 
 
 def told(error: Exception, completion: Completion) -> None:

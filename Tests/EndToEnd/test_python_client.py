@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -588,23 +589,27 @@ def test_what_is_no_frame_is_another_attempt(session, nonsense):
     assert [event.event for event in events if isinstance(event, Entry)] == ["end"]
 
 
-def test_a_mistake_of_ours_is_told(gateway, session, monkeypatch):
+def test_a_mistake_of_ours_is_told(redis, new_gateway, session, monkeypatch):
+    gateway = new_gateway(redis.url)
+
     def broken(*_):
         raise ZeroDivisionError
 
     async def run():
-        async with asyncio.timeout(10):
-            await all_of(attach(gateway.url, session))
+        async with attach(gateway.url, session) as chat:
+            with pytest.raises(ZeroDivisionError):
+                await all_of(chat)
+            await asyncio.to_thread(wait_for, lambda: devices(gateway) == 0, 10, "the gateway has no device")
 
     monkeypatch.setattr(Attachment, "_received", broken)
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(run())
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("frame", [
     [], None, 7, {"type": 7}, {"type": "new"}, {}, {"id": 7}, {"type": "live", "offset": 7}, {"type": "draining", "retryAfterMs": "x"}, {"type": "reset"},
     {"type": "skipped", "bytes": 1e999}, {"type": "attached", "pingMs": [], "features": {}}, {"id": "1-1", "n": [], "joined": -1, "data64": "*", "fields": 7},
     {"id": "1-1", "data": "\ud800", "fields": {"a": {"base64": 7}, "b": [[], "x"]}}, {"type": "accepted", "key": []}, {"type": "error"},
+    {"id": "1-1", "data": 7}, {"id": "1-1", "event": [], "response": {}}, {"type": "error", "attempts": [], "code": 7},
 ])  # fmt: skip
 def test_any_frame_is_survived(session, frame):
     async def answer(socket, _):
@@ -633,6 +638,48 @@ def test_a_frame_beyond_the_limit_is_final(session):
     assert raised.value.code == 1009
 
 
+async def refusing(status, headers, body=b""):
+    answer = lambda connection, _: websockets.http11.Response(status, "", websockets.Headers({**headers, "Content-Length": str(len(body))}), body)
+    return await websockets.serve(lambda _: None, "127.0.0.1", 0, process_request=answer)
+
+
+@pytest.mark.parametrize("status, headers, body, detail", [
+    (404, {}, b"<html>", "HTTP status 404"), (503, {"Retry-After": "9" * 5000}, b"", "HTTP status 503"), (401, {}, b"{", "HTTP status 401"),
+    (403, {"Content-Type": "application/problem+json"}, b"\xff", "HTTP status 403"), (429, {"Retry-After": "soon"}, b"", "HTTP status 429"),
+    (503, {"Content-Type": "application/problem+json"}, b'{"type":"urn:baton:problem:draining","detail":"it drains"}', "HTTP status 503: it drains"),
+])  # fmt: skip
+def test_what_stands_before_a_gateway_is_no_last_word(session, status, headers, body, detail):
+    async def run():
+        async with await refusing(status, headers, body) as server, asyncio.timeout(10):
+            async for event in attach(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", session):
+                if isinstance(event, State) and event.state == "waiting":
+                    return event
+
+    assert asyncio.run(run()).detail == detail
+
+
+def test_a_certificate_is_checked(session, tmp_path):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=baton",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True)  # fmt: skip
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    served.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    async def answer(socket):
+        await socket.send(ATTACHED)
+        await socket.close(1000)
+
+    async def run():
+        async with websockets.serve(answer, "127.0.0.1", 0, subprotocols=["baton.v1"], ssl=served) as server, asyncio.timeout(10):
+            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+            assert any(isinstance(event, Attached) for event in await all_of(attach(url, session, ssl=trusting)))
+            async for event in attach(url, session):
+                if isinstance(event, State) and event.state == "waiting":
+                    return event
+
+    assert "certificate" in asyncio.run(run()).detail.lower()
+
+
 def test_nobody_else_is_shown_the_token(session):
     seen = []
 
@@ -641,9 +688,7 @@ def test_nobody_else_is_shown_the_token(session):
             seen.append(socket.request.headers)
 
         async with fake(other) as target:
-            redirect = lambda connection, _: websockets.http11.Response(
-                307, "", websockets.Headers({"Location": f"{target}/v1/sessions/x", "Content-Length": "0"}))
-            async with websockets.serve(lambda _: None, "127.0.0.1", 0, process_request=redirect) as server:
+            async with await refusing(307, {"Location": f"{target}/v1/sessions/x"}) as server:
                 url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 async for event in attach(url, session, token="secret"):
                     if isinstance(event, State) and event.state == "waiting":

@@ -287,6 +287,7 @@ class Attachment:
         if self._over:
             return
         self._over, self._error = True, error
+        self._disconnect(1000)
         for timer in (self._timer, self._token_timer):
             if timer:
                 timer.cancel()
@@ -438,7 +439,7 @@ class Attachment:
                 frame = {**frame, "message": f"no gateway said a word in {frame['attempts']} attempts at {places}"}
                 log.warning("session %s: %s", self.session, frame["message"])
         if (event := event_of(frame)) is not None:
-            self._push(event, 256 + len(frame.get("data") or frame.get("data64") or ""))
+            self._push(event, 256 + len(getattr(event, "data", None) or b""))
 
     def _push(self, event: Event, size: int) -> None:
         self._queue.append((event, self._machine.offset if self._machine else None, size))
@@ -628,7 +629,7 @@ def _well_formed(text: str) -> str:
 def _refusal(refused: InvalidStatus) -> dict[str, Any]:
     """An HTTP answer in place of the upgrade."""
     answer = refused.response
-    retry_after = answer.headers.get("Retry-After", "")
+    seconds = re.fullmatch(r"[0-9]{1,9}", answer.headers.get("Retry-After", ""))
     problem: Any = {}
     if answer.headers.get("Content-Type", "").startswith("application/problem+json"):  # RFC 9457
         try:
@@ -638,7 +639,7 @@ def _refusal(refused: InvalidStatus) -> dict[str, Any]:
     problem = problem if isinstance(problem, dict) else {}
     detail = problem.get("detail") if isinstance(problem.get("detail"), str) else None
     return {
-        "event": "refused", "status": answer.status_code, "retryAfterMs": int(retry_after) * 1000 if retry_after.isdecimal() else 0,
+        "event": "refused", "status": answer.status_code, "retryAfterMs": int(seconds[0]) * 1000 if seconds else 0,
         "problem": str(problem.get("type")).startswith("urn:baton:problem:"), "detail": detail,
         "trouble": f"HTTP status {answer.status_code}{detail and f': {detail}' or ''}",
     }  # fmt: skip

@@ -107,4 +107,4 @@ def is_final(error: Exception) -> bool:
     if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)):
         return True
     is_refusal = isinstance(error, redis.exceptions.ResponseError)
-    return is_refusal and re.search(r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|unknown command|can't run this command)\b", str(error)) is not None
+    return is_refusal and re.search(r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|ACL failure|unknown command|can't run this command)\b", str(error)) is not None

@@ -247,7 +247,7 @@ class Producer:
     def _checked(self, *item: Any) -> Item:
         size = sum(len(part) for part in item[1:]) + len(self.response) + 40  # the step adds `response` and a number
         if size > _ENTRY_LIMIT:
-            raise TooLarge(f"{item[0]!r} would have {size} bytes, {_ENTRY_LIMIT} reach devices; put it elsewhere and append a link")
+            raise TooLarge(f"the entry would have {size} bytes, {_ENTRY_LIMIT} reach devices; put it elsewhere and append a link")
         return item
 
     async def _append(self, item: Item) -> None:

@@ -80,6 +80,17 @@ def test_an_answer(redis, session):
     assert redis.client.hget(f"{key(session)}:producers", "/retention") == b"3600000 50 producer"
 
 
+def test_deltas_within_the_window_travel_as_one_entry(redis, session):
+    async def produce():
+        async with Producer(redis.url, session, "r", window=30) as answer:
+            for word in WORDS[:20]:
+                await answer.delta(word)
+                await asyncio.sleep(0.005)
+
+    asyncio.run(produce())
+    assert [(entry["n"], entry.get("joined")) for entry in fields(redis, session) if "n" in entry] == [("1", None), ("20", "19")]
+
+
 def test_without_async(redis, session):
     with sync.Producer(redis.url, session, "r") as answer:
         for word in WORDS:
@@ -540,6 +551,21 @@ def test_a_cancel_from_outside_is_no_devices(redis, session):
             cancel(redis, session)
             asyncio.current_task().cancel()
             await asyncio.Event().wait()
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(produce())
+    assert end_of(redis, session)[0] == "cancelled"
+
+
+def test_a_cancel_from_outside_beside_a_devices_is_not_swallowed(redis, session):
+    async def produce():
+        async with Producer(redis.url, session, "r"):
+            cancel(redis, session)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                asyncio.current_task().cancel()
+                await asyncio.Event().wait()
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(produce())

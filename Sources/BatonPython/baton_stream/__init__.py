@@ -26,16 +26,18 @@ from ._transcript import Response, Snapshot, Transcript
 
 if TYPE_CHECKING:
     from ._openai import openai_to_baton
-    from ._producer import Message, Producer, connect
+    from ._producer import Message, Producer, ProducerOptions, connect
 
 __version__ = "0.9.0"
 
-_OF_THE_PRODUCER = {"Message": "_producer", "Producer": "_producer", "connect": "_producer", "openai_to_baton": "_openai"}
+_OF_THE_PRODUCER = {
+    "Message": "_producer", "Producer": "_producer", "ProducerOptions": "_producer", "connect": "_producer", "openai_to_baton": "_openai",
+}  # fmt: skip
 
 __all__ = [
     "Attached", "Attachment", "BatonError", "Behind", "Cancelled", "Deleted", "Draining", "Ended", "Entry", "Error", "Event", "Expiring",
-    "Fenced", "FileStore", "Live", "Message", "Options", "Producer", "ProducerError", "Refused", "Rejected", "Reset", "Response", "Skipped",
-    "Snapshot", "Stalled", "State", "Store", "SubmissionError", "TooLarge", "Transcript", "Unavailable", "attach", "connect",
+    "Fenced", "FileStore", "Live", "Message", "Options", "Producer", "ProducerError", "ProducerOptions", "Refused", "Rejected", "Reset",
+    "Response", "Skipped", "Snapshot", "Stalled", "State", "Store", "SubmissionError", "TooLarge", "Transcript", "Unavailable", "attach", "connect",
     "openai_to_baton",
 ]  # fmt: skip
 

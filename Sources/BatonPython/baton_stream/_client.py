@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Subprotocol
 
 from ._errors import Rejected, SubmissionError
 from ._events import Attached, Error, Event, Reset, State, event_of
@@ -381,8 +382,9 @@ class Attachment:
         secure: dict[str, Any] = {"ssl": self._ssl} if self._ssl and address.startswith("wss:") else {}
         try:
             socket = await _Connect(
-                f"{address}?{urllib.parse.urlencode(query, safe='$')}", subprotocols=["baton.v1"], additional_headers=headers,  # type: ignore[list-item]
-                compression=None, open_timeout=None, close_timeout=1, ping_interval=None, max_size=_MOST_RECEIVED, logger=_wire_log, **secure)  # fmt: skip
+                f"{address}?{urllib.parse.urlencode(query, safe='$')}", subprotocols=[Subprotocol("baton.v1")], additional_headers=headers,
+                compression=None, open_timeout=None, close_timeout=1, ping_interval=None, max_size=_MOST_RECEIVED, logger=_wire_log,
+                **secure)  # fmt: skip
         except InvalidStatus as refused:
             return self._lost(number, **_refusal(refused))
         except Exception as error:  # the network's, the proxy's, the certificate's
@@ -608,7 +610,8 @@ async def _quietly(work: Awaitable[Any]) -> None:
 def _address(url: str, session: str) -> str:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"a gateway's URL looks like https://host:port, not {urllib.parse.urlunsplit(parts._replace(netloc=parts.hostname or ''))!r}")
+        masked = urllib.parse.urlunsplit(parts._replace(netloc=parts.hostname or ""))
+        raise ValueError(f"a gateway's URL looks like https://host:port, not {masked!r}")
     scheme = "wss" if parts.scheme in ("https", "wss") else "ws"
     return f"{scheme}://{parts.netloc}{parts.path.removesuffix('/')}/v1/sessions/{session}"
 

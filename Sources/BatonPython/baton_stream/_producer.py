@@ -10,14 +10,14 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from ._errors import Cancelled, Ended, ProducerError, Refused, TooLarge, Unavailable
 from ._machine import ENDINGS
 from ._redis import FAILURES, Step, connect, is_final, text
 from ._writer import Item, Times, Writer
 
-__all__ = ["Message", "Producer", "connect"]
+__all__ = ["Message", "Producer", "ProducerOptions", "connect"]
 
 log = logging.getLogger("baton_stream")
 
@@ -44,6 +44,27 @@ class Message:
     """The token's `sub`."""
 
 
+class ProducerOptions(TypedDict, total=False):
+    """What a producer does with its session, and how long it waits."""
+
+    data: str
+    """Of the response's `start`."""
+    prefix: str
+    """Of the keys, as the gateways have it; `baton:` unless told."""
+    retention: float
+    """The session's keys vanish so many seconds after their last append; a day unless told."""
+    max_entries: int
+    """The newest that the session keeps; 100,000 unless told."""
+    window: float
+    """Seconds; deltas within it travel as one entry, but for the first, which goes at once. 0.02 unless told."""
+    kept_bytes: int
+    """Of a response that are kept to append them again after Redis lost them; as many may wait for Redis, then `delta` waits. 1 MiB unless told."""
+    open_patience: float | None
+    """Seconds for which opening waits for Redis; 10 unless told, None for as long as it takes."""
+    patience: float | None
+    """The same for an open response; 60 unless told."""
+
+
 class Producer:
     """One response of a session.
 
@@ -58,12 +79,7 @@ class Producer:
     redis: an address (`redis://`, `rediss://`, `unix://`, `redis+sentinel://`, `redis+cluster://`) or a client of `redis.asyncio`, which
         several producers may share and which stays open.
     response: 1 to 128 characters; a fresh name unless told. One that is open is taken over, and its numbers go on.
-    data: of its `start`.
-    retention: the session's keys vanish so many seconds after their last append.
-    max_entries: the newest that the session keeps.
-    window: seconds; deltas within it travel as one entry. The first goes at once.
-    kept_bytes: of a response that are kept to append them again after Redis lost them. As many may wait for Redis, then `delta` waits.
-    open_patience, patience: seconds for which opening, and an open response, wait for Redis; None for as long as it takes.
+    All else: `ProducerOptions`.
     """
 
     def __init__(

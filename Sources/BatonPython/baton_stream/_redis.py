@@ -17,6 +17,9 @@ import redis.exceptions
 
 SCRIPT = importlib.resources.files(__package__).joinpath("append.lua").read_text()
 
+_FINAL_WORDS = re.compile(
+    r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|ACL failure|unknown command|can't run this command)\b")  # fmt: skip
+
 FAILURES = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError, TimeoutError)
 """What a call of Redis may raise."""
 
@@ -42,8 +45,8 @@ def connect(url: str) -> Any:
     login, _, hosts = places.rpartition("@")
     user, colon, password = login.partition(":")
     options |= {"ssl": True} if transport == "rediss" else {}
-    options |= {
-        "username": urllib.parse.unquote(user) if colon and user else None, "password": urllib.parse.unquote(password if colon else user) or None}  # fmt: skip
+    options["username"] = urllib.parse.unquote(user) if colon and user else None
+    options["password"] = urllib.parse.unquote(password if colon else user) or None
     standard = 26379 if kind == "sentinel" else 6379
     parts = [urllib.parse.urlsplit(f"//{host}") for host in hosts.split(",")]
     addresses = [(part.hostname or "localhost", part.port or standard) for part in parts]
@@ -106,5 +109,4 @@ def is_final(error: Exception) -> bool:
     """Only the operator can mend it: credentials, rights, address. All else may pass."""
     if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError, redis.exceptions.NoPermissionError)):
         return True
-    is_refusal = isinstance(error, redis.exceptions.ResponseError)
-    return is_refusal and re.search(r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|ACL failure|unknown command|can't run this command)\b", str(error)) is not None
+    return isinstance(error, redis.exceptions.ResponseError) and _FINAL_WORDS.search(str(error)) is not None

@@ -16,7 +16,7 @@ from ._events import Event
 from ._transcript import Response
 
 if TYPE_CHECKING:
-    from ._producer import End, Message
+    from ._producer import End, Message, ProducerOptions
 
 __all__ = ["Attachment", "Producer", "attach", "openai_to_baton"]
 
@@ -147,7 +147,7 @@ class Producer:
     after it still belongs to the answer.
     """
 
-    def __init__(self, redis: str, session: str, response: str | None = None, **options: Any) -> None:
+    def __init__(self, redis: str, session: str, response: str | None = None, **options: Unpack[ProducerOptions]) -> None:
         from . import _producer
 
         self._inner = _producer.Producer(redis, session, response, **options)

@@ -13,7 +13,7 @@ import threading
 import pytest
 import websockets
 from baton_stream import (
-    Attached, Attachment, Entry, Error, FileStore, Live, Rejected, Reset, Skipped, State, SubmissionError, Transcript, attach, sync,
+    Attached, Attachment, Entry, Error, FileStore, Live, Producer, Rejected, Reset, Skipped, State, SubmissionError, Transcript, attach, sync,
 )  # fmt: skip
 from baton_stream._events import event_of
 from support.process import REPOSITORY, free_port, wait_for
@@ -139,6 +139,34 @@ def test_a_gateway_that_is_killed_in_mid_answer(redis, new_gateway, session):
     assert [entry.n for entry in entries[:-1]] == list(range(1, 201)) and not [event for event in events if isinstance(event, Reset)]
     assert [event.node for event in events if isinstance(event, Attached)] == ["gw-1", "gw-2"]
     assert any(isinstance(event, State) and event.state == "waiting" and event.detail for event in events)
+
+
+def test_producer_and_device_through_everything(new_redis, new_gateway, session):
+    """Gateways die and come back, and Redis drops all its connections, in the middle of one answer."""
+    redis = new_redis()
+    gateways = [new_gateway(redis.url, f"gw-{number}") for number in (1, 2)]
+    urls, words = [one.url for one in gateways], [f"{n} " for n in range(300)]
+    cut = lambda: redis.client.client_kill_filter(_type="normal", skipme=True)
+    faults = {
+        50: gateways[0].kill, 100: cut, 150: lambda: new_gateway(redis.url, "gw-1", listen=gateways[0].address, ready=False),
+        200: gateways[1].kill, 250: cut,
+    }  # fmt: skip
+
+    async def run():
+        events, chat = [], attach(urls, session, response="r", rollup="off")
+        reading = asyncio.create_task(all_of(chat, events))
+        async with Producer(redis.url, session, "r", window=0.001) as answer:
+            for n, word in enumerate(words):
+                await answer.delta(word)
+                if fault := faults.get(n):
+                    await until(lambda: text_of(events) == "".join(words[: n + 1]))
+                    await asyncio.to_thread(fault)
+        await asyncio.wait_for(reading, 30)
+        return events, chat
+
+    events, chat = asyncio.run(run())
+    assert text_of(events) == chat.text("r") == "".join(words) and chat.responses["r"].state == "end"
+    assert not [event for event in events if isinstance(event, Reset)] and len([event for event in events if isinstance(event, Attached)]) >= 3
 
 
 def test_a_redis_that_hangs_is_told(new_redis, new_gateway, session):

@@ -288,6 +288,7 @@ class _Driver:
         self._told: Callable[[], None] | None = None
         self._is_let_go = False
         self._asks_replicas = self._is_replicated = False
+        self._master: Any = None
         self.inbox_end = "0-0"  # everything up to here was looked at for cancels
         self._changed = asyncio.Event()
         self._wake = asyncio.Event()
@@ -342,8 +343,10 @@ class _Driver:
             async with asyncio.timeout(10):
                 await self.until(lambda: self.writer.phase in ("ended", "released"))
             if self._step.may_fail_over:
+                with contextlib.suppress(*FAILURES):
+                    await self._follow(at_once=True)
                 self._asks_replicas = True
-                self.writer.probe(self._loop.time())
+                self.writer.moved(self._loop.time())
                 self._wake.set()
                 await self.until(lambda: self._is_replicated or self.writer.phase == "released")
         self._task.cancel()
@@ -368,15 +371,23 @@ class _Driver:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_GLANCE)
-            if self.writer.phase != "open":
-                continue
             with contextlib.suppress(*FAILURES):  # appends say so
+                await self._follow()
+                if self.writer.phase != "open":
+                    continue
                 while entries := await self.inbox(self.inbox_end, 1000):
                     messages = [message for entry in entries if (message := self.message(*entry))]
                     self.cancel = self.cancel or next((message for message in messages if message.kind == "cancel"), None)
                     self.inbox_end = entries[-1][0]
                     self._tell_cancel()
                     self._notify()
+
+    async def _follow(self, at_once: bool = False) -> None:
+        """Another master may not have what the former one has taken."""
+        before, self._master = self._master, await self._step.master(at_once)
+        if before not in (None, self._master):
+            self.writer.moved(self._loop.time())
+            self._wake.set()
 
     def _tell_cancel(self) -> None:
         if self.cancel and self._told and not self.has_stopped and self.writer.ending is None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import math
 import re
+import time
 import urllib.parse
+import weakref
 from typing import Any
 
 import redis.asyncio
@@ -19,6 +22,8 @@ SCRIPT = importlib.resources.files(__package__).joinpath("append.lua").read_text
 
 _FINAL_WORDS = re.compile(
     r"\b(NOAUTH|WRONGPASS|DENIED|NOPROTO|NOPERM|CROSSSLOT|MOVED|ACL failure|unknown command|can't run this command)\b")  # fmt: skip
+
+_asked: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()  # when Sentinels were asked last
 
 FAILURES = (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError, TimeoutError)
 """What a call of Redis may raise."""
@@ -81,8 +86,24 @@ class Step:
     @property
     def may_fail_over(self) -> bool:
         """Another master may take over, without what it was not sent in time."""
+        return self._sentinels is not None or isinstance(self.client, redis.asyncio.cluster.RedisCluster)
+
+    @property
+    def _sentinels(self) -> Any:
         pool = getattr(self.client, "connection_pool", None)
-        return isinstance(pool, redis.asyncio.sentinel.SentinelConnectionPool) or isinstance(self.client, redis.asyncio.cluster.RedisCluster)
+        return pool if isinstance(pool, redis.asyncio.sentinel.SentinelConnectionPool) else None
+
+    async def master(self, at_once: bool = False) -> Any:
+        """Whom Sentinels name, if there are any: redis-py asks them only for a new connection, and a former master takes what it then loses.
+        They are asked once a second for all that share a client, unless it is to be known at once.
+        """
+        if (pool := self._sentinels) is None:
+            return None
+        now = time.monotonic()
+        if at_once or now - _asked.get(pool, -math.inf) >= 1:
+            _asked[pool] = now
+            await pool.get_master_address()
+        return pool.master_address
 
     async def replicated(self, operation: str, *arguments: Any) -> tuple[list[str], bool]:
         """The same, and whether a replica has all that was written before. False where nothing tells: in a cluster, or without the right

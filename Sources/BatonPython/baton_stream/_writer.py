@@ -151,10 +151,9 @@ class Writer:
             self.phase, self.failure = ("released" if self.phase == "ended" else "failed"), error
             self.items.clear()
 
-    def probe(self, now: float) -> None:
-        """Asks at once whether Redis still has it all."""
-        if self.phase == "ended":
-            self._probe_at = now
+    def moved(self, now: float) -> None:
+        """Another master may be there: asks at once what it has."""
+        self._due = now
 
     # Redis
 

@@ -364,7 +364,7 @@ class _Driver:
         about = fields.get("response")
         if fields.get("event") == "cancel" and about == self._response:
             return Message("cancel", id, "", fields.get("device"), fields.get("subject"))
-        if fields.get("event") == "input" and about in (None, self._response) and _id(id) > _id(self.writer.inbox):
+        if fields.get("event") == "input" and about in (None, self._response):
             return Message("input", id, fields.get("data", ""), fields.get("device"), fields.get("subject"))
         return None
 

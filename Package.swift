@@ -78,7 +78,7 @@ let package = Package(
       dependencies: [
         "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
-        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt,
+        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, httpClient, deque,
       ],
       resources: [.embedInCode("Web")]),
     .target(

@@ -57,22 +57,95 @@ package final class Authenticator: Sendable {
   private let issuer: String?
   private let audience: String?
   private let addresses: AddressLimits?
+  private let remoteKeys: RemoteKeys?
+  private let app: AskedApp?
 
   /// - Parameters:
   ///   - issuer: what `iss` must be; nil: anything.
   ///   - audience: what must be in `aud`; nil: anything.
   ///   - addresses: counts who shows invalid tokens.
-  package init(
+  package convenience init(
     keys: TokenKeys, issuer: String? = nil, audience: String? = nil, addresses: AddressLimits? = nil
+  ) {
+    self.init(keys: keys, remoteKeys: nil, app: nil, issuer: issuer, audience: audience, addresses: addresses)
+  }
+
+  /// - Parameters:
+  ///   - remoteKeys: more keys.
+  ///   - app: who is asked about requests without a token, and about those with one where there are no keys.
+  init(
+    keys: TokenKeys, remoteKeys: RemoteKeys?, app: AskedApp?, issuer: String?, audience: String?,
+    addresses: AddressLimits?
   ) {
     self.keys = NIOLockedValueBox(keys)
     (self.issuer, self.audience, self.addresses) = (issuer, audience, addresses)
+    (self.remoteKeys, self.app) = (remoteKeys, app)
   }
 
   /// From here on; devices that are attached stay until their tokens' ends.
   package func replaceKeys(_ keys: TokenKeys) { self.keys.withLockedValue { $0 = keys } }
 
-  /// - Throws: `Problem` 401, without a word of the token; 429 where the address has shown too many invalid ones.
+  /// Fetches the keys at the URL again.
+  func refreshKeys() async { await remoteKeys?.refresh(always: true) }
+
+  private var hasKeys: Bool { remoteKeys != nil || !keys.withLockedValue { $0.isEmpty } }
+
+  /// What a request shows.
+  ///
+  /// - Parameter values: of its header by the name in lower case.
+  /// - Throws: `Problem` 401.
+  package func credentials(
+    _ values: (String) -> [String], offered: [String] = [], query: Query
+  ) throws(Problem) -> Credentials {
+    let authorization = values("authorization").first
+    guard let app else {
+      return Credentials(token: try Authenticator.token(authorization: authorization, offered: offered, query: query))
+    }
+    let isBearer = authorization?.lowercased().hasPrefix("bearer ") ?? true
+    let token = isBearer ? try Authenticator.token(authorization: authorization, offered: offered, query: query) : nil
+    if token != nil, hasKeys { return Credentials(token: token) }
+    return try Credentials(passingOn: app.options.headers, of: values, token: token)
+  }
+
+  /// - Throws: `Problem` 401, 403 and 503 as `AskedApp.claims`; else as for a token.
+  package func identify(_ credentials: Credentials, from address: PeerAddress? = nil) async throws -> Identity {
+    guard let app, credentials.headers != nil else { return try await identify(credentials.token, from: address) }
+    return try await ask(app, credentials, after: 0, from: address)
+  }
+
+  /// Who a device is from here on.
+  ///
+  /// - Parameter token: a newer one; nil: the app is asked anew about what the device attached with.
+  /// - Throws: as `identify`.
+  func renewed(
+    _ identity: Identity?, token: String?, from address: PeerAddress? = nil
+  ) async throws -> Identity {
+    guard let app, token == nil || !hasKeys else { return try await identify(token, from: address) }
+    var credentials = identity?.credentials ?? Credentials(headers: [])
+    if let token {
+      try credentials.present(token)
+      return try await ask(app, credentials, after: 0, from: address)
+    }
+    return try await ask(app, credentials, after: identity?.expires ?? 0, from: address)
+  }
+
+  private func ask(
+    _ app: AskedApp, _ credentials: Credentials, after latest: Double, from address: PeerAddress?
+  ) async throws -> Identity {
+    try addresses?.shows(address)
+    let now = Date().timeIntervalSince1970
+    do {
+      var identity = try judged(try await app.claims(credentials, after: latest), now: now)
+      identity.credentials = credentials
+      return identity
+    } catch {
+      if (error as? Problem)?.status != .serviceUnavailable { addresses?.failed(address) }
+      throw error
+    }
+  }
+
+  /// - Throws: `Problem` 401, without a word of the token; 429 where the address has shown too many invalid ones; 503 where
+  ///   no keys could be fetched.
   package func identify(
     _ token: String?, from address: PeerAddress? = nil, now: Double = Date().timeIntervalSince1970
   ) async throws -> Identity {
@@ -82,29 +155,34 @@ package final class Authenticator: Sendable {
     }
     try addresses?.shows(address)
     do {
-      return try check(token, now: now)
+      return try await check(token, now: now)
     } catch {
-      addresses?.failed(address)
+      if (error as? Problem)?.status != .serviceUnavailable { addresses?.failed(address) }
       throw error
     }
   }
 
-  private func check(_ token: String, now: Double) throws(Problem) -> Identity {
-    let payload = try payload(token)
+  private func check(_ token: String, now: Double) async throws -> Identity {
+    let payload = try await payload(token)
     guard let claims = try? JSONDecoder().decode(Claims.self, from: payload) else {
-      throw .unauthenticated("The token lacks one of the claims sub, exp, sessions, scope, or has one of another type.")
+      throw Problem.unauthenticated(
+        "The token lacks one of the claims sub, exp, sessions, scope, or has one of another type.")
     }
+    guard issuer == nil || claims.iss == issuer else {
+      throw Problem.unauthenticated("The token is of another issuer than --auth-issuer.")
+    }
+    guard audience == nil || claims.aud?.names.contains(audience ?? "") == true else {
+      throw Problem.unauthenticated("The token is for another audience than --auth-audience.")
+    }
+    return try judged(claims, now: now)
+  }
+
+  private func judged(_ claims: Claims, now: Double) throws(Problem) -> Identity {
     guard claims.exp + Authenticator.leeway > now else {
       throw .unauthenticated("The token has expired; get a new one.")
     }
     guard [claims.nbf, claims.iat].allSatisfy({ $0 ?? now <= now + Authenticator.leeway }) else {
       throw .unauthenticated("The token is not valid yet (nbf, iat); check the clocks.")
-    }
-    guard issuer == nil || claims.iss == issuer else {
-      throw .unauthenticated("The token is of another issuer than --auth-issuer.")
-    }
-    guard audience == nil || claims.aud?.names.contains(audience ?? "") == true else {
-      throw .unauthenticated("The token is for another audience than --auth-audience.")
     }
     return Identity(
       subject: claims.sub, sessions: claims.sessions, scopes: Set(claims.scope.compactMap(Identity.Scope.init)),
@@ -112,28 +190,34 @@ package final class Authenticator: Sendable {
   }
 
   /// What was signed (RFC 7515 sections 4.1 and 5.2).
-  private func payload(_ token: String) throws(Problem) -> Data {
+  private func payload(_ token: String) async throws -> Data {
     guard token.utf8.count <= Authenticator.longestToken else {
-      throw .unauthenticated("The token is longer than \(Authenticator.longestToken) bytes.")
+      throw Problem.unauthenticated("The token is longer than \(Authenticator.longestToken) bytes.")
     }
     let parts = token.split(separator: ".", omittingEmptySubsequences: false)
     let decoded = parts.compactMap { $0.isEmpty ? nil : Data(base64URL: $0) }
     guard parts.count == 3, decoded.count == 3, let header = JSONValue(ByteBuffer(bytes: decoded[0]))?.members else {
-      throw .unauthenticated("The token is not a JWT: three parts in base64url without padding (RFC 7515).")
+      throw Problem.unauthenticated("The token is not a JWT: three parts in base64url without padding (RFC 7515).")
     }
     guard header["crit"] == nil else {
-      throw .unauthenticated("The token's header asks for extensions (crit); none is known here.")
+      throw Problem.unauthenticated("The token's header asks for extensions (crit); none is known here.")
     }
-    let keys = keys.withLockedValue { $0 }
-    let algorithm = header["alg"]?.text ?? ""
-    let verdict = keys.verify(
-      decoded[2], of: Data(token.utf8.prefix(token.utf8.count - parts[2].utf8.count - 1)), algorithm: algorithm,
-      id: header["kid"]?.text)
-    switch verdict {
+    let signed = Data(token.utf8.prefix(token.utf8.count - parts[2].utf8.count - 1))
+    var keys: TokenKeys { self.keys.withLockedValue { $0 }.joined(remoteKeys?.current()) }
+    func verdict() -> TokenKeys.Verdict {
+      keys.verify(decoded[2], of: signed, algorithm: header["alg"]?.text ?? "", id: header["kid"]?.text)
+    }
+    var judged = verdict()
+    if judged == .noKey, let remoteKeys {
+      await remoteKeys.refresh()
+      if remoteKeys.current() == nil { throw Problem.authUnavailable }
+      judged = verdict()
+    }
+    switch judged {
     case .signed: return decoded[1]
-    case .forged: throw .unauthenticated("The token is not signed with this gateway's key.")
+    case .forged: throw Problem.unauthenticated("The token is not signed with this gateway's key.")
     case .noKey:
-      throw .unauthenticated(
+      throw Problem.unauthenticated(
         "The gateway has no key for the alg and kid of the token's header; its keys are for \(keys.known.joined(separator: ", "))."
       )
     }

@@ -13,6 +13,8 @@ package struct Identity: Sendable, Equatable {
   package var scopes: Set<Scope>
   /// Seconds since 1970.
   package var expires: Double
+  /// What the app was asked with, where it said so.
+  package var credentials: Credentials?
 
   package init(subject: String, sessions: [String], scopes: Set<Scope>, expires: Double) {
     self.subject = subject

@@ -6,6 +6,7 @@ package enum Limit: String, CaseIterable, Sendable {
   case connectionsPerAddress = "max-connections-per-address"
   case handshakesPerAddress = "max-handshakes-per-address"
   case failuresPerAddress = "max-auth-failures-per-address"
+  case authAsks = "max-auth-asks"
   case requests = "max-requests"
   case bodyTime = "max-body-time"
   case bodyRate = "min-body-rate"

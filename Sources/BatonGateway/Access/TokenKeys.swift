@@ -20,6 +20,12 @@ package struct TokenKeys: Sendable {
 
   package var isEmpty: Bool { keys.isEmpty }
 
+  func joined(_ others: TokenKeys?) -> TokenKeys {
+    var all = self
+    all.keys += others?.keys ?? []
+    return all
+  }
+
   /// - Parameters:
   ///   - secret: at least `leastSecretBytes`; the library traps in debug builds on shorter ones.
   ///   - algorithm: `HS256`, `HS384` or `HS512`.

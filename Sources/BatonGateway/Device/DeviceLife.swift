@@ -13,14 +13,16 @@ final class DeviceLife {
   fileprivate var slot = 0
   private var stall = StallWatch()
   private let ticker: DeviceTicker
+  private let authenticator: Authenticator?
   private var tick: (() -> Void)?
   private var ended: (() -> Void)?
 
   /// - Parameter ended: called once, when the connection is gone.
   init(
     request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ticker: DeviceTicker,
-    ended: @escaping () -> Void
+    authenticator: Authenticator?, ended: @escaping () -> Void
   ) {
+    self.authenticator = authenticator
     self.ticker = ticker
     self.request = request
     self.driver = driver
@@ -45,9 +47,39 @@ final class DeviceLife {
 
   private func watchExpiry(_ wire: any DeviceWire, on eventLoop: any EventLoop) {
     guard let identity else { return }
+    let isAskedFor = identity.credentials != nil && authenticator != nil
     expiry.start(
-      identity.expires, on: eventLoop, soon: { [weak wire] in wire?.send(.expiring(inMs: $0)) },
+      identity.expires, isRenewed: isAskedFor, on: eventLoop,
+      soon: { [weak self, weak wire] left in
+        guard let self, let wire else { return }
+        if isAskedFor { askAgain(identity, wire, on: eventLoop) } else { wire.send(.expiring(inMs: left)) }
+      },
       over: { [weak wire] in wire?.close(.unauthenticated, reason: "the token has expired") })
+  }
+
+  /// What the app says of the device now; where it says nothing, its word of before holds to its end.
+  private func askAgain(_ identity: Identity, _ wire: any DeviceWire, on eventLoop: any EventLoop) {
+    guard let authenticator else { return }
+    let bound = NIOLoopBound((self, wire), eventLoop: eventLoop)
+    eventLoop.makeFutureWithTask { try await authenticator.renewed(identity, token: nil) }.whenComplete { result in
+      let (life, wire) = bound.value
+      guard life.ended != nil, life.identity == identity else { return }
+      let problem: Problem?
+      switch result {
+      case .success(let new):
+        guard new.may(.read, life.request.attach.session), new.subject == identity.subject else {
+          return wire.close(.notAllowed, reason: "the app no longer allows this session")
+        }
+        if new.expires > identity.expires { return life.renewed(new, wire, on: eventLoop) }
+        problem = nil
+      case .failure(let error): problem = error as? Problem
+      }
+      switch problem?.status {
+      case .unauthorized?: wire.close(.unauthenticated, reason: "the app does not know the device any more")
+      case .forbidden?: wire.close(.notAllowed, reason: "the app no longer allows this session")
+      default: wire.send(.expiring(inMs: Int(ExpiryWatch.left(identity.expires).nanoseconds / 1_000_000)))
+      }
+    }
   }
 
   /// Looked at once a tick.

@@ -9,14 +9,17 @@ final class ExpiryWatch {
 
   /// - Parameters:
   ///   - expires: seconds since 1970.
+  ///   - isRenewed: it is likely to be followed by another end: there is a pause between the two, however near they are.
   ///   - soon: called with the milliseconds that are left.
   func start(
-    _ expires: Double, on eventLoop: any EventLoop, soon: @escaping (Int) -> Void, over: @escaping () -> Void
+    _ expires: Double, isRenewed: Bool = false, on eventLoop: any EventLoop, soon: @escaping (Int) -> Void,
+    over: @escaping () -> Void
   ) {
     cancel()
     let left = ExpiryWatch.left(expires)
-    let warning = max(.zero, left - ExpiryWatch.notice)
-    let remaining = Int((left - warning).nanoseconds / 1_000_000)
+    let earliest: TimeAmount = isRenewed ? .nanoseconds(max(1_000_000_000, left.nanoseconds / 2)) : .zero
+    let warning = max(earliest, left - ExpiryWatch.notice)
+    let remaining = Int(max(.zero, left - warning).nanoseconds / 1_000_000)
     let eventLoop = eventLoop.assumeIsolated()
     tasks = [
       eventLoop.scheduleTask(in: warning) { soon(remaining) }, eventLoop.scheduleTask(in: left) { over() },

@@ -98,9 +98,10 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
         .error(code: "rate_limited", message: "Wait for authenticated before sending another token.", key: nil))
     }
     isAuthenticating = true
+    let identity = identity
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
     let address = PeerAddress(context.remoteAddress)
-    context.eventLoop.makeFutureWithTask { try await authenticator.identify(token, from: address) }
+    context.eventLoop.makeFutureWithTask { try await authenticator.renewed(identity, token: token, from: address) }
       .whenComplete { result in
         bound.value.isAuthenticating = false
         bound.value.authenticated(result)
@@ -113,6 +114,10 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     case .failure(let problem as Problem) where problem.status == .tooManyRequests:
       metrics.exceeded(.failuresPerAddress)
       send(.error(code: "rate_limited", message: problem.detail, key: nil))
+    case .failure(let problem as Problem) where problem.status == .serviceUnavailable:
+      send(.error(code: "auth_unavailable", message: problem.detail, key: nil))
+    case .failure(let problem as Problem) where problem.status == .forbidden:
+      close(.notAllowed, reason: "the app does not allow this session")
     case .failure: close(.unauthenticated, reason: "the token is not valid")
     case .success(let identity):
       guard identity.may(.read, life.request.attach.session),

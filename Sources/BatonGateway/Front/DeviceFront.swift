@@ -96,7 +96,7 @@ package final class DeviceFront: Sendable {
     let admitted: EventLoopFuture<NIOLoopBound<Admitted?>>
     if let authenticator {
       admitted = eventLoop.makeFutureWithTask {
-        let identity = try await authenticator.identify(asked.token, from: address)
+        let identity = try await authenticator.identify(asked.credentials, from: address)
         let session = asked.request.attach.session
         guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
         var request = asked.request
@@ -159,7 +159,7 @@ package final class DeviceFront: Sendable {
     /// Of the response that accepts it.
     var responseHead: String
     var isChunked: Bool
-    var token: String?
+    var credentials: Credentials
   }
 
   private func admit(
@@ -204,10 +204,8 @@ package final class DeviceFront: Sendable {
     }
     let session = try SessionName(checking: text)
     let query = try Query(target.query)
-    let token =
-      authenticator == nil
-      ? nil
-      : try Authenticator.token(authorization: head.headers["Authorization"].first, offered: offered, query: query)
+    let credentials =
+      try authenticator?.credentials({ head.headers[$0] }, offered: offered, query: query) ?? Credentials()
     if wire != .webSocket {
       headers.add(contentsOf: sharing(head))
       headers.add(name: "Date", value: HTTPDate.now())
@@ -218,7 +216,8 @@ package final class DeviceFront: Sendable {
       identity: nil, randomDevice: DeviceFront.randomName())
     var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
     for (name, value) in headers { response += "\(name): \(value)\r\n" }
-    return Asked(request: request, responseHead: response + "\r\n", isChunked: head.knowsChunks, token: token)
+    return Asked(
+      request: request, responseHead: response + "\r\n", isChunked: head.knowsChunks, credentials: credentials)
   }
 
   static func eventStreamHeaders(_ head: HTTPRequestHead) -> HTTPHeaders {
@@ -306,7 +305,7 @@ package final class DeviceFront: Sendable {
       }
       let life = DeviceLife(
         request: request, driver: driver, settings: front.settings, ticker: front.registry.ticker(eventLoop),
-        ended: ended)
+        authenticator: front.authenticator, ended: ended)
       switch request.wire {
       case .webSocket:
         let end = WebSocketEnd(

@@ -266,8 +266,10 @@ package struct Routes: Sendable {
     let session = try SessionName(checking: name)
     var known: Identity?
     if let authenticator {
-      let token = try Authenticator.token(authorization: call.request.headers[.authorization], query: query)
-      let identity = try await authenticator.identify(token, from: call.address)
+      let headers = call.request.headers
+      let credentials = try authenticator.credentials(
+        { name in HTTPField.Name(name).map { headers[values: $0] } ?? [] }, query: query)
+      let identity = try await authenticator.identify(credentials, from: call.address)
       guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
       known = identity
     }

@@ -30,6 +30,7 @@ package final class GatewayMetrics: Sendable {
   private let resumes: [ResumeOutcome: Counter]
   private let resets: [ResetReason: Counter]
   private let limits: [Limit: Counter]
+  private let asks: [AskedApp.Outcome: Counter]
   private let loops = NIOLockedValueBox<[LoopCounters]>([])
 
   package init(registry: MetricsRegistry = MetricsRegistry(help: GatewayMetrics.help)) {
@@ -58,6 +59,10 @@ package final class GatewayMetrics: Sendable {
       uniqueKeysWithValues: [ResetReason.trimmed, .diverged, .ahead, .deleted].map {
         ($0, counter("resets_total", [("reason", $0.rawValue)]))
       })
+    asks = Dictionary(
+      uniqueKeysWithValues: AskedApp.Outcome.allCases.map {
+        ($0, counter("auth_asks_total", [("outcome", $0.rawValue)]))
+      })
     limits = Dictionary(
       uniqueKeysWithValues: Limit.allCases.map { ($0, counter("limits_exceeded_total", [("limit", $0.rawValue)])) })
   }
@@ -83,6 +88,8 @@ package final class GatewayMetrics: Sendable {
       label: "http_refusals_total", dimensions: [("status", String(status)), ("reason", reason)], factory: registry
     ).increment()
   }
+
+  func asked(_ outcome: AskedApp.Outcome) { asks[outcome]?.increment() }
 
   func acceptPaused() { Counter(label: "accept_pauses_total", factory: registry).increment() }
 
@@ -135,6 +142,7 @@ package final class GatewayMetrics: Sendable {
     "baton_resets_total": "Devices told that continuity is broken.",
     "baton_http_refusals_total": "Requests refused, by status and by the last part of the problem's type.",
     "baton_limits_exceeded_total": "Times that a limit was exceeded, by the name of its option.",
+    "baton_auth_asks_total": "Times that --auth-url was asked, or what it had said was remembered, by its answer.",
     "baton_accept_pauses_total":
       "Times that no connection was accepted for a while because none may be open, or no descriptor was left.",
   ]

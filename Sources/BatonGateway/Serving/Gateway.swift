@@ -49,6 +49,7 @@ package final class Gateway: Service {
     do {
       let keys = try await configuration.tokenKeySources.read()
       authenticator.replaceKeys(keys)
+      await authenticator.refreshKeys()
       parts.logger.notice(
         "the keys of tokens were read again", metadata: ["for": "\(keys.known.joined(separator: " "))"])
     } catch {
@@ -58,13 +59,9 @@ package final class Gateway: Service {
   }
 
   package func run() async throws {
-    var authenticator: Authenticator?
     let addresses = configuration.addresses
-    if let keys = configuration.tokenKeys {
-      authenticator = Authenticator(
-        keys: keys, issuer: configuration.issuer, audience: configuration.audience, addresses: addresses)
-    }
-    self.authenticator.withLockedValue { [authenticator] in $0 = authenticator }
+    let authenticator = await makeAuthenticator()
+    self.authenticator.withLockedValue { $0 = authenticator }
     let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
     let front = DeviceFront(
       attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
@@ -125,6 +122,21 @@ package final class Gateway: Service {
       try await group.next()
       group.cancelAll()
     }
+  }
+
+  private func makeAuthenticator() async -> Authenticator? {
+    guard configuration.asksWho else { return nil }
+    let client = AuthClient(on: parts.eventLoopGroup)
+    let remoteKeys = configuration.jwksURL.map {
+      RemoteKeys($0, timeout: configuration.authTimeout, client: client, logger: parts.logger)
+    }
+    await remoteKeys?.refresh()
+    let app = configuration.app.map {
+      AskedApp($0, client: client, metrics: parts.metrics, logger: parts.logger)
+    }
+    return Authenticator(
+      keys: configuration.tokenKeys ?? TokenKeys(), remoteKeys: remoteKeys, app: app, issuer: configuration.issuer,
+      audience: configuration.audience, addresses: configuration.addresses)
   }
 
   private func drain(_ server: Server<GateChannel>) async throws {

@@ -21,6 +21,10 @@ package struct GatewayConfiguration: Sendable {
   package var allowedHosts: [String]?
   package var tokenKeySources = TokenKeySources()
   package var tokenKeys: TokenKeys?
+  package var jwksURL: String?
+  package var app: AskedApp.Options?
+  /// For an answer of `--auth-url` or `--auth-jwks-url`.
+  package var authTimeout = TimeAmount.seconds(5)
   package var issuer: String?
   package var audience: String?
   package var operators = OperatorRule()
@@ -159,18 +163,41 @@ package struct GatewayConfiguration: Sendable {
         throw settings.mistake(objection.option, objection.text)
       }
     }
+    for option in ["auth-url", "auth-jwks-url"] {
+      if let objection = settings.text(option).flatMap(AuthClient.objection) {
+        throw settings.mistake(option, objection)
+      }
+    }
+    guard let timeout = settings.milliseconds("auth-timeout"), timeout >= 1 else {
+      throw settings.mistake("auth-timeout", "must be at least 1ms")
+    }
+    authTimeout = .milliseconds(timeout)
+    jwksURL = settings.text("auth-jwks-url")
+    let headers = (settings.list("auth-headers") ?? AskedApp.standardHeaders).map { $0.lowercased() }
+    for header in headers where !AskedApp.mayPassOn(header) {
+      throw settings.mistake("auth-headers", "must list names of headers that may be passed on; \"\(header)\" is none")
+    }
+    guard let cacheBytes = settings.bytes("auth-cache-bytes"), cacheBytes >= 1024 else {
+      throw settings.mistake("auth-cache-bytes", "must be at least 1024 bytes")
+    }
+    if let url = settings.text("auth-url") {
+      app = AskedApp.Options(
+        url: url, headers: headers, timeout: authTimeout, cacheBytes: cacheBytes,
+        mostAsks: settings.count(Limit.authAsks.rawValue) ?? 1000)
+    }
     (issuer, audience) = (settings.text("auth-issuer"), settings.text("auth-audience"))
-    for option in ["auth-issuer", "auth-audience"] where tokenKeys == nil && settings.text(option) != nil {
-      throw settings.mistake(option, "needs a key: give --auth-secret-file or --auth-jwks, too")
+    for option in ["auth-issuer", "auth-audience"]
+    where tokenKeys == nil && jwksURL == nil && settings.text(option) != nil {
+      throw settings.mistake(option, "needs a key: give --auth-secret-file, --auth-jwks or --auth-jwks-url, too")
     }
     if let path = settings.text("metrics-secret-file") {
       let objection = { settings.mistake("metrics-secret-file", $0) }
       operators.secret = try SecretFile.read(path, atLeast: SecretFile.leastWordBytes, objection: objection)
     }
-    if tokenKeys == nil, !settings.flag("insecure-no-auth"), !listen.isLocal {
+    if !asksWho, !settings.flag("insecure-no-auth"), !listen.isLocal {
       throw settings.mistake(
         "listen",
-        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file or --auth-jwks, listen on 127.0.0.1, "
+        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file, --auth-jwks, --auth-jwks-url or --auth-url, listen on 127.0.0.1, "
           + "or say --insecure-no-auth")
     }
     switch (settings.text("tls-cert"), settings.text("tls-key")) {
@@ -206,6 +233,9 @@ package struct GatewayConfiguration: Sendable {
     return max(16, Int(clamping: limit.rlim_cur) - 64)
   }
 
+  /// Whether anybody is asked for credentials.
+  package var asksWho: Bool { tokenKeys != nil || jwksURL != nil || app != nil }
+
   /// Scheme, host and port of a URL.
   package static func origin(of url: String) -> String? {
     guard let scheme = url.range(of: "://") else { return nil }
@@ -217,7 +247,7 @@ package struct GatewayConfiguration: Sendable {
     let publicHost = publicURL.flatMap(GatewayConfiguration.origin).flatMap { $0.split(separator: "/").last }
     var isLocal = false
     if case .tcp = listen { isLocal = listen.isLocal }
-    guard let allowed = allowedHosts ?? (tokenKeys == nil && isLocal ? [] : nil) else { return .any }
+    guard let allowed = allowedHosts ?? (!asksWho && isLocal ? [] : nil) else { return .any }
     return HostRule(allowed: allowed, publicHost: publicHost.map(String.init))
   }
 

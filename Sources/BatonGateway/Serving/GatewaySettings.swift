@@ -32,7 +32,8 @@ package enum GatewaySettings {
 
     Setting(
       "auth-secret-file", placeholder: "PATH",
-      "The key of devices' tokens, at least 32 bytes; without it and --auth-jwks nobody is asked for a token"),
+      "The key of devices' tokens, at least 32 bytes; without it, --auth-jwks, --auth-jwks-url and --auth-url nobody is asked who they are"
+    ),
     Setting(
       "auth-algorithm", .choice(["HS256", "HS384", "HS512"]), standard: "HS256",
       "What --auth-secret-file is the key for"),
@@ -40,6 +41,21 @@ package enum GatewaySettings {
       "auth-jwks", placeholder: "PATH",
       "A JWK set with more keys, told apart by kid: RS256, PS256, ES256, ES384, EdDSA, HS256, HS384, HS512; SIGHUP reads both files again"
     ),
+    Setting(
+      "auth-jwks-url", placeholder: "URL",
+      "Where a JWK set is fetched, beside the files: at the start, after 10 min, and for an unknown kid at most once in 30 s; kept while that fails"
+    ),
+    Setting(
+      "auth-url", placeholder: "URL",
+      "Your app, asked by GET with the request's cookies and headers who sends it, where no token is checked here: 2xx with the claims of a token as JSON, 401 or 403"
+    ),
+    Setting(
+      "auth-headers", .list, placeholder: "NAME,…",
+      "The headers that --auth-url is asked with, and for which its answer is remembered; default: cookie,authorization,origin,user-agent"
+    ),
+    Setting("auth-timeout", .duration, standard: "5s", "How long --auth-url and --auth-jwks-url may take; then 503"),
+    Setting(
+      "auth-cache-bytes", .size, standard: "16MiB", "What --auth-url said, kept until its exp; the oldest go first"),
     Setting("auth-issuer", placeholder: "TEXT", "What the claim iss of a token must be"),
     Setting("auth-audience", placeholder: "TEXT", "What must be in the claim aud of a token"),
     Setting(
@@ -86,6 +102,9 @@ package enum GatewaySettings {
       "max-auth-failures-per-address", .count(1...1_000_000),
       "Invalid tokens of one address a minute; after more its tokens are refused with 429; default: 60 for public addresses"
     ),
+    Setting(
+      "max-auth-asks", .count(1...1_000_000), standard: "1000",
+      "Different requests that --auth-url is asked about at a time, over 32 connections; more are refused with 503"),
     Setting(
       "max-requests", .count(1...10_000_000), standard: "10000",
       "Requests of sessions that are worked on, uploads among them; more are refused with 503"),

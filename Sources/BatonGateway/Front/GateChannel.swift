@@ -20,11 +20,11 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
 
   package let responder: HTTPChannelHandler.Responder
   let front: DeviceFront
-  let tls: NIOSSLContext?
+  let tls: ListenerTLS?
   let limits: HTTPLimits
 
   package init(
-    front: DeviceFront, tls: NIOSSLContext?, limits: HTTPLimits, responder: @escaping HTTPChannelHandler.Responder
+    front: DeviceFront, tls: ListenerTLS?, limits: HTTPLimits, responder: @escaping HTTPChannelHandler.Responder
   ) {
     self.front = front
     self.tls = tls
@@ -37,7 +37,7 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
       try channel.syncOptions?.setOption(
         .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 512, maximum: 65_536))
       let pipeline = channel.pipeline.syncOperations
-      if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls)) }
+      if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls.context)) }
       var decoderLimits = NIOHTTPDecoderLimitConfiguration()
       decoderLimits.maxHeaderFieldSize = limits.maxHeaderBytes
       decoderLimits.maxHeaderListSize = limits.maxHeaderBytes

@@ -40,12 +40,23 @@ package final class Gateway: Service {
     self.onListening = onListening
   }
 
-  /// Reads the keys of tokens again; those in use stay where they can't be read.
-  package func reloadKeys() async {
-    guard let authenticator = authenticator.withLockedValue({ $0 }) else {
-      parts.logger.notice("ignored a signal: nobody is asked for a token, so no key is read again")
-      return
+  /// Reads the keys of tokens and the listener's certificate again; what is in use stays where they can't be read.
+  package func reload() async {
+    let authenticator = authenticator.withLockedValue { $0 }
+    if authenticator == nil, configuration.tls == nil {
+      parts.logger.notice("ignored a signal: nobody is asked for a token, and there is no TLS: nothing is read again")
     }
+    if let authenticator { await reloadKeys(authenticator) }
+    guard let tls = configuration.tls else { return }
+    do {
+      try tls.reload()
+      parts.logger.notice("the certificate was read again")
+    } catch {
+      parts.logger.error("the certificate stays as it was", metadata: ["error": "--\(error.option) \(error.text)"])
+    }
+  }
+
+  private func reloadKeys(_ authenticator: Authenticator) async {
     do {
       let keys = try await configuration.tokenKeySources.read()
       authenticator.replaceKeys(keys)

@@ -6,7 +6,6 @@ import BatonWebSocket
 import Foundation
 import Logging
 import NIOCore
-import NIOSSL
 
 /// All that a gateway is told, checked.
 package struct GatewayConfiguration: Sendable {
@@ -28,7 +27,7 @@ package struct GatewayConfiguration: Sendable {
   package var issuer: String?
   package var audience: String?
   package var operators = OperatorRule()
-  package var tls: NIOSSLContext?
+  package var tls: ListenerTLS?
   package var drainDelay = TimeAmount.seconds(5)
   package var drainTime = TimeAmount.seconds(30)
   package var logsJSON = false
@@ -203,18 +202,10 @@ package struct GatewayConfiguration: Sendable {
     switch (settings.text("tls-cert"), settings.text("tls-key")) {
     case (nil, nil): break
     case (let cert?, let key?):
-      let chain: [NIOSSLCertificateSource]
       do {
-        chain = try NIOSSLCertificate.fromPEMFile(cert).map { .certificate($0) }
+        tls = try ListenerTLS(certPath: cert, keyPath: key)
       } catch {
-        throw settings.mistake("tls-cert", "can't be read as PEM certificates: \(error)")
-      }
-      do {
-        tls = try NIOSSLContext(
-          configuration: .makeServerConfiguration(
-            certificateChain: chain, privateKey: .privateKey(NIOSSLPrivateKey(file: key, format: .pem))))
-      } catch {
-        throw settings.mistake("tls-key", "can't be used with --tls-cert: \(error)")
+        throw settings.mistake(error.option, error.text)
       }
     case (_?, nil): throw settings.mistake("tls-cert", "needs --tls-key")
     case (nil, _?): throw settings.mistake("tls-key", "needs --tls-cert")

@@ -63,7 +63,10 @@ package enum GatewaySettings {
       "What /metrics is read with, as Authorization: Bearer, at least 16 bytes; without it whoever asks directly from a private address may"
     ),
     Setting("insecure-no-auth", .flag, "Listen beyond loopback although nobody is asked for a token"),
-    Setting("tls-cert", placeholder: "PATH", "PEM certificate chain; with --tls-key the gateway speaks TLS"),
+    Setting(
+      "tls-cert", placeholder: "PATH",
+      "PEM certificate chain; with --tls-key the gateway speaks TLS, 1.2 or newer; SIGHUP reads both again"
+    ),
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
 
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),

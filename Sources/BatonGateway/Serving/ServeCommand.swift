@@ -110,7 +110,7 @@ package enum ServeCommand {
         isStopping = true
         manager?.isStopping()
         await group.triggerGracefulShutdown()
-      case .sighup: await gateway.reloadKeys()
+      case .sighup: await gateway.reload()
       default:
         logger.notice(
           "ignored a signal",

@@ -67,6 +67,7 @@ let package = Package(
       name: "baton",
       dependencies: [
         "BatonGateway", "BatonProducer", "BatonClient", "BatonCheck", "BatonStore", "BatonRedis", "BatonUpstream",
+        "BatonRelay",
         "BatonSession", "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1, nioSSL,
         .product(name: "NIOFoundationCompat", package: "swift-nio"),
         nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient, histogram,
@@ -76,7 +77,8 @@ let package = Package(
     .target(
       name: "BatonGateway",
       dependencies: [
-        "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol",
+        "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol", "BatonRelay", "BatonUpstream",
+        "BatonProducer",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
         hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, httpClient, deque,
       ],
@@ -101,6 +103,11 @@ let package = Package(
     .target(name: "BatonWebSocket", dependencies: [nio, nioHTTP1, nioWebSocket]),
 
     .target(name: "BatonUpstream", dependencies: ["BatonProtocol", nio]),
+    .target(
+      name: "BatonRelay",
+      dependencies: [
+        "BatonUpstream", "BatonProducer", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging, httpClient,
+      ]),
 
     // core
     .target(

@@ -42,7 +42,7 @@ public struct SessionTranscript: Sendable {
       if entry.event == "token", let data = entry.data {
         // An append that was sent twice (PROTOCOL 2).
         if let number = entry.n, name != nil, number <= n { return }
-        bytes.append(data)
+        if entry.isShownText { bytes.append(data) }
         pieces.append((entry.id.id, bytes.count, entry.n ?? n + 1))
       } else if let ending = Ending(rawValue: entry.event) {
         self.ending = ending

@@ -36,29 +36,50 @@ public final class OpenResponse: Sendable {
   }
 
   /// Appends a text delta. Returns when it is taken, before Redis has it; waits while too much is on its way.
-  /// - Parameter text: of over 128 KiB it becomes several deltas, cut between characters.
+  /// - Parameters:
+  ///   - text: of over 128 KiB it becomes several deltas, cut between characters.
+  ///   - part: which part of the response it belongs to: `kind:name`, 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`, the
+  ///     kind of `a-z 0-9 -`. Nil: the answer's text. What is not of kind `text`, such as `reasoning`, is not shown as text.
   /// - Throws: ``ProducerError``, also for what was taken earlier; `CancellationError` at once in a cancelled task, and then
   ///   nothing was taken.
-  public func append(_ text: String) async throws { try await append(ByteBuffer(string: text)) }
+  public func append(_ text: String, part: String? = nil) async throws {
+    try await append(ByteBuffer(string: text), part: part)
+  }
 
   /// Appends a delta of any bytes: also a part of a character.
-  /// - Throws: as ``append(_:)-(String)``.
-  public func append(_ bytes: ByteBuffer) async throws { try await append(bytes.pieces().map { .delta($0) }) }
+  /// - Throws: as ``append(_:part:)-(String,_)``.
+  public func append(_ bytes: ByteBuffer, part: String? = nil) async throws {
+    if let part { try Self.check(part: part) }
+    try await append(bytes.pieces().map { .delta($0, part: part) })
+  }
+
+  private static func check(part: String) throws {
+    guard Shape.part(part.utf8) else { throw ProducerError.refused("'\(part.prefix(64))' is no part: kind:name") }
+  }
 
   /// Appends another entry, at once and by itself.
   /// - Parameters:
   ///   - event: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`, and none of the reserved ones.
   ///   - data: its payload; with names, values and the response's name it may have 256 KiB.
+  ///   - part: as for ``append(_:part:)-(String,_)``.
+  ///   - more: the data goes on in the next entry of this event.
   ///   - fields: what is forwarded beside `data`; names that the protocol has for itself are refused.
-  /// - Throws: as ``append(_:)-(String)``.
-  public func append(event: String, data: String? = nil, fields: [(name: String, value: String)] = []) async throws {
+  /// - Throws: as ``append(_:part:)-(String,_)``.
+  public func append(
+    event: String, data: String? = nil, part: String? = nil, more: Bool = false,
+    fields: [(name: String, value: String)] = []
+  ) async throws {
+    if let part { try Self.check(part: part) }
     guard Shape.event(event.utf8), !Self.reservedEvents.contains(event) else {
       throw ProducerError.refused("'\(event)' can't be an event of an app")
     }
     if let field = fields.first(where: { Self.reservedFields.contains($0.name) || $0.name.hasPrefix("_") }) {
       throw ProducerError.refused("the protocol has the field '\(field.name)' for itself")
     }
-    let entry = [Entry.Field("event", event)] + Self.fields(data) + fields.map { Entry.Field($0.name, $0.value) }
+    var entry = [Entry.Field("event", event)]
+    if let part { entry.append(Entry.Field("part", part)) }
+    if more { entry.append(Entry.Field("more", "1")) }
+    entry += Self.fields(data) + fields.map { Entry.Field($0.name, $0.value) }
     try check(entry, event)
     try await append([.event(entry)])
   }
@@ -131,7 +152,7 @@ public final class OpenResponse: Sendable {
   }
 
   private static let reservedEvents: Set<String> = ["start", "token", "end", "error", "cancelled", "input"]
-  private static let reservedFields: Set<String> = ["data", "event", "response", "n", "joined"]
+  private static let reservedFields: Set<String> = ["data", "event", "response", "part", "n", "joined", "more"]
 
   private static func fields(_ data: String?) -> [Entry.Field] { data.map { [Entry.Field("data", $0)] } ?? [] }
 

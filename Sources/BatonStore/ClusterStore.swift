@@ -365,6 +365,12 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     attempt(session, { $0.record(of: response, in: session, completion: $1) }, completion)
   }
 
+  package func responses(
+    in session: SessionName, completion: @escaping (Result<ResponseList, RedisError>) -> Void
+  ) {
+    attempt(session, { $0.responses(in: session, completion: $1) }, completion)
+  }
+
   package func look(
     at response: String, in session: SessionName, after place: EntryID,
     completion: @escaping (Result<InboxLook, RedisError>) -> Void

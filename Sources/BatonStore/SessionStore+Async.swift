@@ -27,6 +27,13 @@ extension SessionStoring {
   }
 
   /// - Throws: ``RedisError``.
+  package func responses(in session: SessionName) async throws -> ResponseList {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute { self.responses(in: session) { continuation.resume(with: $0) } }
+    }
+  }
+
+  /// - Throws: ``RedisError``.
   package func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {

@@ -339,6 +339,34 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
         })
     }
   }
+
+  package func responses(
+    in session: SessionName, completion: @escaping (Result<ResponseList, RedisError>) -> Void
+  ) {
+    step(
+      through: SessionKeys(session, prefix: configuration.keyPrefix).producers, of: session, "0", ResponseList(),
+      completion)
+  }
+
+  private func step(
+    through key: String, of session: SessionName, _ cursor: String, _ list: ResponseList,
+    _ completion: @escaping (Result<ResponseList, RedisError>) -> Void
+  ) {
+    let command = RedisCommand(
+      "HSCAN", .string(key), .string(cursor), "COUNT", .integer(Int64(LeaseKeeper.step)))
+    commands?.send([command], of: session) { [weak self] result in
+      do throws(RedisError) {
+        guard let reply = try result.get().first else { throw .unexpectedReply("HSCAN") }
+        var list = list
+        guard let next = try list.take(reply) else { return completion(.success(list)) }
+        guard let self else { throw .stopped }
+        self.step(through: key, of: session, next, list, completion)
+      } catch {
+        completion(.failure(error))
+      }
+    }
+  }
+
   /// A response, and what of the session's inbox comes after `place`. An inbox of another type has nothing in it.
   package func look(
     at response: String, in session: SessionName, after place: EntryID,

@@ -38,10 +38,40 @@ package protocol SessionStoring: AnyObject, Sendable {
   /// What is known of a response; nil where nothing is.
   func record(
     of response: String, in session: SessionName, completion: @escaping (Result<ResponseRecord?, RedisError>) -> Void)
+  /// What is known of the session's responses, at most ``ResponseList/maxFields`` of them.
+  func responses(in session: SessionName, completion: @escaping (Result<ResponseList, RedisError>) -> Void)
   /// A response, and what of the session's inbox comes after `place`, at most ``InboxLook/count`` messages.
   func look(
     at response: String, in session: SessionName, after place: EntryID,
     completion: @escaping (Result<InboxLook, RedisError>) -> Void)
+}
+
+/// The responses of a session that its state tells of.
+package struct ResponseList: Sendable {
+  /// Fields of the state that are looked at.
+  package static let maxFields = 10_000
+
+  /// In no order.
+  package fileprivate(set) var responses: [(name: String, record: ResponseRecord)] = []
+  /// There are fields that were not looked at.
+  package fileprivate(set) var hasMore = false
+  fileprivate var fields = 0
+
+  package init() {}
+
+  /// Takes one step of the walk through the hash.
+  /// - Returns: where the next one begins; nil where the walk is over.
+  mutating func take(_ reply: RESPReply) throws(RedisError) -> String? {
+    if reply.error?.code == "WRONGTYPE" { return nil }
+    guard var parts = try reply.accepted().elements, let next = parts.next()?.text, var pairs = parts.next()?.elements
+    else { throw .unexpectedReply("HSCAN") }
+    while let name = pairs.next()?.text, let value = pairs.next()?.text {
+      fields += 1
+      if let record = ResponseRecord(value) { responses.append((name, record)) }
+    }
+    if next != "0", fields >= Self.maxFields { hasMore = true }
+    return next == "0" || hasMore ? nil : next
+  }
 }
 
 /// What a producer of a response asks for again and again.

@@ -17,6 +17,8 @@ package enum LenientJSON: Sendable, Equatable {
   package struct Member: Sendable, Equatable {
     package let name: String
     package let value: LenientJSON
+
+    package init(_ name: String, _ value: LenientJSON) { (self.name, self.value) = (name, value) }
   }
 
   package static let depth = 64
@@ -157,7 +159,7 @@ package enum LenientJSON: Sendable, Equatable {
         }
         skipSpace()
         guard take(":"), let value = value(depth: depth + 1) else { return broken(.object(members)) }
-        members.append(Member(name: String(decoding: name, as: UTF8.self), value: value))
+        members.append(Member(String(decoding: name, as: UTF8.self), value))
         skipSpace()
         if take("}") { return .object(members) }
         guard take(",") else { return broken(.object(members)) }

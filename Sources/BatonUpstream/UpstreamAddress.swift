@@ -23,6 +23,14 @@ package struct UpstreamAddress: Sendable, CustomStringConvertible {
   /// Where the list of models is.
   package var models: String { path("models") }
 
+  /// - Parameter path: of a resource beside these, perhaps with a query.
+  package func target(_ target: String) -> String {
+    let parts = target.split(separator: "?", maxSplits: 1)
+    guard parts.count == 2 else { return path(target) }
+    let place = path(String(parts[0]))
+    return place + (place.contains("?") ? "&" : "?") + parts[1]
+  }
+
   private func path(_ leaf: String) -> String {
     var parts = base
     var path = parts.percentEncodedPath

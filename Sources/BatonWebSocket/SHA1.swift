@@ -1,7 +1,7 @@
 /// SHA-1 (FIPS 180-4 section 6.1), for the opening handshake, which proves nothing but that both ends know the protocol.
 /// Not for secrets. A package for it would bring a whole crypto library into each app.
-enum SHA1 {
-  static func hash(_ message: some Collection<UInt8>) -> [UInt8] {
+package enum SHA1 {
+  package static func hash(_ message: some Collection<UInt8>) -> [UInt8] {
     var bytes = Array(message)
     let bits = UInt64(bytes.count) * 8
     bytes.append(0x80)

@@ -23,6 +23,15 @@ import Testing
     #expect(transcript.responses.map(\.ending) == [.end, nil])
   }
 
+  @Test func onlyPartsOfTextAreText() throws {
+    let transcript = try transcript(
+      #"{"id":"1-0","event":"token","response":"r1","part":"reasoning:0","n":1,"data":"hm"}"#,
+      #"{"id":"2-0","event":"token","response":"r1","part":"text:0","n":2,"data":"a"}"#,
+      #"{"id":"3-0","event":"token","response":"r1","n":3,"data":"b"}"#,
+      #"{"id":"4-0","event":"token","response":"r1","part":"text:0","n":2,"data":"a"}"#)
+    #expect(transcript.responses.map(\.text) == ["ab"])
+  }
+
   @Test func aDeltaThatWasAppendedTwiceIsShownOnce() throws {
     let transcript = try transcript(
       #"{"id":"1-0","event":"token","response":"r1","n":1,"data":"a"}"#,

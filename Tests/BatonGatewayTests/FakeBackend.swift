@@ -47,6 +47,12 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? { nil }
 
+  func submit(_ put: EntryPut, to session: SessionName) async throws -> (inboxID: EntryID, again: Bool) {
+    (EntryID(7, 2), put.key == "again")
+  }
+
+  func responses(in session: SessionName) async throws -> ResponseList { ResponseList() }
+
   func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
     throw Problem.storeUnavailable
   }

@@ -69,6 +69,7 @@ struct ConformanceCase: CustomStringConvertible, Sendable {
         switch item.first as? String {
         case "start": return .start(fields(rest))
         case "deltas": return .deltas(rest.map { ByteBuffer(string: $0) })
+        case "part": return .deltas(rest.dropFirst().map { ByteBuffer(string: $0) }, part: rest.first)
         case "event": return .event(fields(rest))
         case "gap": return .gap(try #require(rest.first.flatMap { UInt64($0) }))
         case let kind:

@@ -95,7 +95,7 @@ struct ModelScript {
     var (entries, n, state): ([[String]], UInt64, ResponseState) = ([], record.n, record.state)
     for item in write.items {
       switch item {
-      case .deltas(let deltas):
+      case .deltas(let deltas, let part):
         let count = UInt64(deltas.count)
         var there = n > position ? n - position : 0
         if fault == .cutsTooLittle, there > 0, there < count { there -= 1 }
@@ -103,6 +103,7 @@ struct ModelScript {
         if fault == .doesNotCut { there = 0 }
         if count > there {
           var entry = ["response", response, "n", "\(position + count)"]
+          if let part { entry += ["part", part] }
           if count > there + 1 { entry += ["joined", "\(count - there)"] }
           entries.append(entry + ["data", deltas.dropFirst(Int(there)).map { String(buffer: $0) }.joined()])
         }

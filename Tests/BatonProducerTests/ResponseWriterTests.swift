@@ -56,7 +56,7 @@ private struct Rig {
     let items = write.items.map { item in
       switch item {
       case .start: "start"
-      case .deltas(let deltas): deltas.map { String(buffer: $0) }.joined(separator: "+")
+      case .deltas(let deltas, _): deltas.map { String(buffer: $0) }.joined(separator: "+")
       case .event(let fields): "<\(String(buffer: fields[0].value))>"
       case .gap(let n): "gap \(n)"
       case .end(let state, _): "\(state)."
@@ -257,7 +257,7 @@ private struct Rig {
     rig.wait(20)
     let (items, through) = rig.writer.items.unknown()
     #expect(through == 13)
-    for case .deltas(let deltas) in items {
+    for case .deltas(let deltas, _) in items {
       #expect(deltas.reduce(0) { $0 + $1.readableBytes } <= 64 << 10)
     }
     _ = rig.next()

@@ -23,6 +23,17 @@ test('text, count and state of each response', () => {
   ]);
 });
 
+test('only parts of text are text, and all are counted', () => {
+  const responses = new Responses();
+  assert.equal(responses.add(token(1, 'hm', { part: 'reasoning:0' })), undefined);
+  assert.equal(responses.add(token(2, 'a', { part: 'text:0' })), 'a');
+  assert.equal(responses.add(token(3, 'b')), 'b');
+  assert.equal(responses.add(token(3, 'b', { part: 'text:0' })), undefined);
+  assert.deepEqual(responses.snapshot(), [{ name: 'r1', text: 'ab', n: 3, state: 'open' }]);
+  responses.dropAfter('1-0');
+  assert.deepEqual(responses.snapshot(), [{ name: 'r1', text: '', n: 1, state: 'open' }]);
+});
+
 test('a character split over deltas is put together, whatever the cut', () => {
   for (const [bytes, text] of [[[0xf0, 0x9f, 0x8e, 0xbb], '🎻'], [[0xe2, 0x82, 0xac], '€'], [[0xc3, 0xa9], 'é']]) {
     for (let cut = 1; cut < bytes.length; cut++) {

@@ -178,3 +178,103 @@ def test_a_lost_producer_ends_its_response_once_and_before_live(redis, gateway, 
         assert [frame["event"] for frame in device.frames if "event" in frame] == ["token", "error"]
     assert texts(redis, session) == [b"abc", b'{"reason":"producer_lost"}']
     assert gateway.get(f"/v1/sessions/{session}/responses/r").json["state"] == "error"
+
+
+# What people want, over HTTP
+
+
+def say(gateway, path, body=None, **headers):
+    text = "" if body is None else json.dumps(body)
+    return gateway.request("POST", f"/v1/sessions/{path}", text, {**(JSON if text else {}), **headers})
+
+
+def test_an_input_over_http_is_an_input(redis, gateway, gateway2, session, attach):
+    device = attach(gateway2, session).until_live()
+    answer = say(gateway, f"{session}/input?device=phone", {"data": "Go on", "response": "r"}, **{"Idempotency-Key": "k"})
+    assert answer.status == 202 and answer.json["key"] == "k" and answer.headers["baton-session"] == session
+    device.until(lambda device: [frame["data"] for frame in device.entries] == ["Go on"], 20, "the input")
+    fields = dict(inbox(redis, session)[0])
+    assert fields == {b"event": b"input", b"response": b"r", b"data": b"Go on", b"device": b"phone", b"key": b"k"}
+    again = say(gateway2, f"{session}/input?device=phone", {"data": "Go on", "response": "r"}, **{"Idempotency-Key": "k"})
+    assert (again.status, again.json, again.headers["idempotent-replayed"]) == (202, answer.json, "true")
+    assert len(redis.stream(session)) == 1 and len(inbox(redis, session)) == 1
+    say(gateway, f"{session}/input?device=phone", {"data": "No"}, **{"Idempotency-Key": "k"}).problem(409)
+
+
+def test_keys_are_one_set_over_both_ways(redis, gateway, session, attach):
+    device = attach(gateway, session).until_live()
+    device.send({"type": "input", "key": "k", "data": "x"})
+    accepted = device.until_type("accepted")
+    answer = say(gateway, f"{session}/input", {"data": "x"}, **{"Idempotency-Key": "k"})
+    assert answer.json["inboxId"] == accepted["inboxId"] and len(redis.stream(session)) == 1
+
+
+def test_a_cancel_over_http_reaches_the_inbox_alone(redis, gateway, session):
+    answer = say(gateway, f"{session}/responses/r1/cancel")
+    assert answer.status == 202 and answer.headers["baton-response"] == "r1" and answer.json["key"]
+    fields = dict(inbox(redis, session)[0])
+    assert fields[b"event"] == b"cancel" and fields[b"response"] == b"r1" and fields[b"device"].startswith(b"d-")
+    assert redis.stream(session) == []
+    assert say(gateway, f"{session}/responses/r1/cancel", {}).status == 202
+
+
+@pytest.mark.parametrize("path, body, status", [
+    ("{}/input", {"text": "x"}, 400), ("{}/input", {"data": 1}, 400), ("{}/input", [], 400), ("{}/input", {}, 400),
+    ("{}/input", {"data": "x", "response": "a/b"}, 400), ("{}/input?device=a%20b", {"data": "x"}, 400),
+    ("{}/input", {"data": "x" * 300_000}, 413), ("{}/input", None, 415),
+    ("{}/responses/r/cancel", {"data": "x"}, 400), ("{}/responses/a%20b/cancel", {}, 400), ("a%20b/input", {"data": "x"}, 400),
+])  # fmt: skip
+def test_what_can_not_be_taken_says_what_to_mend(redis, gateway, session, path, body, status):
+    say(gateway, path.format(session), body).problem(status)
+    assert inbox(redis, session) == []
+
+
+def test_only_post_says_what_people_want(gateway, session):
+    for path in (f"{session}/input", f"{session}/responses/r/cancel"):
+        answer = gateway.get(f"/v1/sessions/{path}")
+        assert answer.status == 405 and "POST" in answer.headers["allow"]
+
+
+# Which responses there are
+
+
+def test_responses_are_listed_newest_first(redis, gateway, gateway2, session):
+    assert gateway.get(f"/v1/sessions/{session}/responses").json == {"responses": []}
+    redis.client.xadd(f"baton:{{{session}}}", {"data": "of nobody"})
+    for name in ("r1", "r2", "r3"):
+        upload(gateway, session, [*deltas(1, 2, response=name), *([{"response": name, "event": "end"}] if name == "r2" else [])])
+    listed = gateway2.get(f"/v1/sessions/{session}/responses").json["responses"]
+    last = {dict(fields).get(b"response"): id for id, fields in redis.stream(session)}
+    assert [(one["response"], one["n"], one["state"], one["epoch"], one["offset"]) for one in listed] == [
+        ("r3", 2, "open", 1, last[b"r3"]), ("r2", 2, "end", 1, last[b"r2"]), ("r1", 2, "open", 1, last[b"r1"])]  # fmt: skip
+    answer = gateway.get(f"/v1/sessions/{session}/responses?state=open")
+    assert [one["response"] for one in answer.json["responses"]] == ["r3", "r1"] and answer.headers["baton-session"] == session
+    gateway.get(f"/v1/sessions/{session}/responses?state=running").problem(400)
+
+
+def test_a_list_of_responses_is_bounded(redis, gateway, session):
+    key = f"baton:{{{session}}}:producers"
+    names = [f"r{number}" for number in range(12_000)]
+    redis.client.hset(key, mapping={name: f"1 0 end - - {number}" for number, name in enumerate(names)})
+    answer = gateway.get(f"/v1/sessions/{session}/responses").json
+    assert len(answer["responses"]) == 1000 and answer["more"] is True
+
+
+# Parts
+
+
+def test_parts_over_http(redis, gateway, session, attach):
+    device = attach(gateway, session).until_live()
+    lines = [
+        {"response": "r", "n": 1, "part": "reasoning:0", "data": "hm"},
+        {"response": "r", "n": 2, "event": "tool", "part": "tool:c1", "more": True, "data": "{"},
+        {"response": "r", "n": 3, "event": "tool", "part": "tool:c1", "data": "}"},
+    ]
+    assert upload(gateway, session, lines).status == 201
+    assert post(gateway, session, {"data": "x", "part": "text:1", "more": False}).status == 201
+    device.until(lambda device: len(device.entries) == 4, 20, "all parts")
+    device.judge(redis.stream(session))
+    assert [(frame["part"], frame.get("more")) for frame in device.entries] == [
+        ("reasoning:0", None), ("tool:c1", True), ("tool:c1", None), ("text:1", None)]  # fmt: skip
+    for wrong in ({"part": "text"}, {"part": 1}, {"more": 1}, {"fields": {"part": "a:b"}}, {"fields": {"more": "1"}}):
+        post(gateway, session, {"data": "x", **wrong}).problem(400)

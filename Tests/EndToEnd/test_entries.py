@@ -42,6 +42,8 @@ def arrives(redis, gateway, session, attach):
     ("data", "x", "response", "r1", "n", "7"),
     ("data", "x", "response", "r1", "n", "9007199254740991"),
     ("data", "xyz", "response", "r1", "n", "9", "joined", "3"),
+    ("data", "x", "response", "r1", "n", "7", "part", "text:0.1.msg_1"),
+    ("event", "tool.output", "data", "{", "more", "1", "response", "r1", "n", "8", "part", "tool:call_1"),
     ("data", "x", "n", "1"),
     ("data", "x", "colour", "blue", "size", "9"),
     ("data", "x", "", "empty name"),
@@ -69,6 +71,7 @@ def test_an_entry_arrives_as_it_is(arrives, fields):
 @pytest.mark.parametrize("fields", [
     ("n", "0"), ("n", "-1"), ("n", "x"), ("n", ""), ("n", "1.5"), ("n", "9007199254740992"), ("n", "99999999999999999999999"), ("n", " 1"),
     ("n", b"\xff"),
+    ("part", "text"), ("part", "text:"), ("part", ":a"), ("part", "Text:a"), ("part", "t:" + "x" * 127), ("more", "0"), ("more", "true"),
     ("joined", "0"), ("joined", "x"), ("joined", "-3"),
     ("event", ""), ("event", "a b"), ("event", "e" * 65), ("event", "é"), ("event", b"\xff"),
     ("response", ""), ("response", "a/b"), ("response", "r" * 129), ("response", b"\xff"),

@@ -74,6 +74,8 @@ BARRIERS = {
     "an end": {"event": "end", "response": "r"},
     "another response": {"data": "other", "response": "q", "n": 1},
     "no response": {"data": "none"},
+    "another part": {"data": "x", "response": "r", "part": "reasoning:1", "n": 11},
+    "more": {"data": "x", "response": "r", "more": "1", "n": 11},
     "an entry without data": {"response": "r", "n": 11},
     "fields": {"data": "x", "response": "r", "n": 11, "colour": "blue"},
     "binary data": {"data": b"\xff\xfe", "response": "r", "n": 11},

@@ -255,8 +255,8 @@ extension DeviceHistory {
       comparison.isSame = true
       return comparison
     }
-    guard shown.event == item.event, shown.response == item.response, shown.n == item.n, shown.fields == item.fields,
-      shown.joined >= item.joined
+    guard shown.event == item.event, shown.response == item.response, shown.part == item.part, shown.n == item.n,
+      shown.hasMore == item.hasMore, shown.fields == item.fields, shown.joined >= item.joined
     else {
       comparison.foreign = "the stream has another entry there"
       return comparison
@@ -309,7 +309,7 @@ extension DeviceHistory {
 
   /// Whether a gateway may join them (section 4).
   private func joins(_ one: StreamHistory.Item, _ next: StreamHistory.Item) -> Bool {
-    guard one.isJoinable, next.isJoinable, one.response == next.response else { return false }
+    guard one.isJoinable, next.isJoinable, one.response == next.response, one.part == next.part else { return false }
     switch (one.n, next.firstN) {
     case (nil, nil): return true
     case (let n?, let first?): return n + 1 == first

@@ -12,8 +12,10 @@ struct DeviceHistory {
     var offset: Offset
     var event: Name = 0
     var response: Name?
+    var part: Name?
     var n: UInt64?
     var joined: UInt64 = 1
+    var hasMore = false
     var data: Digest?
     var fields: UInt64 = 0
     var bytes: UInt64?
@@ -102,8 +104,8 @@ struct DeviceHistory {
       return keep(
         Shown(
           kind: .entry, offset: entry.offset, event: names.number(entry.event),
-          response: entry.response.map { names.number($0) }, n: entry.n, joined: entry.joined, data: entry.data,
-          fields: entry.fields, at: at),
+          response: entry.response.map { names.number($0) }, part: entry.part.map { names.number($0) }, n: entry.n,
+          joined: entry.joined, hasMore: entry.hasMore, data: entry.data, fields: entry.fields, at: at),
         session, names)
     case .other: return []
     }

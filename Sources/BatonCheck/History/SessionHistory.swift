@@ -45,8 +45,9 @@ struct SessionHistory {
     let shown = entry.shown
     let item = StreamHistory.Item(
       offset: shown.offset, event: names.number(shown.event), response: shown.response.map { names.number($0) },
-      n: shown.n, joined: shown.joined, data: shown.data, fields: shown.fields, bytes: entry.bytes,
-      isElided: entry.isElided, isJoinable: entry.isJoinable)
+      part: shown.part.map { names.number($0) }, n: shown.n, joined: shown.joined, hasMore: shown.hasMore,
+      data: shown.data, fields: shown.fields, bytes: entry.bytes, isElided: entry.isElided, isJoinable: entry.isJoinable
+    )
     guard let kind = stream?.append(item) else { return }
     misplaced.append(
       finding(kind, item, names, kind == .doubled ? "the recording has it twice" : "it comes after a later one"))

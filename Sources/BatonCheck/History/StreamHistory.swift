@@ -6,8 +6,10 @@ struct StreamHistory {
     var offset: Offset
     var event: Name
     var response: Name?
+    var part: Name?
     var n: UInt64?
     var joined: UInt64
+    var hasMore = false
     var data: Digest?
     var fields: UInt64
     var bytes: UInt64

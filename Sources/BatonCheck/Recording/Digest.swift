@@ -64,7 +64,7 @@ extension StreamEntry {
     shown.n = n
     for (name, value) in pairs {
       let known = String(validating: name, as: UTF8.self) ?? ""
-      if ["data", "event", "response", "n", "joined"].contains(known), seen.insert(known).inserted {
+      if ["data", "event", "response", "part", "n", "joined", "more"].contains(known), seen.insert(known).inserted {
         switch known {
         case "data":
           shown.data = Digest(value)
@@ -77,6 +77,12 @@ extension StreamEntry {
           shown.response = String(decoding: value, as: UTF8.self)
           continue
         case "n" where n != nil: continue
+        case "part" where Shape.part(value):
+          shown.part = String(decoding: value, as: UTF8.self)
+          continue
+        case "more" where value.elementsEqual("1".utf8):
+          shown.hasMore = true
+          continue
         case "joined":
           if let number = Shape.number(value), number <= n ?? .max {
             shown.joined = number
@@ -91,7 +97,7 @@ extension StreamEntry {
     self.shown = shown
     bytes = UInt64(pairs.reduce(0) { $0 + $1.name.count + $1.value.count })
     isElided = false
-    isJoinable = shown.event == "token" && isText && others.isEmpty
+    isJoinable = shown.event == "token" && isText && others.isEmpty && !shown.hasMore
   }
 
   /// One that was too large to be read.

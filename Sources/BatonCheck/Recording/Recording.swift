@@ -104,8 +104,11 @@ package struct ShownEntry: Sendable, Equatable {
   package var offset: Offset
   package var event: String
   package var response: String?
+  package var part: String?
   package var n: UInt64?
   package var joined: UInt64
+  /// The data goes on in the next entry.
+  package var hasMore = false
   package var data: Digest?
   /// Over the other fields; 0 where there are none.
   package var fields: UInt64

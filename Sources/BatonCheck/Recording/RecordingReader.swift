@@ -258,8 +258,10 @@ private struct RawFrame: Decodable {
   let id: String?
   let event: String?
   let response: String?
+  let part: String?
   let n: UInt64?
   let joined: UInt64?
+  let more: Bool?
   let data: String?
   let data64: Data?
   let fields: [String: RawValues]?
@@ -298,11 +300,13 @@ private struct RawFrame: Decodable {
       for (name, values) in fields ?? [:] {
         for value in values.values { others.add(name, value.bytes) }
       }
-      return ShownEntry(
+      var shown = ShownEntry(
         offset: try needed(id, "id"), event: event ?? "token", response: response,
         n: try n.map { (n) throws(RecordingMistake) in try read(number: n, "frame.n") },
         joined: max(1, try read(number: joined ?? 1, "frame.joined")),
         data: data.map { Digest($0) } ?? data64.map { Digest($0) }, fields: others.value)
+      (shown.part, shown.hasMore) = (part, more ?? false)
+      return shown
     }
   }
 }

@@ -54,10 +54,14 @@ extension SessionAttachment {
       /// `token` for a text delta; `start`, `end`, `error`, `cancelled`, `input`, or an app's own.
       public let event: String
       public let response: String?
-      /// The number of the (last) delta within its response, from 1.
+      /// Which part of the response it belongs to, `kind:name`; nil for the answer's text.
+      public let part: String?
+      /// The number of the (last) delta within its response, from 1, over all parts.
       public let n: UInt64?
       /// How many deltas it stands for; 1 or more.
       public let joined: UInt64
+      /// The data goes on in the next entry of the same response and event.
+      public let more: Bool
       /// The payload; nil where the entry has none. A character may be split over two deltas.
       public let data: Data?
       /// All other fields, by name; a name that is used several times has several values.
@@ -68,12 +72,15 @@ extension SessionAttachment {
       /// Whether it ends its response: `end`, `error` or `cancelled`.
       public var isEnding: Bool { event == "end" || event == "error" || event == "cancelled" }
 
+      /// Whether people are shown it: a delta of the answer's text, or of a part whose kind is `text`.
+      public var isShownText: Bool { event == "token" && part?.hasPrefix("text:") != false }
+
       public init(
-        id: Offset, event: String = "token", response: String? = nil, n: UInt64? = nil, joined: UInt64 = 1,
-        data: Data? = nil, fields: [String: [Data]] = [:]
+        id: Offset, event: String = "token", response: String? = nil, part: String? = nil, n: UInt64? = nil,
+        joined: UInt64 = 1, more: Bool = false, data: Data? = nil, fields: [String: [Data]] = [:]
       ) {
-        (self.id, self.event, self.response, self.n) = (id, event, response, n)
-        (self.joined, self.data, self.fields) = (Swift.max(1, joined), data, fields)
+        (self.id, self.event, self.response, self.part, self.n) = (id, event, response, part, n)
+        (self.joined, self.more, self.data, self.fields) = (Swift.max(1, joined), more, data, fields)
       }
 
       /// A text delta.
@@ -213,6 +220,8 @@ extension Frame.Entry {
     self.id = id
     event = members.string("event") ?? "token"
     response = members.string("response")
+    part = members.string("part")
+    more = members.bool("more") ?? false
     n = members.integer("n")
     joined = max(1, members.integer("joined") ?? 1)
     data =

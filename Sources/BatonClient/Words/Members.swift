@@ -18,6 +18,7 @@ struct Members: Decodable {
   func string(_ name: String) -> String? { value(name) }
   func strings(_ name: String) -> [String] { value(name) ?? [] }
   func number(_ name: String) -> Double? { value(name) }
+  func bool(_ name: String) -> Bool? { value(name) }
   func integer(_ name: String) -> UInt64? { value(name) }
   func offset(_ name: String) -> Offset? { string(name).flatMap { Offset($0) } }
 

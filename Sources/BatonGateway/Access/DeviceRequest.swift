@@ -11,6 +11,8 @@ package struct DeviceRequest: Sendable {
     case events
     /// Server-sent events with `format=text`.
     case text
+    /// None: the entries themselves, for who gives them another form.
+    case entries
   }
 
   package var attach: AttachRequest

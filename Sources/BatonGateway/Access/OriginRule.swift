@@ -5,7 +5,7 @@ package struct OriginRule: Sendable {
   package var publicOrigin: String?
 
   /// What a page of another origin may read beside the safelisted headers (Fetch Standard section 2.2.2).
-  package static let exposedHeaders = "Retry-After, Idempotent-Replayed"
+  package static let exposedHeaders = "Retry-After, Idempotent-Replayed, Baton-Session, Baton-Response"
 
   package init(allowed: Set<String>? = nil, publicOrigin: String? = nil) {
     self.allowed = allowed?.compactMap(Pattern.init)

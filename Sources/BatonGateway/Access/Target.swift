@@ -8,6 +8,9 @@ package struct Target: Sendable {
     case session(String)
     case response(String, session: String)
     case controls(String, session: String)
+    case responses(session: String)
+    case input(session: String)
+    case cancel(String, session: String)
     /// A name in it is no percent-encoded UTF-8.
     case malformed
     case other
@@ -26,22 +29,23 @@ package struct Target: Sendable {
     guard segments.count >= 4, segments[0].isEmpty, Query.percentDecoded(segments[1]) == "v1",
       Query.percentDecoded(segments[2]) == "sessions"
     else { return }
-    let ofControls = segments.count == 7 && Query.percentDecoded(segments[6]) == "controls"
-    guard segments.count == 4 || segments.count == 6 || ofControls,
-      segments.count == 4 || Query.percentDecoded(segments[4]) == "responses"
-    else { return }
-    guard let session = Query.percentDecoded(segments[3]) else {
-      resource = .malformed
-      return
+    let names = segments.dropFirst(3).map { Query.percentDecoded($0) }
+    func named(_ index: Int, _ resource: (String) -> Resource) -> Resource {
+      names[index].map(resource) ?? .malformed
     }
-    guard segments.count > 4 else {
-      resource = .session(session)
-      return
+    let session = { (make: @escaping (String) -> Resource) in named(0, make) }
+    let response = { (make: @escaping (String, String) -> Resource) in
+      named(0) { session in named(2) { response in make(response, session) } }
     }
-    resource =
-      Query.percentDecoded(segments[5]).map {
-        ofControls ? .controls($0, session: session) : .response($0, session: session)
-      } ?? .malformed
+    switch (names.count, names.count > 1 ? names[1] : nil, names.count > 3 ? names[3] : nil) {
+    case (1, _, _): resource = session { .session($0) }
+    case (2, "input", _): resource = session { .input(session: $0) }
+    case (2, "responses", _): resource = session { .responses(session: $0) }
+    case (3, "responses", _): resource = response { .response($0, session: $1) }
+    case (4, "responses", "controls"): resource = response { .controls($0, session: $1) }
+    case (4, "responses", "cancel"): resource = response { .cancel($0, session: $1) }
+    default: break
+    }
   }
 
   /// The host that a target in absolute form names: it counts for more than the header Host (RFC 9112 section 3.2.2).

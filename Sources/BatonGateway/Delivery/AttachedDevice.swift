@@ -70,13 +70,14 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     switch step {
     case .wrongType: return refuse(.wrongType(request.attach.session))
     case .unavailable: return refuse(.storeUnavailable)
-    case .finish where request.wire != .webSocket:
+    case .finish where request.wire != .webSocket && request.wire != .entries:
       admit(.finished)
       return closed()
     default: held.append(step)
     }
     switch step {
-    case .attached where request.wire == .webSocket || !request.attach.untilEnd: admit(.admitted(self))
+    case .attached where request.wire == .webSocket || request.wire == .entries || !request.attach.untilEnd:
+      admit(.admitted(self))
     case .deliver, .reset, .stalled: admit(.admitted(self))
     default: break
     }
@@ -114,9 +115,18 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       cursor.takesNewest(segment, at: start, room.log)
     else { return false }
     isPumping = true
-    wire.writeAndFlush(bytes(of: Delivery(segment, 0..<segment.entries.count, joined: false)))
+    let delivery = Delivery(segment, 0..<segment.entries.count, joined: false)
+    if request.wire == .entries { write(delivery, wire) } else { wire.writeAndFlush(bytes(of: delivery)) }
     isPumping = false
     return true
+  }
+
+  private func write(_ delivery: Delivery, _ wire: any DeviceWire) {
+    guard request.wire == .entries else { return wire.write(bytes(of: delivery)) }
+    hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
+    let entries = delivery.entries
+    guard let only = request.attach.onlyResponse else { return wire.write(entries: entries) }
+    wire.write(entries: Entries(entries.filter { $0.isOf(only) }))
   }
 
   private func bytes(of delivery: Delivery) -> ByteBuffer {
@@ -254,7 +264,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private func perform(_ step: Cursor.Step, _ wire: any DeviceWire) {
     switch step {
     case .deliver(let delivery):
-      wire.write(bytes(of: delivery))
+      write(delivery, wire)
       if let charge = delivery.segment.charge { charges.append(charge) }
     case .attached(let offset, let first, let last):
       hub.metrics.resumed(offset == .zero ? .waiting : .history)
@@ -285,7 +295,7 @@ extension DeviceRequest.Wire {
   fileprivate var encoding: Segment.Encoding.Wire {
     switch self {
     case .webSocket: .webSocket
-    case .events: .events
+    case .events, .entries: .events
     case .text: .text
     }
   }

@@ -139,9 +139,22 @@ struct StoredSessions: SessionOperations {
   func append(
     _ entry: NewEntry, to session: SessionName, scope: String
   ) async throws -> (id: EntryID, again: Bool) {
-    let parts = try await run(.put(EntryPut(.stream, entry.fields, scope: scope)), session)
-    switch PutReply(parts) {
-    case .put(let id?, _, let again): return (id, again)
+    let (id, _, again) = try await put(EntryPut(.stream, entry.fields, scope: scope), session)
+    guard let id else { throw Problem.unexpectedAnswer }
+    return (id, again)
+  }
+
+  func submit(_ put: EntryPut, to session: SessionName) async throws -> (inboxID: EntryID, again: Bool) {
+    let (_, inboxID, again) = try await self.put(put, session)
+    guard let inboxID else { throw Problem.unexpectedAnswer }
+    return (inboxID, again)
+  }
+
+  private func put(
+    _ put: EntryPut, _ session: SessionName
+  ) async throws -> (id: EntryID?, inboxID: EntryID?, again: Bool) {
+    switch PutReply(try await run(.put(put), session)) {
+    case .put(let id, let inboxID, let again): return (id, inboxID, again)
     case .keyConflict:
       throw Problem(
         .conflict, "key-conflict", "This Idempotency-Key came with another body before; use a new key for a new entry.")
@@ -163,6 +176,14 @@ struct StoredSessions: SessionOperations {
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
     do {
       return try await store.record(of: response, in: session)
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+
+  func responses(in session: SessionName) async throws -> ResponseList {
+    do {
+      return try await store.responses(in: session)
     } catch let error as RedisError {
       throw Problem(error, session)
     }

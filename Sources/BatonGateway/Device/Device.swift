@@ -48,6 +48,8 @@ package protocol DeviceWire: AnyObject {
   func write(_ frame: ControlFrame)
   /// Bytes that are already in the wire's form, shared with other devices; nothing leaves before `flush`.
   func write(_ bytes: ByteBuffer)
+  /// Entries, to a wire that makes its own form of them.
+  func write(entries: Entries)
   func flush()
   func writeAndFlush(_ bytes: ByteBuffer)
   /// Ends the connection: WebSocket with a close frame, server-sent events by ending the response. Once is enough.
@@ -55,6 +57,8 @@ package protocol DeviceWire: AnyObject {
 }
 
 extension DeviceWire {
+  package func write(entries: Entries) {}
+
   /// One control frame, at once.
   package func send(_ frame: ControlFrame) {
     write(frame)

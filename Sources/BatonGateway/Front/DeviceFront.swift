@@ -60,7 +60,7 @@ package final class DeviceFront: Sendable {
     }
     switch Target(head.uri).resource {
     case .session, .malformed: break
-    case .response, .controls, .other: return .control
+    case .response, .responses, .controls, .input, .cancel, .other: return .control
     }
     if let wire = DeviceRequest.wire(of: head) {
       // It would be waited for.
@@ -154,6 +154,46 @@ package final class DeviceFront: Sendable {
     }.always { _ in place.leave() }
   }
 
+  /// Follows one response as a device does, without a wire of its own. Who does takes the place of a device.
+  func tap(
+    _ response: String, in session: SessionName, _ channel: any Channel
+  ) -> EventLoopFuture<ResponseTap> {
+    let eventLoop = channel.eventLoop
+    let place: DeviceRegistry.Place
+    do {
+      place = try registry.reserve()
+    } catch {
+      return eventLoop.makeFailedFuture(error)
+    }
+    do {
+      try place.take(session, subject: nil)
+    } catch {
+      place.leave()
+      return eventLoop.makeFailedFuture(error)
+    }
+    let request = DeviceRequest(
+      attach: AttachRequest(
+        session: session, start: .response(response), rollup: .off, untilEnd: true, device: DeviceFront.randomName(),
+        onlyResponse: response),
+      wire: .entries)
+    return eventLoop.flatSubmit { [attaching, registry] in
+      attaching.attach(request, on: eventLoop, until: channel.closeFuture).flatMapThrowing { admission in
+        guard case .admitted(let driver) = admission else { throw Problem.storeUnavailable }
+        let tap = ResponseTap(driver, on: eventLoop) {
+          registry.remove(driver, on: eventLoop)
+          place.leave()
+        }
+        registry.insert(driver, on: eventLoop)
+        driver.start(tap)
+        channel.closeFuture.whenComplete { _ in tap.gone(ChannelError.ioOnClosedChannel) }
+        return tap
+      }
+    }.flatMapErrorThrowing { error in
+      place.leave()
+      throw error
+    }
+  }
+
   private struct Asked {
     var request: DeviceRequest
     /// Of the response that accepts it.
@@ -199,7 +239,7 @@ package final class DeviceFront: Sendable {
         offered = accepted.offered
       case .failure(let refusal): throw Problem(refusal)
       }
-    case .events, .text:
+    case .events, .text, .entries:
       headers = DeviceFront.eventStreamHeaders(head)
     }
     let session = try SessionName(checking: text)
@@ -214,6 +254,8 @@ package final class DeviceFront: Sendable {
       session: session, query: query, wire: wire,
       lastEventID: wire == .webSocket ? nil : head.headers["Last-Event-ID"].first,
       identity: nil, randomDevice: DeviceFront.randomName())
+    headers.add(name: "Baton-Session", value: session.description)
+    if let response = request.attach.onlyResponse { headers.add(name: "Baton-Response", value: response) }
     var response = wire == .webSocket ? "HTTP/1.1 101 Switching Protocols\r\n" : "HTTP/1.1 200 OK\r\n"
     for (name, value) in headers { response += "\(name): \(value)\r\n" }
     return Asked(
@@ -318,7 +360,7 @@ package final class DeviceFront: Sendable {
         let context = try pipeline.context(handler: decoder)
         read = { decoder.channelRead(context: context, data: $0) }
         begin = { device.start() }
-      case .events, .text:
+      case .events, .text, .entries:
         let device = EventStreamDevice(life, isChunked: isChunked)
         try pipeline.addHandler(device, position: .before(gate))
         begin = { device.start() }

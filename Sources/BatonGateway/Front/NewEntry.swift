@@ -31,11 +31,11 @@ package struct NewEntry: Sendable, Equatable {
 
   /// - Throws: `Problem` 400 with the member to mend.
   init(object: [String: JSONValue]) throws(Problem) {
-    let known = ["data", "data64", "event", "response", "fields"]
+    let known = ["data", "data64", "event", "response", "part", "more", "fields"]
     if let unknown = object.keys.filter({ !known.contains($0) }).sorted().first {
       throw .badRequest(
         "unknown-member",
-        "The member \(unknown.prefix(64)) is unknown; data, data64, event, response and fields are known. "
+        "The member \(unknown.prefix(64)) is unknown; data, data64, event, response, part, more and fields are known. "
           + "Names of your own go into fields.")
     }
     if let event = object["event"] {
@@ -49,6 +49,19 @@ package struct NewEntry: Sendable, Equatable {
         throw .badResponse
       }
       add("response", text)
+    }
+    if let part = object["part"] {
+      guard let text = part.text, Shape.part(text.utf8) else {
+        throw .badRequest(
+          "bad-part",
+          "part is kind:name, such as text:1: 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -, the kind of a-z 0-9 -")
+      }
+      add("part", text)
+    }
+    switch object["more"] {
+    case nil, .bool(false)?: break
+    case .bool(true)?: add("more", "1")
+    default: throw .badRequest("bad-more", "more is true where the data goes on in the next entry, or left out.")
     }
     switch (object["data"], object["data64"]) {
     case (nil, nil): break
@@ -68,7 +81,8 @@ package struct NewEntry: Sendable, Equatable {
       for (name, value) in others.sorted(by: { $0.key < $1.key }) { try add(other: name, value) }
     }
     if fields.isEmpty {
-      throw .badRequest("empty-entry", "An entry needs at least one of data, data64, event, response and fields.")
+      throw .badRequest(
+        "empty-entry", "An entry needs at least one of data, data64, event, response, part and fields.")
     }
   }
 
@@ -86,11 +100,11 @@ package struct NewEntry: Sendable, Equatable {
     }
     let written = encodedName.readableBytesView
     guard let first = written.first, first != UInt8(ascii: "_"),
-      !["data", "event", "response", "n", "joined"].contains(where: { written.elementsEqual($0.utf8) })
+      !["data", "event", "response", "part", "n", "joined", "more"].contains(where: { written.elementsEqual($0.utf8) })
     else {
       throw .badRequest(
         "reserved-field",
-        "fields may not hold \(name.prefix(64)): data, event, response, n, joined, names that begin with _ and the empty name "
+        "fields may not hold \(name.prefix(64)): data, event, response, part, n, joined, more, names that begin with _ and the empty name "
           + "have a meaning, in base64 as well.")
     }
     let values = if case .array(let elements) = value { elements } else { [value] }
@@ -107,10 +121,11 @@ package struct NewEntry: Sendable, Equatable {
           "bad-fields", "The field \(name.prefix(64)) must be a string, {\"base64\":\"…\"}, or an array of these.")
       }
       fields.append(Entry.Field(name: encodedName, value: bytes))
-      guard fields.count <= NewEntry.maxFields - 5 else {
+      guard fields.count <= NewEntry.maxFields - 7 else {
         throw .badRequest(
           "too-many-fields",
-          "An entry may have \(NewEntry.maxFields) fields together with data, event, response, n and joined.")
+          "An entry may have \(NewEntry.maxFields) fields together with data, event, response, part, n, joined and more."
+        )
       }
     }
   }

@@ -21,7 +21,8 @@ package final class Refusals: Sendable {
     guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
     var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
     switch Target(uri).resource {
-    case .session(let name), .response(_, let name), .controls(_, let name):
+    case .session(let name), .response(_, let name), .controls(_, let name), .responses(let name), .input(let name),
+      .cancel(_, let name):
       if let session = SessionName(name) { metadata["session"] = "\(session)" }
     case .other, .malformed: break
     }

@@ -182,7 +182,7 @@ extension ResponseItem {
   /// Bytes of names and values, without `response` and `n`.
   fileprivate var size: Int {
     switch self {
-    case .deltas(let deltas): "data".utf8.count + deltas.reduce(0) { $0 + $1.readableBytes }
+    case .deltas(let deltas, _): "data".utf8.count + deltas.reduce(0) { $0 + $1.readableBytes }
     case .start(let fields): "eventstart".utf8.count + Entry.Field.size(fields)
     case .event(let fields): Entry.Field.size(fields)
     case .end(let state, let fields): "event".utf8.count + state.rawValue.utf8.count + Entry.Field.size(fields)

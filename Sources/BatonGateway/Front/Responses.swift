@@ -1,3 +1,4 @@
+import BatonProtocol
 import HTTPTypes
 import HummingbirdCore
 import NIOCore
@@ -35,6 +36,19 @@ extension Response {
     response.headers[.contentLength] = String(bytes.readableBytes)
     response.headers[.cacheControl] = "no-store"
     return response
+  }
+
+  /// Which session and response the answer is about (PROTOCOL 8).
+  func of(_ session: SessionName, _ response: String? = nil) -> Response {
+    var answer = self
+    if let name = HTTPField.Name("Baton-Session") { answer.headers[name] = session.description }
+    if let response, let name = HTTPField.Name("Baton-Response") { answer.headers[name] = response }
+    return answer
+  }
+
+  /// Its idempotency key came before.
+  mutating func isReplay() {
+    if let name = HTTPField.Name("Idempotent-Replayed") { headers[name] = "true" }
   }
 
   /// To a page whose origin was accepted.

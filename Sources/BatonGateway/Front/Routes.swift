@@ -1,4 +1,5 @@
 import BatonProtocol
+import BatonRelay
 import BatonSession
 import BatonStore
 import HTTPTypes
@@ -11,7 +12,9 @@ import NIOHTTP1
 /// All requests but attaches: history, append, delete, health, metrics, the browser client (PROTOCOL 3, 7, 8, 11).
 package struct Routes: Sendable {
   package let store: any SessionOperations
-  private let front: DeviceFront
+  let front: DeviceFront
+  /// Nil where no model server is named.
+  private let relay: Relay?
   package let origins: OriginRule
   package let operators: OperatorRule
   package let authenticator: Authenticator?
@@ -26,7 +29,7 @@ package struct Routes: Sendable {
   package init(
     store: any SessionOperations, front: DeviceFront, origins: OriginRule, operators: OperatorRule,
     authenticator: Authenticator?, state: NodeState, metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits,
-    logger: Logger
+    relay: Relay? = nil, logger: Logger
   ) {
     self.store = store
     self.front = front
@@ -37,6 +40,7 @@ package struct Routes: Sendable {
     self.metrics = metrics
     self.refusals = refusals
     self.limits = limits
+    self.relay = relay
     self.logger = logger
     troubles = TroubleLog(logger)
   }
@@ -55,10 +59,10 @@ package struct Routes: Sendable {
   }
 
   /// A request, and whether its body was asked for.
-  private struct Call {
+  struct Call {
     let request: Request
     let address: PeerAddress?
-    private let channel: any Channel
+    let channel: any Channel
 
     init(_ request: Request, _ channel: any Channel) {
       self.request = request
@@ -79,6 +83,11 @@ package struct Routes: Sendable {
       try await front.entry(of: session, after: offset, time, channel).get()
     }
 
+    /// The entries of one response, from its beginning to its end, whatever form they are then given.
+    func tap(_ response: String, in session: SessionName, _ front: DeviceFront) async throws -> ResponseTap {
+      try await front.tap(response, in: session, channel).get()
+    }
+
     /// Until the answer is written: what is handed to the channel waits there for a client that does not read.
     func answerCosts(_ charge: MemoryCharge) {
       channel.triggerUserOutboundEvent(Gate.AnswerCosts(charge: charge), promise: nil)
@@ -86,27 +95,34 @@ package struct Routes: Sendable {
   }
 
   private func answer(_ call: Call) async -> Response {
-    let request = call.request
-    let problem: Problem
     do {
       return try await route(call)
-    } catch let refusal as Problem {
-      problem = refusal
-    } catch let error where error is HTTPParserError || error is ChannelError || error is IOError {
+    } catch {
+      return refused(problem(for: error, call.request), call.request)
+    }
+  }
+
+  func problem(for error: any Error, _ request: Request) -> Problem {
+    switch error {
+    case let problem as Problem: return problem
+    case is HTTPParserError, is ChannelError, is IOError:
       // The client's, and so its line may be had for nothing.
       troubles.occurred(
         "request", .info, "a request ended early or was malformed",
         metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
-      problem = Problem.badRequest("bad-request", "The request can't be read to its end: \(error).")
-    } catch {
+      return .badRequest("bad-request", "The request can't be read to its end: \(error).")
+    default:
       logger.error("a request failed", metadata: ["error": "\(error)", "path": "\(request.uri.path)"])
-      problem = Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
+      return Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
     }
-    return refused(problem, request)
+  }
+
+  func note(_ problem: Problem, _ request: Request) {
+    refusals.note(problem, uri: request.head.path ?? "/", origin: request.headers[.origin])
   }
 
   private func refused(_ problem: Problem, _ request: Request) -> Response {
-    refusals.note(problem, uri: request.head.path ?? "/", origin: request.headers[.origin])
+    note(problem, request)
     var response = Response(problem)
     if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
     return response
@@ -128,14 +144,21 @@ package struct Routes: Sendable {
         throw Problem(
           .notFound, "no-such-response", "Nothing is known of this response; it may never have been opened.")
       }
-      return .json(record.json(response), to: request)
+      return .json(record.json(response), to: request).of(session, response)
+    case .responses(let session):
+      try origins.check(request.headers[values: .origin])
+      if request.method == .options { return preflight(request, allow: "GET, HEAD, OPTIONS") }
+      try method(request, .get)
+      return try await responses(of: session, call, try Query(target.query))
+    case .input(let session): return try await submit(.input, nil, session, call, target)
+    case .cancel(let response, let session): return try await submit(.cancel, response, session, call, target)
     case .controls(let response, let session):
       try origins.check(request.headers[values: .origin])
       if request.method == .options { return preflight(request, allow: "GET, OPTIONS") }
       guard request.method == .get else { throw Problem.methodNotAllowed("GET") }
       return try await controls(of: response, session, call, try Query(target.query))
     case .malformed: throw Problem.badEncoding
-    case .other: return try page(call)
+    case .other: return try await page(call)
     }
   }
 
@@ -157,7 +180,7 @@ package struct Routes: Sendable {
         )
       }
       if let charge = page.charge { call.answerCosts(charge) }
-      return .json(page.json(session: session), to: request)
+      return .json(page.json(session: session), to: request).of(session)
     case .post:
       return try await post(name, call, query)
     case .delete:
@@ -227,9 +250,77 @@ package struct Routes: Sendable {
       json.name("ids")
       json.array { json in for id in ids { json.value(id.description) } }
     }
-    var response = Response.json(json.buffer, status: .created, to: request)
-    if isReplayed, let name = HTTPField.Name("Idempotent-Replayed") { response.headers[name] = "true" }
+    var response = Response.json(json.buffer, status: .created, to: request).of(session)
+    if isReplayed { response.isReplay() }
     return response
+  }
+
+  /// What a person wants, over HTTP (PROTOCOL 5).
+  private func submit(
+    _ kind: Submission.Kind, _ response: String?, _ session: String, _ call: Call, _ target: Target
+  ) async throws -> Response {
+    let request = call.request
+    try origins.check(request.headers[values: .origin])
+    if request.method == .options { return preflight(request, allow: "POST, OPTIONS") }
+    guard request.method == .post else { throw Problem.methodNotAllowed("POST, OPTIONS") }
+    let query = try Query(target.query)
+    let (session, identity) = try await admitted(session, kind == .input ? .input : .cancel, call, query)
+    let body = try await body(call)
+    if kind == .input || body.readableBytes > 0, !MediaType.isContent(.json, request.headers[.contentType]) {
+      throw Problem(
+        .unsupportedMediaType, "unsupported-media-type", "Send a JSON object with Content-Type: application/json."
+      ).with(header: "Accept-Post", "application/json")
+    }
+    let submission = try Submission(
+      kind, response: response, body: body,
+      key: request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value,
+      device: try query.one("device"), subject: identity?.subject ?? "", limit: limits.maxEntryBytes)
+    let (inboxID, isReplayed) = try await store.submit(submission.put, to: session)
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("key", submission.put.key)
+      json.member("inboxId", inboxID.description)
+    }
+    var answer = Response.json(json.buffer, status: .accepted, to: request).of(session, submission.response)
+    if isReplayed { answer.isReplay() }
+    return answer
+  }
+
+  /// Responses that a list holds at the most.
+  private static let maxListed = 1000
+
+  /// Those first that were written last (PROTOCOL 8).
+  private func responses(of session: String, _ call: Call, _ query: Query) async throws -> Response {
+    let session = try await self.session(session, .read, call, query)
+    let state = try query.one("state").map { (text) throws(Problem) in
+      guard let state = ResponseState(rawValue: text) else {
+        throw .badRequest("bad-state", "state is open, end, error or cancelled.")
+      }
+      return state
+    }
+    let list = try await store.responses(in: session)
+    let wanted = list.responses.filter { state == nil || $0.record.state == state }
+      .sorted { ($1.record.time, $1.record.id ?? .zero) < ($0.record.time, $0.record.id ?? .zero) }
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.name("responses")
+      json.array { json in
+        for (name, record) in wanted.prefix(Self.maxListed) {
+          json.object { json in
+            json.member("response", name)
+            json.member("n", record.n)
+            json.member("state", record.state.rawValue)
+            json.member("epoch", record.epoch)
+            json.member("offset", record.id?.description)
+          }
+        }
+      }
+      if list.hasMore || wanted.count > Self.maxListed {
+        json.name("more")
+        json.value(true)
+      }
+    }
+    return .json(json.buffer, to: call.request).of(session)
   }
 
   /// What people want of a response, for the process that produces it (PROTOCOL 8).
@@ -251,7 +342,7 @@ package struct Routes: Sendable {
     answer.headers[.cacheControl] = "no-store, no-transform"
     if let name = HTTPField.Name("X-Accel-Buffering") { answer.headers[name] = "no" }
     answer.allow(request.headers[.origin])
-    return answer
+    return answer.of(session, response)
   }
 
   private func session(
@@ -264,19 +355,21 @@ package struct Routes: Sendable {
     _ name: String, _ scope: Identity.Scope, _ call: Call, _ query: Query
   ) async throws -> (session: SessionName, identity: Identity?) {
     let session = try SessionName(checking: name)
-    var known: Identity?
-    if let authenticator {
-      let headers = call.request.headers
-      let credentials = try authenticator.credentials(
-        { name in HTTPField.Name(name).map { headers[values: $0] } ?? [] }, query: query)
-      let identity = try await authenticator.identify(credentials, from: call.address)
-      guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
-      known = identity
-    }
-    return (session, known)
+    let identity = try await identity(call, query)
+    if let identity, !identity.may(scope, session) { throw Problem.notAllowed(scope, session) }
+    return (session, identity)
   }
 
-  private func body(_ call: Call) async throws -> ByteBuffer {
+  /// Nil where nobody is asked who he is.
+  func identity(_ call: Call, _ query: Query) async throws -> Identity? {
+    guard let authenticator else { return nil }
+    let headers = call.request.headers
+    let credentials = try authenticator.credentials(
+      { name in HTTPField.Name(name).map { headers[values: $0] } ?? [] }, query: query)
+    return try await authenticator.identify(credentials, from: call.address)
+  }
+
+  func body(_ call: Call) async throws -> ByteBuffer {
     let tooLarge = Problem(
       .payloadTooLarge, "body-too-large",
       "The body may have \(limits.maxBodyBytes) bytes; large content belongs beside the stream, with a link in the entry."
@@ -318,7 +411,7 @@ package struct Routes: Sendable {
 
   /// What a page of an accepted origin may do (Fetch Standard section 3.2.2). What it asks to send is allowed: only what is
   /// known is read.
-  private func preflight(_ request: Request, allow: String) -> Response {
+  func preflight(_ request: Request, allow: String) -> Response {
     var response = Response(status: .noContent)
     response.headers[.allow] = allow
     response.headers[.accessControlAllowMethods] = allow
@@ -332,9 +425,10 @@ package struct Routes: Sendable {
 
   // MARK: The rest
 
-  private func page(_ call: Call) throws -> Response {
+  private func page(_ call: Call) async throws -> Response {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
+    if let relay, path.hasPrefix("/v1/") { return await openAI(call, path, relay) }
     if request.method == .options {
       // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
       guard path == "*" || web.file(path) != nil else { throw Problem.noSuchPath }

@@ -17,6 +17,9 @@ package protocol SessionOperations: Sendable {
   func delete(_ session: SessionName) async throws
   /// Nil where nothing is known of the response.
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord?
+  /// What a person wants, for the process that holds the response: `again` where its key came before.
+  func submit(_ put: EntryPut, to session: SessionName) async throws -> (inboxID: EntryID, again: Bool)
+  func responses(in session: SessionName) async throws -> ResponseList
   /// The response, and the next messages of the session's inbox after `place`.
   func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook
 }

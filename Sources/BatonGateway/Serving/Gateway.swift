@@ -1,4 +1,6 @@
+import BatonProducer
 import BatonProtocol
+import BatonRelay
 import BatonSession
 import HummingbirdCore
 import Logging
@@ -79,10 +81,17 @@ package final class Gateway: Service {
       hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
       metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
       logger: parts.logger)
+    let relay = try configuration.relay.map { [group = self.parts.eventLoopGroup, logger = self.parts.logger] options in
+      var writing = Producer.Configuration()
+      writing.keyPrefix = configuration.keyPrefix
+      let producer = try Producer(
+        redis: configuration.redisText, writing, eventLoopGroup: group, logger: logger)
+      return try Relay(options, producer: producer, logger: logger)
+    }
     let routes = Routes(
       store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
-      limits: configuration.http, logger: parts.logger)
+      limits: configuration.http, relay: relay, logger: parts.logger)
     let onListening = onListening
     let (parts, most) = (parts, configuration.maxConnections)
     let server = Server(
@@ -128,7 +137,7 @@ package final class Gateway: Service {
         // Ends when a shutdown is asked for.
         try? await gracefulShutdown()
         if Task.isCancelled { return }
-        try await self.drain(server)
+        try await self.drain(server, relay)
       }
       try await group.next()
       group.cancelAll()
@@ -150,14 +159,18 @@ package final class Gateway: Service {
       audience: configuration.audience, addresses: configuration.addresses)
   }
 
-  private func drain(_ server: Server<GateChannel>) async throws {
+  private func drain(_ server: Server<GateChannel>, _ relay: Relay?) async throws {
     let wait = configuration.drainDelay + configuration.drainTime
     parts.state.beginDraining(retryAfter: max(1, min(30, wait.nanoseconds / 1_000_000_000)))
     parts.logger.info("draining", metadata: ["devices": "\(parts.registry.count)"])
     try await Task.sleep(for: .nanoseconds(configuration.drainDelay.nanoseconds))
+    let deadline = ContinuousClock.now + .nanoseconds(configuration.drainTime.nanoseconds)
     let closing = Task.detached { try await server.shutdownGracefully() }
     parts.registry.drain(over: configuration.drainTime)
     try await waitForDevicesAndRequests(for: configuration.drainTime)
+    // Answers that are relayed have the same time.
+    while let relay, relay.open > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
+    await relay?.drain()
     // Uploads are answered now; what has not left after the closing handshake's patience is not waited for.
     parts.state.endUploads()
     try await waitForDevicesAndRequests(for: .seconds(6))

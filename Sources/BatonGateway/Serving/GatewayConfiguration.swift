@@ -1,7 +1,9 @@
 import BatonProtocol
 import BatonRedis
+import BatonRelay
 import BatonSession
 import BatonStore
+import BatonUpstream
 import BatonWebSocket
 import Foundation
 import Logging
@@ -11,6 +13,10 @@ import NIOCore
 package struct GatewayConfiguration: Sendable {
   package var listen = ListenAddress.tcp(host: "127.0.0.1", port: 8080)
   package var redis: RedisURL
+  /// As it was given.
+  package var redisText: String
+  /// The model server that is relayed; nil for none.
+  package var relay: Relay.Options?
   package var node: String
   package var keyPrefix = "baton:"
   package var wakeup = Wakeup.auto
@@ -55,8 +61,9 @@ package struct GatewayConfiguration: Sendable {
         "listen", "must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080, or unix: and an absolute path")
     }
     self.listen = listen
+    redisText = settings.text("redis") ?? ""
     do {
-      redis = try RedisURL(settings.text("redis") ?? "")
+      redis = try RedisURL(redisText)
     } catch {
       throw settings.mistake("redis", "is wrong: \(error)")
     }
@@ -96,6 +103,29 @@ package struct GatewayConfiguration: Sendable {
       allowedHosts = hosts
     }
     try await readCredentials(settings)
+    if let url = settings.text("openai") {
+      guard let address = UpstreamAddress(url) else {
+        throw settings.mistake("openai", "must be an address such as http://127.0.0.1:8000/v1")
+      }
+      var key = ProcessInfo.processInfo.environment["OPENAI_API_KEY"]
+      if let path = settings.text("openai-key-file") {
+        guard let data = FileManager.default.contents(atPath: path), let text = String(data: data, encoding: .utf8)
+        else {
+          throw settings.mistake("openai-key-file", "can't be read")
+        }
+        key = text
+      }
+      key = key?.trimmingCharacters(in: .whitespacesAndNewlines)
+      if let key, !key.utf8.allSatisfy({ (0x21...0x7E).contains($0) }) {
+        throw settings.mistake("openai-key-file", "(or OPENAI_API_KEY) has a character in it that no key has")
+      }
+      var options = Relay.Options(address, key: key?.isEmpty == false ? key : nil)
+      options.maxOpen = settings.count("max-relays") ?? options.maxOpen
+      if let limit = settings.milliseconds("relay-idle-timeout") {
+        options.idleLimit = limit == 0 ? nil : .milliseconds(limit)
+      }
+      relay = options
+    }
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
       guard let value = settings.milliseconds(name), value >= least else {
         throw settings.mistake(name, "must be at least \(least)ms")

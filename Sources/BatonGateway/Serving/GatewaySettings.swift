@@ -69,6 +69,20 @@ package enum GatewaySettings {
     ),
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
 
+    Setting(
+      "openai", placeholder: "URL", isSecret: true,
+      "An OpenAI-compatible model server: the gateway serves /v1/responses, /v1/chat/completions and the rest of /v1 in front of it, and answers outlive their connections"
+    ),
+    Setting(
+      "openai-key-file", placeholder: "PATH",
+      "The model server's key, in place of the one in OPENAI_API_KEY; a caller's own is never passed on"),
+    Setting(
+      "max-relays", .count(1...1_000_000), standard: "1000",
+      "Answers of the model server that are open at the same time; more are refused with 503"),
+    Setting(
+      "relay-idle-timeout", .duration, standard: "2m",
+      "How long the model server may be silent within an answer; 0s is as long as it likes"),
+
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
     Setting(
       "drain-time", .duration, standard: "30s",

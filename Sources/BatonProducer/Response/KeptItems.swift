@@ -7,14 +7,15 @@ import NIOCore
 /// The newest items of a response: one number each, without gaps.
 struct KeptItems {
   enum Item: Equatable {
-    case delta(ByteBuffer)
+    /// - Parameter part: `kind:name`; nil for the answer's text.
+    case delta(ByteBuffer, part: String? = nil)
     /// With `event` among the fields.
     case event([Entry.Field])
 
     /// What it costs to keep: its bytes, and something for having it at all.
     var cost: Int {
       switch self {
-      case .delta(let text): 64 + text.readableBytes
+      case .delta(let text, let part): 64 + text.readableBytes + (part?.utf8.count ?? 0)
       case .event(let fields): 64 + fields.reduce(0) { $0 + $1.name.readableBytes + $1.value.readableBytes }
       }
     }
@@ -72,10 +73,9 @@ struct KeptItems {
     var result: [ResponseItem] = []
     if known < base { result.append(.gap(base)) }
     var (through, size) = (max(known, base), 0)
-    var run: [ByteBuffer] = []
-    var runSize = 0
+    var (run, runSize, runPart): ([ByteBuffer], Int, String?) = ([], 0, nil)
     func close() {
-      if !run.isEmpty { result.append(.deltas(run)) }
+      if !run.isEmpty { result.append(.deltas(run, part: runPart)) }
       (run, runSize) = ([], 0)
     }
     for item in items[Int(through - base)...] {
@@ -83,8 +83,9 @@ struct KeptItems {
       size += item.cost
       through += 1
       switch item {
-      case .delta(let text):
-        if runSize + text.readableBytes > Self.joinLimit { close() }
+      case .delta(let text, let part):
+        if runSize + text.readableBytes > Self.joinLimit || part != runPart { close() }
+        runPart = part
         run.append(text)
         runSize += text.readableBytes
       case .event(let fields):

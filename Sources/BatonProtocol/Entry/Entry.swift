@@ -56,6 +56,15 @@ package struct Entry: @unchecked Sendable {
     }
   }
 
+  package var part: String? {
+    read { record, bytes in
+      record.partLength == 0 ? nil : String(decoding: Entry.part(record, bytes), as: UTF8.self)
+    }
+  }
+
+  /// The data goes on in the next entry of the same response and event.
+  package var hasMore: Bool { record.hasMore }
+
   package var payload: Payload {
     read { record, bytes in
       switch record.kind {
@@ -116,8 +125,13 @@ package struct Entry: @unchecked Sendable {
       count: Int(record.eventLength))
   }
 
+  static func part(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UnsafeRawBufferPointer {
+    UnsafeRawBufferPointer(
+      start: bytes + Int(record.start) + known(record) - Int(record.partLength), count: Int(record.partLength))
+  }
+
   private static func known(_ record: EntryRecord) -> Int {
-    Int(record.dataLength) + Int(record.responseLength) + Int(record.eventLength)
+    Int(record.dataLength) + Int(record.responseLength) + Int(record.eventLength) + Int(record.partLength)
   }
 
   /// Of all its bytes in the arena.
@@ -137,8 +151,10 @@ extension Entries {
     arena.withContents { records, bytes in
       let (one, next) = (records[index], records[index + 1])
       guard one.eventLength == 0, next.eventLength == 0, one.kind == .text, next.kind == .text,
-        one.fieldCount == 0, next.fieldCount == 0, one.responseLength == next.responseLength,
-        Entry.response(one, bytes).elementsEqual(Entry.response(next, bytes))
+        one.fieldCount == 0, next.fieldCount == 0, !one.hasMore, !next.hasMore,
+        one.responseLength == next.responseLength, one.partLength == next.partLength,
+        Entry.response(one, bytes).elementsEqual(Entry.response(next, bytes)),
+        Entry.part(one, bytes).elementsEqual(Entry.part(next, bytes))
       else { return false }
       switch (one.hasN, next.hasN) {
       case (false, false): return true

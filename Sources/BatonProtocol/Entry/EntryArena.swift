@@ -1,5 +1,5 @@
-/// What is known of one entry beside its bytes; those lie in the arena from `start` on: data, response, event, and the
-/// other fields, each as two lengths of 4 bytes, name and value.
+/// What is known of one entry beside its bytes; those lie in the arena from `start` on: data, response, event, part,
+/// and the other fields, each as two lengths of 4 bytes, name and value.
 package struct EntryRecord: Sendable {
   package enum Kind: UInt8 {
     case none, text, binary, tooBig
@@ -17,6 +17,9 @@ package struct EntryRecord: Sendable {
   package var responseLength: UInt8 = 0
   /// 0: a token.
   package var eventLength: UInt8 = 0
+  package var partLength: UInt8 = 0
+  /// The data goes on in the next entry.
+  package var hasMore = false
   package var kind = Kind.none
   package var hasCheck = false
   /// Whether the data can stand in JSON as it is.

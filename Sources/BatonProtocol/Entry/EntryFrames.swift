@@ -83,6 +83,8 @@ package struct EntryFrame {
       var size = #"{"id":"","event":""}"#.utf8.count + offset
       size += last.eventLength == 0 ? Entry.token.utf8.count : Int(last.eventLength)
       if last.responseLength > 0 { size += #","response":"""#.utf8.count + Int(last.responseLength) }
+      if last.partLength > 0 { size += #","part":"""#.utf8.count + Int(last.partLength) }
+      if last.hasMore { size += #","more":true"#.utf8.count }
       if last.hasN { size += #","n":"#.utf8.count + RawWriter.length(last.n) }
       if deltas > 1 { size += #","joined":"#.utf8.count + RawWriter.length(deltas) }
       switch last.kind {
@@ -133,10 +135,15 @@ package struct EntryFrame {
         out.write(Entry.event(last, bytes))
         out.write("\"")
       }
-      // The names of responses and events have no characters that JSON escapes.
+      // The names of responses, parts and events have no characters that JSON escapes.
       if last.responseLength > 0 {
         out.write(#","response":""#)
         out.write(Entry.response(last, bytes))
+        out.write("\"")
+      }
+      if last.partLength > 0 {
+        out.write(#","part":""#)
+        out.write(Entry.part(last, bytes))
         out.write("\"")
       }
       if last.hasN {
@@ -147,6 +154,7 @@ package struct EntryFrame {
         out.write(#","joined":"#)
         out.write(deltas)
       }
+      if last.hasMore { out.write(#","more":true"#) }
       switch last.kind {
       case .none, .tooBig: break
       case .binary:

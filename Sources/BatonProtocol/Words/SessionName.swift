@@ -29,6 +29,19 @@ package enum Shape {
     holds(bytes, upTo: 64) { _ in false }
   }
 
+  /// A part's name, `kind:name`: 1 to 128 characters of ``name(_:upTo:)``, the kind of `a-z 0-9 -`.
+  package static func part(_ bytes: some Collection<UInt8>) -> Bool {
+    guard name(bytes, upTo: 128), let colon = bytes.firstIndex(of: UInt8(ascii: ":")), colon != bytes.startIndex,
+      bytes.index(after: colon) != bytes.endIndex
+    else { return false }
+    return bytes[..<colon].allSatisfy { byte in
+      switch byte {
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"): true
+      default: false
+      }
+    }
+  }
+
   /// An `n` or `joined`: 1 to 2⁵³−1 in decimal, without leading zeros.
   package static func number(_ bytes: some Collection<UInt8>) -> UInt64? {
     guard bytes.first != UInt8(ascii: "0"), let value = UInt64(decimalDigits: bytes), value < 1 << 53 else {

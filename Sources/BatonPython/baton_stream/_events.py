@@ -20,14 +20,23 @@ class Entry:
     event: str = "token"
     """`token` for a text delta; `start`, `end`, `error`, `cancelled`, `input`, or a producer's own."""
     response: str | None = None
+    part: str | None = None
+    """Which part of the response it belongs to, `kind:name`; None for the answer's text."""
     n: int | None = None
-    """The number of the (last) delta within its response, from 1."""
+    """The number of the (last) delta within its response, from 1, over all parts."""
     joined: int = 1
     """How many deltas it stands for."""
+    more: bool = False
+    """The data goes on in the next entry of the same response and event."""
     data: bytes | None = None
     """The payload; None where the entry has none. A character may be split over two deltas."""
     fields: Mapping[str, list[bytes]] = field(default_factory=dict)
     """All other fields, by name; a name that is used several times has several values."""
+
+    @property
+    def is_shown_text(self) -> bool:
+        """Whether people are shown it: a delta of the answer's text, or of a part whose kind is `text`."""
+        return self.event == "token" and (self.part is None or self.part.startswith("text:"))
 
     @property
     def text(self) -> str:
@@ -136,8 +145,8 @@ def event_of(frame: Frame) -> Event | None:
     if "type" not in frame:
         id, data, fields = text("id"), text("data"), frame.get("fields")
         return None if id is None else Entry(
-            id=id, event=text("event") or "token", response=text("response"), n=_integer(frame.get("n")),
-            joined=max(1, _integer(frame.get("joined")) or 1),
+            id=id, event=text("event") or "token", response=text("response"), part=text("part"), n=_integer(frame.get("n")),
+            joined=max(1, _integer(frame.get("joined")) or 1), more=frame.get("more") is True,
             data=bytes_of(frame.get("data64")) if data is None else data.encode(errors="replace"),
             fields={name: _values(value) for name, value in fields.items()} if isinstance(fields, dict) else {},
         )  # fmt: skip

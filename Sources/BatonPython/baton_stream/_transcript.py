@@ -130,9 +130,10 @@ class Transcript:
         elif entry.event == "token":
             # Not above the last: an append that was sent twice (section 2).
             if entry.n is None or entry.response is None or entry.n > response.n:
-                decoder = codecs.getincrementaldecoder("utf-8")("replace")
-                response._add(decoder.decode(response._pending + (entry.data or b"")))
-                response._pending = decoder.getstate()[0]
+                if entry.is_shown_text:
+                    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+                    response._add(decoder.decode(response._pending + (entry.data or b"")))
+                    response._pending = decoder.getstate()[0]
                 response.n = response.n + 1 if entry.n is None else entry.n
         return mark
 

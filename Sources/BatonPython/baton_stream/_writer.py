@@ -14,7 +14,7 @@ from typing import Any
 from ._errors import Deleted, Ended, Fenced, ProducerError, Refused, Unavailable
 
 Item = tuple[Any, ...]
-"""As in the article on the atomic step: `("deltas", text, …)`, `("event", name, value, …)`, `("start", …)`, `("end", …)`, `("gap", n)`."""
+"""As in the article on the atomic step: `("deltas", text, …)`, `("part", name, text, …)`, `("event", name, value, …)`, `("start", …)`, `("end", …)`, `("gap", n)`."""
 
 _CALL_LIMIT = 256 * 1024  # one call carries so many bytes, or one item
 _JOIN_LIMIT = 64 * 1024  # one joined entry holds so many bytes, or one delta: what a gateway joins to at most
@@ -286,7 +286,9 @@ def flat(items: list[Item]) -> list[Any]:
     arguments: list[Any] = []
     for kind, *values in items:
         arguments.append(kind)
-        if kind == "deltas":
+        if kind == "part":
+            arguments.append(values.pop(0))
+        if kind in ("deltas", "part"):
             arguments.append(len(values))
         elif kind != "gap":
             arguments.append(len(values) // 2)

@@ -43,7 +43,7 @@ package struct EntryReader: ~Copyable, Sendable {
     // The first of a name counts; where it has a wrong shape it stays among the others, as the second does.
     var seen: Known = []
     var others = 0
-    var found = (data: -1, response: -1, event: -1, joined: -1)
+    var found = (data: -1, response: -1, event: -1, joined: -1, part: -1)
     for index in 0..<count {
       let (name, value) = pair(index)
       guard let known = Known(name) else {
@@ -63,6 +63,12 @@ package struct EntryReader: ~Copyable, Sendable {
       case .event:
         isTaken = Shape.event(value)
         if isTaken { found.event = index }
+      case .part:
+        isTaken = Shape.part(value)
+        if isTaken { found.part = index }
+      case .more:
+        isTaken = value.elementsEqual("1".utf8)
+        record.hasMore = isTaken
       case .n:
         if let n = Shape.number(value) { record.n = n } else { isTaken = false }
       default: found.joined = index
@@ -104,6 +110,11 @@ package struct EntryReader: ~Copyable, Sendable {
         builder.append(event)
       }
     }
+    if found.part >= 0 {
+      let part = pair(found.part).value
+      record.partLength = UInt8(truncatingIfNeeded: part.count)
+      builder.append(part)
+    }
     if others > 0, !isTooBig { takeOthers(&record, seen, count, pair) }
     builder.append(record)
   }
@@ -135,6 +146,8 @@ package struct EntryReader: ~Copyable, Sendable {
     static let response = Known(rawValue: 4)
     static let n = Known(rawValue: 8)
     static let joined = Known(rawValue: 16)
+    static let part = Known(rawValue: 32)
+    static let more = Known(rawValue: 64)
 
     init(rawValue: UInt16) { self.rawValue = rawValue }
 
@@ -145,6 +158,8 @@ package struct EntryReader: ~Copyable, Sendable {
       switch name.count {
       case 1 where name[0] == UInt8(ascii: "n"): self = .n
       case 4 where name.elementsEqual("data".utf8): self = .data
+      case 4 where name.elementsEqual("part".utf8): self = .part
+      case 4 where name.elementsEqual("more".utf8): self = .more
       case 5 where name.elementsEqual("event".utf8): self = .event
       case 6 where name.elementsEqual("joined".utf8): self = .joined
       case 8 where name.elementsEqual("response".utf8): self = .response

@@ -8,6 +8,8 @@ package struct ResponseRecord: Sendable, Equatable {
   package let state: ResponseState
   /// The lease, `WRITER.COUNT`.
   package let token: String
+  /// Its last entry; nil before there is one.
+  package let id: EntryID?
   /// When it was last written, in milliseconds on the server's clock: good for a suspicion, never for a verdict.
   package let time: UInt64
 
@@ -21,6 +23,7 @@ package struct ResponseRecord: Sendable, Equatable {
     self.n = n
     self.state = state
     token = String(parts[3])
+    id = EntryID(String(parts[4]))
     self.time = time
   }
 

@@ -5,8 +5,8 @@ import NIOCore
 package enum ResponseItem: Sendable, Equatable {
   /// Appended only by the call that creates the response.
   case start([Entry.Field])
-  /// Text deltas that become one entry; takes as many numbers.
-  case deltas([ByteBuffer])
+  /// Text deltas of one part, or of the answer itself, that become one entry; takes as many numbers.
+  case deltas([ByteBuffer], part: String? = nil)
   /// Any other entry, with `event` among its fields; takes one number.
   case event([Entry.Field])
   /// What lies before here, up to this number, is lost.
@@ -17,7 +17,7 @@ package enum ResponseItem: Sendable, Equatable {
   /// How many numbers it takes.
   package var count: Int {
     switch self {
-    case .deltas(let deltas): deltas.count
+    case .deltas(let deltas, _): deltas.count
     case .event: 1
     case .start, .gap, .end: 0
     }
@@ -26,7 +26,9 @@ package enum ResponseItem: Sendable, Equatable {
   var arguments: [AppendArgument] {
     switch self {
     case .start(let fields): [.string("start")] + Self.arguments(fields)
-    case .deltas(let deltas): [.string("deltas"), .number(deltas.count)] + deltas.map { .bytes($0) }
+    case .deltas(let deltas, let part):
+      (part.map { [.string("part"), .string($0)] } ?? [.string("deltas")]) + [.number(deltas.count)]
+        + deltas.map { .bytes($0) }
     case .event(let fields): [.string("event")] + Self.arguments(fields)
     case .gap(let n): [.string("gap"), .number(n)]
     case .end(let state, let fields): [.string(state.rawValue)] + Self.arguments(fields)

@@ -190,15 +190,22 @@ local function write()
   local entries, n, state = {}, is.n, is.state
   while at < #ARGV do
     local kind = take()
+    local part
+    if kind == 'part' then
+      part, kind = take(), 'deltas'
+      assert(string.match(part, '^[%l%d-]+:[%w._~:@-]+$') and #part <= 128, 'ERR bad part')
+    end
     if kind == 'deltas' then
       local count = number()
       assert(count >= 1 and at + count <= #ARGV, 'ERR too few arguments')
       local known = math.max(n - position, 0)
       if count > known then
         local joined, data = count - known, table.concat(ARGV, '', at + known + 1, at + count)
-        entries[#entries + 1] = joined == 1
-          and { 'response', response, 'n', int(position + count), 'data', data }
-          or { 'response', response, 'n', int(position + count), 'joined', int(joined), 'data', data }
+        local entry = { 'response', response, 'n', int(position + count) }
+        if part then entry[5], entry[6] = 'part', part end
+        if joined > 1 then entry[#entry + 1], entry[#entry + 2] = 'joined', int(joined) end
+        entry[#entry + 1], entry[#entry + 2] = 'data', data
+        entries[#entries + 1] = entry
       end
       at, position = at + count, position + count
     elseif kind == 'event' then

@@ -37,7 +37,7 @@ struct AttachPrinter {
   }
 
   private mutating func show(_ entry: SessionAttachment.Frame.Entry) throws(Descriptor.Failure) {
-    if entry.event == "token", let data = entry.data, !data.isEmpty {
+    if entry.isShownText, let data = entry.data, !data.isEmpty {
       if isRepeated(entry) { return }
       try isTerminal ? StandardOutput.write(terminal.shown(data)) : StandardOutput.write(data)
       isMidLine = data.last != UInt8(ascii: "\n")

@@ -1,5 +1,6 @@
 import AsyncHTTPClient
 import BatonGateway
+import BatonRelay
 import BatonUpstream
 import Foundation
 import NIOCore
@@ -44,7 +45,8 @@ actor Model {
     let status: Int
     let body: ByteBuffer
     do {
-      let web = try WebClient(for: address.models, caFile: nil)
+      let web = try PublishFailure.of { () throws(WebClient.Invalid) in try WebClient(for: address.models, caFile: nil)
+      }
       var request = HTTPClientRequest(url: web.target(address.models))
       for (name, value) in try ModelSource.credentials(address) { request.headers.add(name: name, value: value) }
       let response = try await web.client.execute(request, timeout: .seconds(5))

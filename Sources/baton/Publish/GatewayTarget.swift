@@ -1,6 +1,7 @@
 import AsyncHTTPClient
 import BatonProducer
 import BatonProtocol
+import BatonRelay
 import BatonSession
 import BatonUpstream
 import Foundation
@@ -142,7 +143,9 @@ private struct GatewayLink: Sendable {
     resource = "\(url.hasSuffix("/") ? String(url.dropLast()) : url)/v1/sessions/\(session)"
     shown = UpstreamAddress.masked(resource)
     self.token = token
-    web = try WebClient(for: resource, caFile: caFile)
+    web = try PublishFailure.of { [resource] () throws(WebClient.Invalid) in
+      try WebClient(for: resource, caFile: caFile)
+    }
   }
 
   struct State: Decodable {

@@ -1,11 +1,11 @@
 import AsyncHTTPClient
 import BatonProducer
+import BatonRelay
 import BatonUpstream
 import Foundation
 import NIOCore
 import NIOFoundationCompat
 import NIOHTTP1
-import Synchronization
 
 /// Asks a model at an OpenAI-compatible endpoint and appends its answer as it comes.
 struct ModelSource {
@@ -25,7 +25,9 @@ struct ModelSource {
   private static let maxRedirects = 5
 
   func publish(to target: any PublishTarget) async throws {
-    let web = try WebClient(for: address.completions, caFile: caFile) { $0.mergeBodies() }
+    let web = try PublishFailure.of { () throws(WebClient.Invalid) in
+      try WebClient(for: address.completions, caFile: caFile) { $0.mergeBodies() }
+    }
     var progress = Progress()
     var question = Question(url: address.completions)
     while true {
@@ -67,31 +69,18 @@ struct ModelSource {
     var trouble: String?
   }
 
-  /// Nobody has said anything for too long.
-  private struct Silence: Error {
-    let seconds: Int
-  }
-
   private func ask(
     _ question: Question, over web: WebClient, to target: any PublishTarget, _ progress: inout Progress
   ) async throws -> Outcome {
-    let response = ModelResponse()
-    let watch = Watch()
-    let watching = Task {
-      // Sooner or later: whoever waits for a deadline that was moved on waits again.
-      while !Task.isCancelled {
-        let (at, limit) = watch.deadline.withLock { $0 }
-        if at <= .now { return response.giveUp(Silence(seconds: Int(limit.components.seconds))) }
-        try? await Task.sleep(until: min(at, .now + .milliseconds(200)))
-      }
-    }
-    defer { watching.cancel() }
+    let response = UpstreamResponse()
+    let watch = UpstreamWatch(response)
+    defer { watch.end() }
     watch.expect(within: firstLimit)
     response.execute(try request(question, over: web), on: web.client)
     var head: HTTPResponseHead?
     var answer: UpstreamAnswer?
     var trouble: String?
-    var silence: Silence?
+    var silence: UpstreamWatch.Silence?
     do {
       reading: for try await part in response.parts {
         switch part {
@@ -115,7 +104,7 @@ struct ModelSource {
       }
     } catch let error as PublishFailure {
       throw error
-    } catch let error as Silence {
+    } catch let error as UpstreamWatch.Silence {
       silence = error
     } catch is CancellationError {
       throw CancellationError()
@@ -218,22 +207,5 @@ struct ModelSource {
     }
     guard let login = address.login else { return [:] }
     return ["authorization": "Basic \(Data(login.utf8).base64EncodedString())"]
-  }
-
-  /// Until when something has to come.
-  private final class Watch: Sendable {
-    let deadline = Mutex<(at: ContinuousClock.Instant, limit: Duration)>((.now + .seconds(1 << 40), .zero))
-    private let isFinishing = Atomic(false)
-
-    func expect(within limit: Duration?) {
-      guard !isFinishing.load(ordering: .relaxed) else { return }
-      deadline.withLock { $0 = (.now + (limit ?? .seconds(1 << 40)), limit ?? .zero) }
-    }
-
-    /// All but the stream's end has come.
-    func finish(within limit: Duration) {
-      guard !isFinishing.exchange(true, ordering: .relaxed) else { return }
-      deadline.withLock { $0 = (.now + limit, limit) }
-    }
   }
 }

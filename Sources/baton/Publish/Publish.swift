@@ -1,6 +1,7 @@
 import ArgumentParser
 import BatonProducer
 import BatonProtocol
+import BatonRelay
 import BatonSession
 import BatonUpstream
 import Foundation
@@ -276,5 +277,14 @@ struct PublishFailure: Error, CustomStringConvertible {
   static func fault(_ what: String) -> PublishFailure { PublishFailure(status: .fault, description: what) }
   static func configuration(_ what: String) -> PublishFailure {
     PublishFailure(status: .configuration, description: what)
+  }
+
+  /// A client for an address, or why the environment has none.
+  static func of(_ make: () throws(WebClient.Invalid) -> WebClient) throws(PublishFailure) -> WebClient {
+    do {
+      return try make()
+    } catch {
+      throw .configuration(error.description)
+    }
   }
 }

@@ -11,7 +11,9 @@ import Testing
     let entry = reader.entry(EntryID(1, 0), fields)
     var words = [entry.event]
     if let response = entry.response { words.append("response=\(response)") }
+    if let part = entry.part { words.append("part=\(part)") }
     if let n = entry.n { words.append("n=\(n)") }
+    if entry.hasMore { words.append("more") }
     if entry.joined != 1 { words.append("joined=\(entry.joined)") }
     switch entry.payload {
     case .none: break
@@ -35,11 +37,16 @@ import Testing
       read(["joined": "3", "n": "7", "response": "r", "event": "token", "data": "x"])
         == "token response=r n=7 joined=3 text=x")
     #expect(read(["data": "x", "Data": "y", "k": "v"]) == "token text=x Data:y k:v")
+    #expect(
+      read(["part": "text:0.1", "more": "1", "event": "e", "response": "r", "data": "x", "k": "v", "part": "a:b"])
+        == "e response=r part=text:0.1 more text=x k:v part:a:b")
   }
 
   @Test(arguments: [
     ("n", "0"), ("n", "01"), ("n", "-1"), ("n", ""), ("n", "9007199254740992"), ("n", "x"),
     ("event", ""), ("event", "a b"), ("event", "é"), ("response", ""), ("response", "a/b"),
+    ("part", "text"), ("part", ":a"), ("part", "text:"), ("part", "Text:a"), ("part", "a b:c"), ("more", "0"),
+    ("more", "true"),
     ("joined", "0"), ("joined", "x"), ("joined", "9007199254740992"),
   ])
   func leavesWhatHasAWrongShapeAmongTheOthers(_ name: String, _ value: String) {

@@ -107,6 +107,14 @@ import Testing
     #expect(
       frames(three) == [#"{"id":"3-0","event":"token","response":"r","n":10,"joined":4,"data":"a\"é\nc"}"#])
     #expect(frames(three, joined: false).count == 3)
+    let parts = [1, 2].map {
+      entry($0, [field("data", "x"), field("part", "text:1"), field("response", "r"), field("n", "\($0)")])
+    }
+    #expect(
+      frames(parts) == [#"{"id":"2-0","event":"token","response":"r","part":"text:1","n":2,"joined":2,"data":"xx"}"#])
+    #expect(
+      frames([entry(1, [field("data", "x"), field("event", "e"), field("more", "1"), field("n", "3")])])
+        == [#"{"id":"1-0","event":"e","n":3,"more":true,"data":"x"}"#])
     #expect(runs([entry(1, "a"), entry(2, "b")]) == ["1 2:2"])
     #expect(frames([entry(1, "a"), entry(2, "")]) == [#"{"id":"2-0","event":"token","joined":2,"data":"a"}"#])
   }
@@ -118,6 +126,16 @@ import Testing
     ("another response", [delta(1, "r", 1), delta(2, "q", 2)]),
     ("no number", [delta(1, "r", 1), entry(2, [field("data", "x"), field("response", "r")])]),
     ("no response", [entry(1, [field("data", "x"), field("n", "1")]), delta(2, "r", 2)]),
+    (
+      "another part",
+      [
+        entry(1, [field("data", "x"), field("part", "text:1")]),
+        entry(2, [field("data", "x"), field("part", "text:2")]),
+      ]
+    ),
+    ("no part", [entry(1, [field("data", "x"), field("part", "text:1")]), entry(2, "x")]),
+    ("more", [entry(1, [field("data", "x"), field("more", "1")]), entry(2, "x")]),
+    ("more behind", [entry(1, "x"), entry(2, [field("data", "x"), field("more", "1")])]),
     ("another event", [entry(1, "x"), entry(2, [field("data", "x"), field("event", "note")])]),
     (
       "events",

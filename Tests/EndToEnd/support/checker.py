@@ -53,6 +53,8 @@ _NAME = rb"[A-Za-z0-9._~:@-]{1,128}"
 _SHAPES = {
     b"event": rb"[A-Za-z0-9._:-]{1,64}",
     b"response": _NAME,
+    b"part": rb"(?=.{1,128}\Z)[a-z0-9-]+:[A-Za-z0-9._~:@-]+",
+    b"more": rb"1",
     b"n": rb"[1-9][0-9]{0,15}",
     b"joined": rb"[1-9][0-9]{0,15}",
 }
@@ -81,6 +83,10 @@ def frame_of(entry):
     frame = {"id": offset(entry), "event": (ours.get(b"event") or b"token").decode()}
     if ours.get(b"response"):
         frame["response"] = ours[b"response"].decode()
+    if ours.get(b"part"):
+        frame["part"] = ours[b"part"].decode()
+    if ours.get(b"more"):
+        frame["more"] = True
     for name in (b"n", b"joined"):
         if ours.get(name) and int(ours[name]) > (1 if name == b"joined" else 0):
             frame[name.decode()] = int(ours[name])
@@ -250,12 +256,12 @@ def _joined(group, rollup):
     if not rollup:
         raise Broken(f"joined or lost, where nothing may be joined: {ids}")
     for before, frame in zip([None, *group], group):
-        if frame["event"] != "token" or "fields" in frame or "data" not in frame:
+        if frame["event"] != "token" or "fields" in frame or "more" in frame or "data" not in frame:
             raise Broken(f"lost, or joined across an entry that must stand alone: {_short(frame)}")
         if before is None:
             continue
-        if before.get("response") != frame.get("response"):
-            raise Broken(f"joined across responses: {ids}")
+        if any(before.get(name) != frame.get(name) for name in ("response", "part")):
+            raise Broken(f"joined across responses or parts: {ids}")
         if ("n" in before) != ("n" in frame) or "n" in frame and frame["n"] - frame.get("joined", 1) != before["n"]:
             raise Broken(f"joined across a gap in n: {ids}")
     data = "".join(frame["data"] for frame in group)

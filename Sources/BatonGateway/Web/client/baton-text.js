@@ -22,10 +22,10 @@ export class Responses {
   }
 
   /**
-   * @param {{id: string, event: string, response?: string, n?: number, data?: string, data64?: string}} entry
+   * @param {{id: string, event: string, response?: string, part?: string, n?: number, data?: string, data64?: string}} entry
    * @returns {string|undefined} the text added, where the entry is a token or shows that a character was cut
    */
-  add({ id, event, response, n, data, data64 }) {
+  add({ id, event, response, part, n, data, data64 }) {
     const mark = { id, name: response ?? '', before: undefined };
     this.#marks.push(mark);
     if (this.#marks.length > maxMarks) this.#base = this.#marks.splice(0, maxMarks / 2).at(-1).id;
@@ -45,9 +45,10 @@ export class Responses {
     if (event !== 'token') return undefined;
     // An append that was sent twice (PROTOCOL 2).
     if (n !== undefined && response !== undefined && n <= next.n) return undefined;
+    next.n = n ?? next.n + 1;
+    if (!isShown(part)) return undefined;
     const added = this.#decode(next, data, data64);
     next.text += added;
-    next.n = n ?? next.n + 1;
     return hidden ? undefined : added;
   }
 
@@ -126,6 +127,9 @@ export class Responses {
 }
 
 const none = new Uint8Array();
+
+/** Whether people are shown the text of a part (PROTOCOL 2). */
+export const isShown = (part) => part === undefined || part.startsWith('text:');
 
 function objectOf(data) {
   try {

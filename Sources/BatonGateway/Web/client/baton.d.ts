@@ -6,10 +6,14 @@ export interface Entry {
   /** `token`, `start`, `end`, `error`, `cancelled`, `input`, or the producer's own. */
   event: string;
   response?: string;
-  /** The number of the (last) delta in this entry within its response, from 1. */
+  /** Which part of the response it belongs to, `kind:name`; absent for the answer's text. */
+  part?: string;
+  /** The number of the (last) delta in this entry within its response, from 1, over all parts. */
   n?: number;
   /** How many deltas this entry stands for; absent: 1. */
   joined?: number;
+  /** The data goes on in the next entry of the same response and event. */
+  more?: true;
   data?: string;
   /** Base64, in place of `data`, where the data is not UTF-8. */
   data64?: string;

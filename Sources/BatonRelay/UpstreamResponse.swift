@@ -8,8 +8,8 @@ import Synchronization
 /// AsyncHTTPClient holds back what its reader has not asked for, and drops it when the connection is cut: of an answer that
 /// breaks off the last tokens would be missing. Here everything that has arrived is taken at once, and the connection waits only
 /// while `limit` bytes wait for Redis.
-final class ModelResponse: HTTPClientResponseDelegate, Sendable {
-  enum Part: Sendable {
+package final class UpstreamResponse: HTTPClientResponseDelegate, Sendable {
+  package enum Part: Sendable {
     case head(HTTPResponseHead)
     case bytes(ByteBuffer)
   }
@@ -17,7 +17,7 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
   /// Bytes that may wait before the connection does.
   static let limit = 1 << 20
 
-  let parts: AsyncThrowingStream<Part, any Error>
+  package let parts: AsyncThrowingStream<Part, any Error>
   private let continuation: AsyncThrowingStream<Part, any Error>.Continuation
   private let state = Mutex(State())
 
@@ -26,10 +26,10 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
     var room: EventLoopPromise<Void>?
   }
 
-  init() { (parts, continuation) = AsyncThrowingStream.makeStream(of: Part.self, throwing: (any Error).self) }
+  package init() { (parts, continuation) = AsyncThrowingStream.makeStream(of: Part.self, throwing: (any Error).self) }
 
   /// Asks; the answer comes as ``parts``. Whoever reads no further gives the request up.
-  func execute(_ request: HTTPClient.Request, on client: HTTPClient) {
+  package func execute(_ request: HTTPClient.Request, on client: HTTPClient) {
     let loop = client.eventLoopGroup.next()
     let task = client.execute(
       request: request, delegate: self, eventLoop: .delegateAndChannel(on: loop), deadline: .distantFuture)
@@ -40,10 +40,10 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
   }
 
   /// Nothing more is waited for: the parts end by this error.
-  func giveUp(_ error: any Error) { continuation.finish(throwing: error) }
+  package func giveUp(_ error: any Error) { continuation.finish(throwing: error) }
 
   /// The reader is done with so many bytes.
-  func taken(_ count: Int) {
+  package func taken(_ count: Int) {
     let room = state.withLock { state in
       state.bytes = max(0, state.bytes - count)
       return state.bytes < Self.limit ? state.room.take() : nil
@@ -51,12 +51,12 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
     room?.succeed()
   }
 
-  func didReceiveHead(task: HTTPClient.Task<Void>, _ head: HTTPResponseHead) -> EventLoopFuture<Void> {
+  package func didReceiveHead(task: HTTPClient.Task<Void>, _ head: HTTPResponseHead) -> EventLoopFuture<Void> {
     continuation.yield(.head(head))
     return task.eventLoop.makeSucceededVoidFuture()
   }
 
-  func didReceiveBodyPart(task: HTTPClient.Task<Void>, _ buffer: ByteBuffer) -> EventLoopFuture<Void> {
+  package func didReceiveBodyPart(task: HTTPClient.Task<Void>, _ buffer: ByteBuffer) -> EventLoopFuture<Void> {
     let promise = state.withLock { state -> EventLoopPromise<Void>? in
       state.bytes += buffer.readableBytes
       guard state.bytes >= Self.limit else { return nil }
@@ -68,14 +68,14 @@ final class ModelResponse: HTTPClientResponseDelegate, Sendable {
     return promise?.futureResult ?? task.eventLoop.makeSucceededVoidFuture()
   }
 
-  func didReceiveError(task: HTTPClient.Task<Void>, _ error: any Error) { continuation.finish(throwing: error) }
+  package func didReceiveError(task: HTTPClient.Task<Void>, _ error: any Error) { continuation.finish(throwing: error) }
 
-  func didFinishRequest(task: HTTPClient.Task<Void>) { continuation.finish() }
+  package func didFinishRequest(task: HTTPClient.Task<Void>) { continuation.finish() }
 }
 
 extension HTTPClient.Configuration {
-  /// For ``ModelResponse``: what one read brings is one piece, for a client that is given many asks for them in turns.
-  mutating func mergeBodies() {
+  /// For ``UpstreamResponse``: what one read brings is one piece, for a client that is given many asks for them in turns.
+  package mutating func mergeBodies() {
     http1_1ConnectionDebugInitializer = { channel in
       channel.eventLoop.makeCompletedFuture {
         let pipeline = channel.pipeline.syncOperations

@@ -7,10 +7,15 @@ import NIOPosix
 import NIOSSL
 
 /// An HTTP client for one address: over the proxy and with the certificates that the environment names.
-struct WebClient: Sendable {
+package struct WebClient: Sendable {
   private let owner: Owner
   private let proxy: Proxy?
-  var client: HTTPClient { owner.client }
+  package var client: HTTPClient { owner.client }
+
+  /// The environment, or a file that was named, is of no use. In words.
+  package struct Invalid: Error {
+    package let description: String
+  }
 
   /// Shuts it down when nobody has it any more.
   private final class Owner: Sendable {
@@ -24,11 +29,11 @@ struct WebClient: Sendable {
   /// - Parameters:
   ///   - address: what will be asked.
   ///   - caFile: a PEM file of the certificates to trust, in place of the system's; else `SSL_CERT_FILE` is one.
-  /// - Throws: `PublishFailure` where the environment or the file is of no use.
-  init(
+  /// - Throws: ``Invalid`` where the environment or the file is of no use.
+  package init(
     for address: String, caFile: String?, environment: [String: String] = ProcessInfo.processInfo.environment,
     _ configure: (inout HTTPClient.Configuration) -> Void = { _ in }
-  ) throws(PublishFailure) {
+  ) throws(Invalid) {
     var configuration = HTTPClient.Configuration(
       redirectConfiguration: .disallow, timeout: .init(connect: .seconds(10)), decompression: .enabled(limit: .none))
     configuration.connectionPool.retryConnectionEstablishment = false
@@ -38,7 +43,7 @@ struct WebClient: Sendable {
       do {
         tls.trustRoots = .certificates(try NIOSSLCertificate.fromPEMFile(path))
       } catch {
-        throw .configuration("no certificates can be read from '\(path)'")
+        throw Invalid(description: "no certificates can be read from '\(path)'")
       }
       configuration.tlsConfiguration = tls
     }
@@ -63,10 +68,10 @@ struct WebClient: Sendable {
   }
 
   /// The address that the connection is made to: a proxy's for what it forwards.
-  func target(_ url: String) -> String { proxy?.target(url) ?? url }
+  package func target(_ url: String) -> String { proxy?.target(url) ?? url }
 
   /// An HTTP library's error in words. Never as it prints itself: that may have headers in it.
-  static func words(_ error: any Error) -> String {
+  package static func words(_ error: any Error) -> String {
     switch error {
     case let error as HTTPClientError:
       return error.shortDescription.prefix(1).lowercased() + error.shortDescription.dropFirst()
@@ -94,7 +99,7 @@ private struct Proxy: Sendable {
   /// `http://host:port` of what is asked.
   let origin: String
 
-  static func named(in environment: [String: String], for address: String) throws(PublishFailure) -> Proxy? {
+  static func named(in environment: [String: String], for address: String) throws(WebClient.Invalid) -> Proxy? {
     func value(_ name: String) -> String? {
       // The upper case of this one is a request's header where a server starts us (CVE-2016-5385).
       let upper = name == "http_proxy" && environment["REQUEST_METHOD"] != nil ? nil : environment[name.uppercased()]
@@ -111,7 +116,8 @@ private struct Proxy: Sendable {
     guard let proxy = URLComponents(string: text), let proxyHost = proxy.host, !proxyHost.isEmpty,
       let proxyScheme = proxy.scheme?.lowercased(), ["http", "socks5", "socks5h"].contains(proxyScheme)
     else {
-      throw .configuration("the proxy '\(UpstreamAddress.masked(named))' is not an address like http://HOST:PORT")
+      throw WebClient.Invalid(
+        description: "the proxy '\(UpstreamAddress.masked(named))' is not an address like http://HOST:PORT")
     }
     return Proxy(
       scheme: proxyScheme, host: proxyHost.trimmingCharacters(in: ["[", "]"]),

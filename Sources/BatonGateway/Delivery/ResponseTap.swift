@@ -1,0 +1,100 @@
+import BatonProtocol
+import BatonSession
+import BatonWebSocket
+import NIOCore
+
+/// The wire of somebody who is served one response's entries in a form of their own: a device without a connection. What is
+/// not taken waits here, up to a bound, and the driver waits with it. Lives on its event loop, but for what is asked of it.
+final class ResponseTap: DeviceWire, @unchecked Sendable {
+  enum Item: Sendable {
+    case entries([Entry])
+    /// Everything that the stream held has come.
+    case live
+    /// What came is not what the stream holds.
+    case reset
+    /// Nothing came for a while: what is written now shows whether somebody is there.
+    case beat
+  }
+
+  /// Bytes that may wait to be taken.
+  static let limit = 256 << 10
+
+  /// Ends when the response has; throws where it is cut.
+  let items: AsyncThrowingStream<Item, any Error>
+  private let continuation: AsyncThrowingStream<Item, any Error>.Continuation
+  private let eventLoop: any EventLoop
+  private let driver: any DeviceDriver
+  private let over: () -> Void
+  private var waiting = 0
+  private var isOpen = true
+  private var beat: RepeatedTask?
+
+  /// A comment shows that both ends are there.
+  private static let interval = TimeAmount.seconds(10)
+
+  /// - Parameter over: called once on the event loop.
+  init(_ driver: any DeviceDriver, on eventLoop: any EventLoop, over: @escaping () -> Void) {
+    (self.driver, self.eventLoop, self.over) = (driver, eventLoop, over)
+    (items, continuation) = AsyncThrowingStream.makeStream(of: Item.self, throwing: (any Error).self)
+    let bound = NIOLoopBound(self, eventLoop: eventLoop)
+    continuation.onTermination = { _ in eventLoop.execute { bound.value.end() } }
+    beat = eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { _ in
+      bound.value.continuation.yield(.beat)
+    }
+  }
+
+  /// From anywhere: so many bytes of what came are done with.
+  func taken(_ bytes: Int) {
+    eventLoop.execute { [self] in
+      let wasFull = !isWritable
+      waiting -= bytes
+      if wasFull, isWritable, isOpen { driver.pump() }
+    }
+  }
+
+  static func bytes(_ entries: [Entry]) -> Int { entries.reduce(0) { $0 + $1.bytes + 64 } }
+
+  /// The connection that it is for has gone.
+  func gone(_ error: any Error) { end(error) }
+
+  private func end(_ error: (any Error)? = nil) {
+    guard isOpen else { return }
+    isOpen = false
+    beat?.cancel()
+    continuation.finish(throwing: error)
+    // Not within a call of the driver's, which ends by it.
+    let bound = NIOLoopBound(self, eventLoop: eventLoop)
+    eventLoop.execute {
+      bound.value.driver.closed()
+      bound.value.over()
+    }
+  }
+
+  // MARK: DeviceWire
+
+  var isWritable: Bool { waiting < Self.limit }
+  var bufferedBytes: Int { waiting }
+  let identity: Identity? = nil
+
+  func write(entries: Entries) {
+    let entries = Array(entries)
+    waiting += Self.bytes(entries)
+    continuation.yield(.entries(entries))
+  }
+
+  func write(_ frame: ControlFrame) {
+    switch frame {
+    case .live: continuation.yield(.live)
+    case .reset: continuation.yield(.reset)
+    default: break
+    }
+  }
+
+  func write(_ bytes: ByteBuffer) {}
+  func flush() {}
+  func writeAndFlush(_ bytes: ByteBuffer) {}
+
+  func close(_ code: CloseCode, reason: String) {
+    end(code == .normal ? nil : ChannelError.ioOnClosedChannel)
+  }
+}

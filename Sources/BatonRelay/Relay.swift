@@ -1,0 +1,274 @@
+import AsyncHTTPClient
+import BatonProducer
+import BatonProtocol
+import BatonUpstream
+import Foundation
+import Logging
+import NIOCore
+import NIOHTTP1
+import Synchronization
+
+/// Asks models on behalf of callers, and appends what they answer: detached from its caller, cancelled from anywhere.
+package final class Relay: Sendable {
+  package struct Options: Sendable {
+    package var address: UpstreamAddress
+    /// Sent as `Authorization: Bearer`; never a caller's.
+    package var key: String?
+    /// How long a server that is connected may take for its first byte; nil: as long as it likes.
+    package var firstLimit: Duration?
+    /// How long it may then be silent.
+    package var idleLimit: Duration? = .seconds(120)
+    /// Relays that are open at the same time.
+    package var maxOpen = 1000
+
+    package init(_ address: UpstreamAddress, key: String?) { (self.address, self.key) = (address, key) }
+  }
+
+  /// One request.
+  package struct Request: Sendable {
+    package var session: String
+    package var response: String
+    /// Below the upstream's address: `responses`, `chat/completions`.
+    package var path: String
+    package var body: ByteBuffer
+    package var codec: any RelayCodec
+
+    package init(session: String, response: String, path: String, body: ByteBuffer, codec: any RelayCodec) {
+      (self.session, self.response, self.path, self.body, self.codec) = (session, response, path, body, codec)
+    }
+  }
+
+  package enum Outcome: Sendable {
+    /// The response is open; what follows comes in its session.
+    case started
+    /// The upstream has not accepted, and nothing was appended: its answer.
+    case refused(Answer)
+  }
+
+  package struct Answer: Sendable {
+    package var status: Int
+    package var contentType: String?
+    package var retryAfter: String?
+    package var body: ByteBuffer
+  }
+
+  package enum Failure: Error, Sendable {
+    /// No answer came. In words.
+    case unreachable(String)
+    /// As many relays are open as may be.
+    case full
+    case store(ProducerError)
+  }
+
+  /// Bytes of an answer that is passed on as it is.
+  private static let answerLimit = 16 << 20
+  /// Bytes of one event.
+  private static let eventLimit = 8 << 20
+
+  private let options: Options
+  private let web: WebClient
+  private let producer: Producer
+  private let logger: Logger
+  private let running = Mutex<[ObjectIdentifier: UpstreamResponse]>([:])
+
+  /// - Throws: ``WebClient/Invalid``.
+  package init(_ options: Options, producer: Producer, logger: Logger) throws(WebClient.Invalid) {
+    (self.options, self.producer, self.logger) = (options, producer, logger)
+    web = try WebClient(for: options.address.completions, caFile: nil) {
+      $0.mergeBodies()
+      $0.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = options.maxOpen
+    }
+  }
+
+  package var open: Int { running.withLock { $0.count } }
+
+  /// The node goes away: what is still open ends by `error`.
+  package func drain() async {
+    for response in running.withLock({ Array($0.values) }) { response.giveUp(RelayStop.drained) }
+    let deadline = ContinuousClock.now + .seconds(5)
+    while open > 0, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
+    await producer.shutdown()
+  }
+
+  /// Returns when the upstream has accepted or refused; what it answers then comes into the session, whoever listens.
+  package func start(_ request: Request) async throws -> Outcome {
+    let response = UpstreamResponse()
+    guard
+      running.withLock({ running in
+        guard running.count < options.maxOpen else { return false }
+        running[ObjectIdentifier(response)] = response
+        return true
+      })
+    else { throw Failure.full }
+    return try await withCheckedThrowingContinuation { continuation in
+      Task.detached { [self] in
+        let began = Began(continuation)
+        await run(request, response, began)
+        running.withLock { $0[ObjectIdentifier(response)] = nil }
+        began.resume(.failure(Failure.unreachable("it closed the connection")))
+      }
+    }
+  }
+
+  /// Any other request of the upstream's, with its answer.
+  /// - Parameter target: path and query below the upstream's address.
+  package func pass(_ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?) async throws
+    -> Answer
+  {
+    let response = UpstreamResponse()
+    response.execute(try self.request(method, target, body, contentType: contentType), on: web.client)
+    do {
+      var head: HTTPResponseHead?
+      var all = ByteBuffer()
+      for try await part in response.parts {
+        switch part {
+        case .head(let received): head = received
+        case .bytes(let bytes):
+          response.taken(bytes.readableBytes)
+          guard all.readableBytes + bytes.readableBytes <= Self.answerLimit else {
+            throw Failure.unreachable("its answer has more than \(Self.answerLimit) bytes")
+          }
+          all.writeImmutableBuffer(bytes)
+        }
+      }
+      guard let head else { throw Failure.unreachable("it closed the connection") }
+      return Answer(head, all)
+    } catch let failure as Failure {
+      throw failure
+    } catch {
+      throw Failure.unreachable(WebClient.words(error))
+    }
+  }
+
+  /// Who waits for the upstream's word; told once.
+  private final class Began: Sendable {
+    private let waiting: Mutex<CheckedContinuation<Outcome, any Error>?>
+
+    init(_ continuation: CheckedContinuation<Outcome, any Error>) { waiting = Mutex(continuation) }
+
+    func resume(_ result: Result<Outcome, any Error>) { waiting.withLock { $0.take() }?.resume(with: result) }
+  }
+
+  private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began) async {
+    var codec = request.codec
+    var answer: OpenResponse?
+    var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
+    var decoder = EventStreamDecoder(limit: Self.eventLimit)
+    var stop: RelayStop?
+    let watch = UpstreamWatch(response)
+    defer { watch.end() }
+    var listening: Task<Void, Never>?
+    defer { listening?.cancel() }
+    do {
+      watch.expect(within: options.firstLimit)
+      response.execute(
+        try self.request(.POST, request.path, request.body, contentType: "application/json"), on: web.client)
+      reading: for try await part in response.parts {
+        switch part {
+        case .head(let head):
+          let type = head.headers.first(name: "content-type")?.lowercased() ?? ""
+          guard head.status.code / 100 == 2, type.hasPrefix("text/event-stream") else {
+            refusal = (head, ByteBuffer())
+            continue
+          }
+          let opened: OpenResponse
+          do {
+            opened = try await producer.open(session: request.session, response: request.response, data: codec.start)
+          } catch let error as ProducerError {
+            return began.resume(.failure(Failure.store(error)))
+          }
+          answer = opened
+          listening = Task {
+            for await message in opened.messages where message.kind == .cancel {
+              return response.giveUp(RelayStop.cancelled)
+            }
+          }
+          began.resume(.success(.started))
+        case .bytes(let bytes):
+          response.taken(bytes.readableBytes)
+          if var refused = refusal {
+            refused.body.writeImmutableBuffer(bytes)
+            refusal = refused
+            if refused.body.readableBytes > Self.answerLimit { break reading }
+            continue
+          }
+          watch.expect(within: options.idleLimit)
+          guard let answer else { continue }
+          for event in decoder.received(bytes) { try await append(codec.received(event), to: answer) }
+          if codec.end != nil { break reading }
+        }
+      }
+      if let answer, codec.end == nil {
+        for event in decoder.ended() { try await append(codec.received(event), to: answer) }
+      }
+    } catch let why as RelayStop {
+      stop = why
+    } catch let silence as UpstreamWatch.Silence {
+      stop = .cut("nothing came for \(silence.seconds) s")
+    } catch let error as ProducerError {
+      // Deleted, fenced or ended by others: nothing is to be said any more.
+      logger.notice("a relay ends: \(error)", metadata: metadata(request))
+      return
+    } catch {
+      stop = .cut(WebClient.words(error))
+    }
+    if let refusal { return began.resume(.success(.refused(Answer(refusal.head, refusal.body)))) }
+    guard let answer else {
+      return began.resume(.failure(Failure.unreachable(stop?.words ?? "it closed the connection")))
+    }
+    do {
+      var end = codec.end
+      if end == nil {
+        let (items, told) = codec.stopped(stop ?? .cut("it closed the connection"))
+        try await append(items, to: answer)
+        end = told
+      }
+      if let end { try await answer.end(end.how, data: end.data) }
+    } catch {
+      logger.notice("a relay ends: \(error)", metadata: metadata(request))
+    }
+  }
+
+  private func metadata(_ request: Request) -> Logger.Metadata {
+    ["session": "\(request.session)", "response": "\(request.response)"]
+  }
+
+  private func append(_ items: [RelayItem], to answer: OpenResponse) async throws {
+    for item in items {
+      switch item {
+      case .delta(let text, let part): try await answer.append(text, part: part)
+      case .event(let json):
+        let pieces = RelayPieces.of(json)
+        for (index, piece) in pieces.enumerated() {
+          try await answer.append(event: "openai", data: String(piece), more: index + 1 < pieces.count)
+        }
+      }
+    }
+  }
+
+  private func request(
+    _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?
+  ) throws -> HTTPClient.Request {
+    var request = try HTTPClient.Request(url: web.target(options.address.target(target)), method: method)
+    if let contentType { request.headers.add(name: "content-type", value: contentType) }
+    request.headers.add(name: "accept", value: "text/event-stream, application/json")
+    request.headers.add(name: "accept-encoding", value: "gzip, deflate")
+    if let key = options.key {
+      request.headers.add(name: "authorization", value: "Bearer \(key)")
+      request.headers.add(name: "api-key", value: key)
+    } else if let login = options.address.login {
+      request.headers.add(name: "authorization", value: "Basic \(Data(login.utf8).base64EncodedString())")
+    }
+    if body.readableBytes > 0 { request.body = .byteBuffer(body) }
+    return request
+  }
+}
+
+extension Relay.Answer {
+  init(_ head: HTTPResponseHead, _ body: ByteBuffer) {
+    status = Int(head.status.code)
+    contentType = head.headers.first(name: "content-type")
+    retryAfter = head.headers.first(name: "retry-after")
+    self.body = body
+  }
+}

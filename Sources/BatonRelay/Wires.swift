@@ -1,0 +1,201 @@
+import BatonProtocol
+import BatonUpstream
+import NIOCore
+
+/// Makes the events of OpenAI's Responses of entries again.
+package struct ResponsesWire: Sendable {
+  struct Kind {
+    let kind: String
+    let event: String
+    /// The member that numbers parts within their item.
+    let index: String?
+  }
+
+  static let kinds = [
+    Kind(kind: "text", event: "response.output_text.delta", index: "content_index"),
+    Kind(kind: "reasoning", event: "response.reasoning_text.delta", index: "content_index"),
+    Kind(kind: "summary", event: "response.reasoning_summary_text.delta", index: "summary_index"),
+    Kind(kind: "refusal", event: "response.refusal.delta", index: "content_index"),
+    Kind(kind: "tool", event: "response.function_call_arguments.delta", index: nil),
+  ]
+
+  /// Of an event that goes on in the next entry.
+  private var begun: [UInt8] = []
+
+  package init() {}
+
+  /// An event, or nil where the entry is none, or not its last.
+  package mutating func event(_ entry: RelayedEntry) -> LenientJSON? {
+    guard let n = entry.n else { return nil }
+    if entry.event == "openai" {
+      begun += entry.data
+      if entry.hasMore { return nil }
+      defer { begun = [] }
+      return LenientJSON.values(begun).values.first
+    }
+    guard entry.event == "token", let part = entry.part, let colon = part.firstIndex(of: ":"),
+      let kind = Self.kinds.first(where: { $0.kind == part[..<colon] })
+    else { return nil }
+    var rest = part[part.index(after: colon)...].split(separator: ".", maxSplits: kind.index == nil ? 1 : 2)
+    guard rest.count == (kind.index == nil ? 2 : 3) else { return nil }
+    let item = rest.removeLast()
+    var members: [LenientJSON.Member] = [
+      .init("type", .text(kind.event)), .init("sequence_number", .number("\(n - 1)")),
+      .init("item_id", .text(String(item))),
+      .init("output_index", .number(String(rest[0]))),
+    ]
+    if let index = kind.index { members.append(.init(index, .number(String(rest[1])))) }
+    members.append(.init("delta", .string(entry.data)))
+    if kind.kind == "text" { members.append(.init("logprobs", .array([]))) }
+    return .object(members)
+  }
+}
+
+/// One entry of a relayed response.
+package struct RelayedEntry: Sendable {
+  package var event: String
+  package var part: String?
+  package var n: UInt64?
+  package var hasMore: Bool
+  package var data: [UInt8]
+
+  package init(_ entry: Entry) {
+    (event, part, n, hasMore) = (entry.event, entry.part, entry.n, entry.hasMore)
+    switch entry.payload {
+    case .text(let bytes), .binary(let bytes): data = Array(bytes.readableBytesView)
+    case .none, .tooBig: data = []
+    }
+  }
+}
+
+/// A response put together from its events: what a client is given that does not stream.
+package struct ResponseFold: Sendable {
+  /// The newest `response` that came.
+  private var response: LenientJSON?
+  private var output: [LenientJSON] = []
+  private var deltas: [Place: [UInt8]] = [:]
+  /// The upstream has ended it, or the relay in its place.
+  package private(set) var isOver = false
+
+  package init() {}
+
+  package mutating func take(_ event: LenientJSON) {
+    let type = event["type"]?.text ?? ""
+    if let response = event["response"] { self.response = response }
+    isOver = isOver || ["response.completed", "response.incomplete", "response.failed"].contains(type)
+    guard let index = event["output_index"]?.whole, (0..<4096).contains(index) else { return }
+    switch type {
+    case "response.output_item.added", "response.output_item.done":
+      guard let item = event["item"] else { return }
+      deltas = deltas.filter { $0.key.output != index }
+      if index < output.count { output[index] = item } else { output.append(item) }
+    case "response.content_part.added":
+      guard index < output.count, let part = event["part"] else { return }
+      output[index] = output[index].setting("content", .array((output[index]["content"]?.elements ?? []) + [part]))
+    case "response.output_text.delta": append(event, index, "text", event["content_index"]?.whole ?? 0)
+    case "response.refusal.delta": append(event, index, "refusal", event["content_index"]?.whole ?? 0)
+    case "response.function_call_arguments.delta": append(event, index, "arguments", nil)
+    default: break
+    }
+  }
+
+  /// Text that came for a member: of the item itself, or of one of its contents.
+  private struct Place: Hashable {
+    let output: Int
+    let member: String
+    let content: Int?
+  }
+
+  private mutating func append(_ event: LenientJSON, _ index: Int, _ member: String, _ content: Int?) {
+    guard index < output.count, case .string(let more)? = event["delta"] else { return }
+    deltas[Place(output: index, member: member, content: content), default: []] += more
+  }
+
+  /// The object so far; nil before the first event that has one.
+  package var object: LenientJSON? {
+    guard let response else { return nil }
+    if response["output"]?.isSomething == true { return response }
+    var output = output
+    for (place, text) in deltas {
+      guard let content = place.content else {
+        output[place.output] = output[place.output].setting(place.member, .string(text))
+        continue
+      }
+      guard var parts = output[place.output]["content"]?.elements, content < parts.count else { continue }
+      parts[content] = parts[content].setting(place.member, .string(text))
+      output[place.output] = output[place.output].setting("content", .array(parts))
+    }
+    return response.setting("output", .array(output))
+  }
+}
+
+/// Makes the chunks of a chat completion of entries again.
+package struct ChatWire: Sendable {
+  private var begun: [UInt8] = []
+  /// The last chunk that came whole: what the others have of it.
+  private var like: [LenientJSON.Member] = []
+
+  package init() {}
+
+  package mutating func chunk(_ entry: RelayedEntry) -> LenientJSON? {
+    if entry.event == "openai" {
+      begun += entry.data
+      if entry.hasMore { return nil }
+      defer { begun = [] }
+      guard let chunk = LenientJSON.values(begun).values.first, case .object(let members) = chunk else { return nil }
+      if like.isEmpty { like = members.filter { ["id", "created", "model", "system_fingerprint"].contains($0.name) } }
+      return chunk
+    }
+    guard entry.event == "token", entry.n != nil else { return nil }
+    let choice = LenientJSON.object([
+      .init("index", .number("0")), .init("delta", .object([.init("content", .string(entry.data))])),
+      .init("finish_reason", .null),
+    ])
+    return .object(like + [.init("object", .text("chat.completion.chunk")), .init("choices", .array([choice]))])
+  }
+
+  /// The text of a chunk that has nothing else to say.
+  static func text(_ members: [LenientJSON.Member]) -> String? {
+    let known = ["id", "object", "created", "model", "system_fingerprint", "choices", "usage", "service_tier"]
+    guard members.allSatisfy({ known.contains($0.name) || !$0.value.isSomething }) else { return nil }
+    let chunk = LenientJSON.object(members)
+    guard chunk["usage"]?.isSomething != true, let choices = chunk["choices"]?.elements, choices.count == 1,
+      case .object(let choice) = choices[0],
+      choice.allSatisfy({ $0.name == "delta" || $0.name == "index" || !$0.value.isSomething }),
+      choices[0]["index"]?.whole ?? 0 == 0, case .object(let delta)? = choices[0]["delta"],
+      delta.allSatisfy({ $0.name == "content" || !$0.value.isSomething })
+    else { return nil }
+    return choices[0]["delta"]?["content"]?.text
+  }
+}
+
+extension LenientJSON {
+  static func text(_ text: String) -> LenientJSON { .string(Array(text.utf8)) }
+
+  /// A whole number that an `Int` holds.
+  package var whole: Int? {
+    guard case .number(let text) = self else { return nil }
+    return Int(text) ?? Double(text).flatMap { Int(exactly: $0) }
+  }
+
+  /// An object with this member, in the place of the one of its name.
+  package func setting(_ name: String, _ value: LenientJSON) -> LenientJSON {
+    guard case .object(var members) = self else { return self }
+    if let index = members.lastIndex(where: { $0.name == name }) {
+      members[index] = Member(name, value)
+    } else {
+      members.append(Member(name, value))
+    }
+    return .object(members)
+  }
+
+  /// With this member where it has none, or null.
+  func filling(_ name: String, _ value: LenientJSON) -> LenientJSON {
+    self[name].map { $0.isNull } ?? true ? setting(name, value) : self
+  }
+
+  package func removing(_ names: Set<String>) -> LenientJSON {
+    guard case .object(let members) = self else { return self }
+    return .object(members.filter { !names.contains($0.name) })
+  }
+}

@@ -1,0 +1,432 @@
+"""OpenAI's clients before a gateway that relays a model server: what they ask outlives their connections, on any node."""
+
+import contextlib
+import json
+import signal
+import threading
+
+import httpx
+import openai
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+from support.process import wait_for
+from support.servers import Gateway
+from test_upstreams import KEY, Server
+
+EVENT = TypeAdapter(ResponseStreamEvent)
+WORDS = ["Baton ", "passes ", "the ", "token ", "on", ": \"é🎻\"\n"]
+
+
+def event(type, **members):
+    return f"event: {type}\ndata: {json.dumps({'type': type, **members})}\n\n"
+
+
+def sparse(words=WORDS):
+    """A Responses stream as llama.cpp writes it: without numbers, indexes and most members of a response."""
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+    part = {"type": "output_text", "text": ""}
+    text = "".join(words)
+    done = {**item, "status": "completed", "content": [{"type": "output_text", "text": text}]}
+    usage = {"input_tokens": 3, "output_tokens": len(words)}
+    return [
+        event("response.created", response={"id": "up_1", "object": "response", "status": "in_progress"}),
+        event("response.output_item.added", item=item),
+        event("response.content_part.added", item_id="msg_1", part=part),
+        *(event("response.output_text.delta", item_id="msg_1", delta=word) for word in words),
+        event("response.output_text.done", item_id="msg_1", text=text),
+        event("response.content_part.done", item_id="msg_1", part={**part, "text": text}),
+        event("response.output_item.done", item=done),
+        event("response.completed", response={"id": "up_1", "status": "completed", "output": [done], "usage": usage}),
+    ]
+
+
+def with_tools():
+    """Reasoning, a function call, a refusal and an event that nobody knows, as OpenAI writes them."""
+    think = {"id": "rs_1", "type": "reasoning", "summary": [], "content": []}
+    call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "add", "arguments": "", "status": "in_progress"}
+    return [
+        event("response.created", response={"id": "up_1", "status": "in_progress"}),
+        event("response.output_item.added", output_index=0, item=think),
+        event("response.reasoning_text.delta", item_id="rs_1", output_index=0, content_index=0, delta="hm, "),
+        event("response.reasoning_text.delta", item_id="rs_1", output_index=0, content_index=0, delta="a sum"),
+        event("response.output_item.done", output_index=0, item=think),
+        event("response.output_item.added", output_index=1, item=call),
+        event("response.function_call_arguments.delta", item_id="fc_1", output_index=1, delta='{"a":'),
+        event("response.function_call_arguments.delta", item_id="fc_1", output_index=1, delta="1}"),
+        event("response.function_call_arguments.done", item_id="fc_1", output_index=1, name="add", arguments='{"a":1}'),
+        event("response.output_item.done", output_index=1, item={**call, "arguments": '{"a":1}', "status": "completed"}),
+        event("response.completed", response={
+            "id": "up_1", "status": "completed", "output": [think, {**call, "arguments": '{"a":1}', "status": "completed"}]}),
+    ]  # fmt: skip
+
+
+def chunks(words=WORDS):
+    def chunk(delta, finish=None, **more):
+        return {"id": "cmpl-1", "object": "chat.completion.chunk", "created": 7, "model": "m",
+                "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}  # fmt: skip
+
+    return [chunk({"role": "assistant", "content": ""}), *(chunk({"content": word}) for word in words), chunk({}, "stop")]
+
+
+class Upstream(Server):
+    """A model server; it writes `events`, and after each of them waits until `go` lets it on, where it is told to."""
+
+    def __init__(self, events):
+        self.go, self.paced, self.events = threading.Semaphore(0), False, events
+        models = json.dumps({"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "x"}]})
+        super().__init__(self.answer, lambda handler: handler.whole(200, models, Content_Type="application/json"))
+
+    def answer(self, handler, number):
+        handler.begin()
+        go, paced = self.go, self.paced
+        for one in self.events:
+            while paced and not go.acquire(timeout=0.05):
+                handler.tell(": wait\n\n")
+            handler.tell(one)
+
+
+@contextlib.contextmanager
+def relayed(upstream, folder, redis, *options, count=2, env=None):
+    environment = {"OPENAI_API_KEY": KEY, **(env or {})}
+    gateways = [
+        Gateway(folder, redis.url, f"relay-{number}", "--openai", f"http://127.0.0.1:{upstream.port}", *options, env=environment)
+        for number in range(count)
+    ]
+    try:
+        yield gateways
+    finally:
+        for gateway in gateways:
+            gateway.kill()
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    return Upstream(sparse())
+
+
+@pytest.fixture(scope="module")
+def relays(upstream, tmp_path_factory, redis):
+    with relayed(upstream, tmp_path_factory.mktemp("relay"), redis) as gateways:
+        yield gateways
+
+
+@pytest.fixture(autouse=True)
+def afresh(upstream):
+    upstream.events, upstream.paced, upstream.go = sparse(), False, threading.Semaphore(0)
+    upstream.requests.clear()
+    upstream.gone.clear()
+
+
+def client(gateway, token="none", **options):
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{gateway.port}/v1", api_key=token, max_retries=0, **options)
+
+
+def step(upstream, stream, count):
+    """The next events, each of which is an entry of its own."""
+    events = []
+    for _ in range(count):
+        upstream.go.release()
+        events.append(next(stream))
+    return events
+
+
+def events_of(text):
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ") and line != "data: [DONE]"]
+
+
+def read(gateway, id, after=None):
+    query = "?stream=true" + ("" if after is None else f"&starting_after={after}")
+    answer = gateway.get(f"/v1/responses/{id}{query}")
+    assert answer.status == 200, answer.body
+    return events_of(answer.body.decode())
+
+
+# Responses
+
+
+def test_the_official_helper_streams_from_a_server_that_leaves_most_out(relays, session):
+    with client(relays[0]).responses.stream(model="m", input="hi", extra_headers={"Baton-Session": session}) as stream:
+        types = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert final.output_text == "".join(WORDS) and final.status == "completed" and final.usage.total_tokens == 3 + len(WORDS)
+    assert types[0] == "response.created" and types[-1] == "response.completed" and "response.output_text.delta" in types
+
+
+@pytest.mark.parametrize("events", [sparse, with_tools], ids=["text", "tools"])
+def test_every_event_is_one_of_openais_and_resumes_after_each_on_any_node(relays, upstream, session, events):
+    upstream.events = events()
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+    ) as stream:
+        id = next(iter(stream)).response.id
+    assert id.startswith("resp_") and id.endswith(f"~{session}")
+    whole = read(relays[1], id)
+    # Deltas that came within 20 ms are one entry, with the last one's number.
+    numbers = [one["sequence_number"] for one in whole]
+    assert numbers == sorted(set(numbers)) and numbers[0] == 0 and numbers[-1] == len(events()) - 1
+    for one in whole:
+        EVENT.validate_python(one, strict=False)
+    for place, number in enumerate([None, *numbers]):
+        assert read(relays[place % 2], id, number) == whole[place:]
+    assert len(upstream.requests) == 1
+
+
+def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, session, attach):
+    upstream.paced = True
+    device = attach(relays[1], session).until_live()
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+    ) as stream:
+        upstream.go.release(5)
+        device.until(lambda device: device.view.text == "Baton passes ", 20, "the first words")
+        upstream.go.release(20)
+        assert "".join(one.delta for one in stream if one.type == "response.output_text.delta") == "".join(WORDS)
+    device.until(lambda device: device.entries[-1]["event"] == "end", 20, "the end")
+    assert device.view.text == "".join(WORDS)
+
+
+def test_who_goes_away_ends_nothing_and_comes_back_on_another_node(relays, upstream, session):
+    upstream.paced = True
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+    ) as stream:
+        upstream.go.release(4)
+        seen = [next(stream) for _ in range(4)]
+    upstream.go.release(20)
+    rest = read(relays[1], seen[0].response.id, seen[-1].sequence_number)
+    assert rest[-1]["type"] == "response.completed" and not upstream.gone.is_set()
+    deltas = [one.delta for one in seen if one.type == "response.output_text.delta"]
+    assert "".join(deltas + [one["delta"] for one in rest if one["type"] == "response.output_text.delta"]) == "".join(WORDS)
+
+
+def test_who_says_so_ends_the_answer_by_going_away(relays, upstream, session):
+    upstream.paced = True
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session, "Baton-Detach": "off"}
+    ) as stream:
+        upstream.go.release(4)
+        for _ in range(4):
+            next(stream)
+    upstream.go.release(1)  # something is written, and does not arrive
+    assert upstream.gone.wait(20), "the model's request is closed"
+
+
+def test_a_cancel_from_any_node_closes_the_models_request(relays, upstream, session, attach):
+    upstream.paced = True
+    device = attach(relays[0], session).until_live()
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+    ) as stream:
+        upstream.go.release(4)
+        seen = [next(stream) for _ in range(4)]
+        cancelled = client(relays[1]).responses.cancel(seen[0].response.id)
+        assert upstream.gone.wait(20)
+        seen += list(stream)
+    assert cancelled.status == "cancelled" and seen[-1].response.status == "cancelled"
+    assert cancelled.output[0].content[0].text == WORDS[0]
+    device.until(lambda device: device.entries[-1]["event"] == "cancelled", 20, "cancelled")
+    assert client(relays[1]).responses.cancel(seen[0].response.id).status == "cancelled"
+    assert client(relays[1]).responses.retrieve(seen[0].response.id).status == "cancelled"
+
+
+def test_a_cancel_from_a_device_is_a_cancel(relays, upstream, session, attach):
+    upstream.paced = True
+    device = attach(relays[1], session).until_live()
+    with client(relays[0]).responses.create(
+        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+    ) as stream:
+        upstream.go.release(1)
+        name = next(iter(stream)).response.id.split("~")[0]
+        device.send({"type": "cancel", "key": "k", "response": name})
+        assert upstream.gone.wait(20)
+        assert list(stream)[-1].response.status == "cancelled"
+
+
+def test_in_the_background(relays, upstream):
+    upstream.paced = True
+    queued = client(relays[0]).responses.create(model="m", input="hi", background=True)
+    assert queued.status == "queued" and queued.id.startswith("resp_") and "~" not in queued.id
+    upstream.go.release(5)
+    running = wait_for(lambda: (now := client(relays[1]).responses.retrieve(queued.id)).output and now, 20, "it runs")
+    assert running.status == "in_progress"
+    upstream.go.release(20)
+    done = wait_for(lambda: (now := client(relays[1]).responses.retrieve(queued.id)).status == "completed" and now, 20, "it is done")
+    assert done.output_text == "".join(WORDS) and done.id == queued.id
+    client(relays[0]).responses.delete(queued.id)
+    with pytest.raises(openai.NotFoundError):
+        client(relays[1]).responses.retrieve(queued.id)
+
+
+def test_at_once(relays, session):
+    answer = client(relays[0]).responses.create(model="m", input="hi", metadata={"baton_session": session})
+    assert answer.output_text == "".join(WORDS) and answer.id.endswith(f"~{session}")
+
+
+def test_the_same_key_costs_one_generation(relays, upstream, session):
+    upstream.paced = True
+    texts = []
+
+    def ask(gateway):
+        headers = {"Baton-Session": session, "Idempotency-Key": "once"}
+        with client(gateway).responses.create(model="m", input="hi", stream=True, extra_headers=headers) as stream:
+            texts.append([one.model_dump() for one in stream])
+
+    threads = [threading.Thread(target=ask, args=(relays[number % 2],)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    upstream.go.release(40)
+    for thread in threads:
+        thread.join(60)
+    assert len(texts) == 4 and all(text == texts[0] for text in texts) and len(upstream.requests) == 1
+    ask(relays[1])
+    assert texts[-1] == texts[0] and len(upstream.requests) == 1
+    with pytest.raises(openai.ConflictError):
+        client(relays[0]).responses.create(
+            model="m", input="another", extra_headers={"Baton-Session": session, "Idempotency-Key": "once"})  # fmt: skip
+
+
+def test_a_large_event_comes_whole(relays, upstream, session):
+    large = "é🎻" * 150_000
+    upstream.events = sparse()[:1] + [event("response.unknown.thing", data=large)] + sparse()[-1:]
+    with client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}) as stream:
+        id = next(iter(stream)).response.id
+    whole = read(relays[1], id)
+    assert whole[1]["data"] == large
+    numbers = [one["sequence_number"] for one in whole]
+    assert numbers == sorted(set(numbers))
+    for place, number in enumerate(numbers):
+        assert read(relays[0], id, number) == whole[place + 1 :]
+
+
+# What goes wrong
+
+
+def test_what_the_model_refuses_is_passed_on_and_nothing_is_written(relays, upstream, session, redis):
+    for status, kind in [(429, openai.RateLimitError), (400, openai.BadRequestError), (500, openai.InternalServerError)]:
+        body = json.dumps({"error": {"message": "too many", "type": "t", "param": None, "code": "c"}})
+        with refusing(upstream, status, body), pytest.raises(kind) as refused:
+            client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session})
+        assert refused.value.body["message"] == "too many" and refused.value.response.headers["retry-after"] == "7"
+    assert redis.stream(session) == []
+
+
+@contextlib.contextmanager
+def refusing(upstream, status, body):
+    events, upstream.events = upstream.events, []
+    begin = upstream.server.RequestHandlerClass.begin
+    tell = upstream.server.RequestHandlerClass.tell
+    upstream.server.RequestHandlerClass.begin = lambda handler, **_: handler.whole(
+        status, body, Content_Type="application/json", Retry_After="7")
+    upstream.server.RequestHandlerClass.tell = lambda handler, *_: None
+    try:
+        yield
+    finally:
+        upstream.events = events
+        upstream.server.RequestHandlerClass.begin, upstream.server.RequestHandlerClass.tell = begin, tell
+
+
+def test_a_refused_key_may_be_tried_again(relays, upstream, session):
+    headers = {"Baton-Session": session, "Idempotency-Key": "again"}
+    with refusing(upstream, 503, "{}"), pytest.raises(openai.InternalServerError):
+        client(relays[0]).responses.create(model="m", input="hi", extra_headers=headers)
+    assert client(relays[1]).responses.create(model="m", input="hi", extra_headers=headers).output_text == "".join(WORDS)
+
+
+def test_an_answer_that_breaks_off_is_failed(relays, upstream, session, redis):
+    upstream.events = sparse()[:5]
+    with client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}) as stream:
+        events = list(stream)
+    assert events[-1].type == "response.failed" and events[-1].response.error.code == "server_error"
+    last = dict(redis.stream(session)[-1][1])
+    assert last[b"event"] == b"error" and json.loads(last[b"data"])["reason"] == "upstream_cut"
+    assert client(relays[1]).responses.retrieve(events[0].response.id).status == "failed"
+
+
+def test_a_killed_relay_is_failed_on_the_other_node(upstream, tmp_path, redis, session):
+    upstream.paced = True
+    with relayed(upstream, tmp_path, redis) as gateways:
+        with client(gateways[0]).responses.create(
+            model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+        ) as stream:
+            id = step(upstream, stream, 5)[0].response.id
+            gateways[0].kill()
+        events = read(gateways[1], id, 2)
+        assert events[-1]["type"] == "response.failed" and events[-1]["sequence_number"] == 5
+        assert [one["delta"] for one in events[:-1]] == WORDS[:2]
+        assert events[-1]["response"]["output"][0]["content"][0]["text"] == "".join(WORDS[:2])
+
+
+def test_a_draining_relay_says_so(upstream, tmp_path, redis, session):
+    upstream.paced = True
+    with relayed(upstream, tmp_path, redis, "--drain-delay", "0s", "--drain-time", "1s", count=1) as (gateway,):
+        with client(gateway).responses.create(
+            model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
+        ) as stream:
+            upstream.go.release(1)
+            next(iter(stream))
+            gateway.process.signal(signal.SIGTERM)
+            assert gateway.process.wait(60) == 0
+    last = dict(redis.stream(session)[-1][1])
+    assert last[b"event"] == b"error" and json.loads(last[b"data"])["reason"] == "relay_drained"
+
+
+@pytest.mark.parametrize("path, status", [
+    ("responses/resp_000000000000000000000000~nobody", 404), ("responses/abc", 404), ("responses/resp_0~x", 404),
+])  # fmt: skip
+def test_an_unknown_response_is_a_404_in_openais_words(relays, path, status):
+    answer = relays[0].get(f"/v1/{path}")
+    assert answer.status == status and set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_is_wrong_is_said_in_openais_words(relays, session):
+    ask = client(relays[0]).responses.create
+    id = ask(model="m", input="hi", extra_headers={"Baton-Session": session}).id
+    with pytest.raises(openai.BadRequestError, match="starting_after"):
+        client(relays[0]).responses.retrieve(id, stream=True, starting_after="x")
+    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
+        ask(model="m", input="hi", previous_response_id="resp_1")
+    with pytest.raises(openai.BadRequestError, match="session"):
+        ask(model="m", input="hi", extra_headers={"Baton-Session": "a b"})
+    with pytest.raises(openai.ConflictError, match="session"):
+        client(relays[0]).responses.delete(id)
+
+
+def test_the_models_key_is_the_gateways(relays, upstream):
+    client(relays[0], token="a-callers-own").responses.create(model="m", input="hi")
+    _, headers, body = upstream.requests[-1]
+    assert headers["authorization"] == f"Bearer {KEY}" and "a-callers-own" not in json.dumps(headers)
+    assert body["stream"] is True and "background" not in body and "store" not in body
+    assert KEY not in relays[0].process.logged() and "a-callers-own" not in relays[0].process.logged()
+
+
+# Chat completions
+
+
+def test_chunks_are_relayed_as_they_are(relays, upstream, session, attach):
+    upstream.events = [*(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks()), "data: [DONE]\n\n"]
+    device = attach(relays[1], session).until_live()
+    headers = {"Baton-Session": session, "Idempotency-Key": "chat"}
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    answers = [httpx.post(f"http://127.0.0.1:{gateway.port}/v1/chat/completions", json=body, headers=headers) for gateway in relays]
+    for answer in answers:
+        # Deltas that came within 20 ms are one chunk.
+        got = events_of(answer.text)
+        assert (got[0], got[-1]) == (chunks()[0], chunks()[-1]) and answer.text.endswith("data: [DONE]\n\n")
+        assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in got) == "".join(WORDS)
+        assert [{**chunk, "choices": None} for chunk in got] == [{**chunks()[1], "choices": None}] * len(got)
+        assert answer.headers["baton-session"] == session and answer.headers["baton-response"].startswith("resp_")
+    assert len(upstream.requests) == 1
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "end", 20, "the end")
+    assert device.view.text == "".join(WORDS)
+    stream = client(relays[0]).chat.completions.create(model="m", stream=True, messages=body["messages"])
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "".join(WORDS)
+
+
+def test_what_does_not_stream_is_passed_through(relays, upstream):
+    assert client(relays[0]).models.list().data[0].id == "m"
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [
+        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "ok"}}]}  # fmt: skip
+    with refusing(upstream, 200, json.dumps(whole)):
+        answer = client(relays[0]).chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    assert answer.choices[0].message.content == "ok"

@@ -291,8 +291,6 @@ def test_responses(gateway, asks, session):
     [listed] = asks(gateway, "GET", f"{path}/responses", 200).json["responses"]
     assert listed["response"] == "r1" and listed["state"] == "end"
     asks(gateway, "GET", f"{path}/responses?state=x", 400, "bad-state")
-    asks(gateway, "POST", f"{path}/input", 202, body='{"data":"Go on"}', headers=JSON)
-    asks(gateway, "POST", f"{path}/responses/r1/cancel", 202, body="{}", headers=JSON)
     for body, name in [('{"part":"a"}', "bad-part"), ('{"data":"a","more":1}', "bad-more")]:
         asks(gateway, "POST", path, 400, name, body, JSON)
     for other in ("input", "responses", "responses/r1/cancel"):
@@ -302,6 +300,8 @@ def test_responses(gateway, asks, session):
     asks(gateway, "GET", path + "?until=end", 200, headers={"Accept": "text/event-stream"})
     last = asks(gateway, "GET", path, 200).json["last"]
     asks(gateway, "GET", f"{path}?until=end&offset={last}", 204, headers={"Accept": "text/event-stream"})
+    asks(gateway, "POST", f"{path}/input", 202, body='{"data":"Go on"}', headers=JSON)
+    asks(gateway, "POST", f"{path}/responses/r1/cancel", 202, body="{}", headers=JSON)
     asks(gateway, "DELETE", path, 204)
 
 

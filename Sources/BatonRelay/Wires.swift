@@ -79,10 +79,15 @@ package struct ResponseFold: Sendable {
 
   package init() {}
 
+  /// Whether an event ends its response.
+  package static func isEnd(_ event: LenientJSON) -> Bool {
+    ["response.completed", "response.incomplete", "response.failed"].contains(event["type"]?.text)
+  }
+
   package mutating func take(_ event: LenientJSON) {
     let type = event["type"]?.text ?? ""
     if let response = event["response"] { self.response = response }
-    isOver = isOver || ["response.completed", "response.incomplete", "response.failed"].contains(type)
+    isOver = isOver || Self.isEnd(event)
     guard let index = event["output_index"]?.whole, (0..<4096).contains(index) else { return }
     switch type {
     case "response.output_item.added", "response.output_item.done":

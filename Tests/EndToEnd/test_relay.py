@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import socket
 import threading
 
 import httpx
@@ -421,6 +422,22 @@ def test_chunks_are_relayed_as_they_are(relays, upstream, session, attach):
     assert device.view.text == "".join(WORDS)
     stream = client(relays[0]).chat.completions.create(model="m", stream=True, messages=body["messages"])
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "".join(WORDS)
+
+
+@pytest.mark.parametrize("path", ["../admin", "%2e%2e/admin", "models/..%2f..%2fadmin", "a%zz", "a%2", "models?a=%", "m|n", "."])
+def test_nothing_beside_the_models_api_is_reached(relays, upstream, path):
+    with socket.create_connection(("127.0.0.1", relays[0].port), 20) as raw:
+        raw.sendall(f"GET /v1/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 4") and upstream.requests == [] and relays[0].process.alive
+
+
+def test_a_response_that_is_none_of_openais_is_a_404(relays, redis):
+    name = f"resp_{'0' * 24}"
+    for line in ({"response": name, "n": 1, "data": "x"}, {"response": name, "event": "end"}):
+        relays[0].request("POST", f"/v1/sessions/{name}?epoch=1", json.dumps(line), {"Content-Type": "application/x-ndjson"})
+    assert relays[0].get(f"/v1/responses/{name}").status == 404
+    assert relays[0].get("/v1/sessions/a/b/c").json["type"] == "urn:baton:problem:no-such-path"
 
 
 def test_what_does_not_stream_is_passed_through(relays, upstream):

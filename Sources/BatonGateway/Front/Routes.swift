@@ -428,7 +428,7 @@ package struct Routes: Sendable {
   private func page(_ call: Call) async throws -> Response {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
-    if let relay, path.hasPrefix("/v1/") { return await openAI(call, path, relay) }
+    if let relay, path.hasPrefix("/v1/"), !path.hasPrefix("/v1/sessions/") { return await openAI(call, path, relay) }
     if request.method == .options {
       // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
       guard path == "*" || web.file(path) != nil else { throw Problem.noSuchPath }

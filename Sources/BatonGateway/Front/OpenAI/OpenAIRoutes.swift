@@ -144,7 +144,7 @@ extension Routes {
       ] { object = object.setting(name, value) }
       return .json(ByteBuffer(string: object.json), to: request).of(session, response)
     case (_, false, false):
-      guard let object = try await object(of: id, call, waits: true) else { throw Problem.storeUnavailable }
+      let object = try await object(of: id, call, waits: true)
       return .json(ByteBuffer(string: object.json), to: request).of(session, response)
     }
   }
@@ -215,9 +215,33 @@ extension Routes {
 
   private func pass(_ call: Call, _ target: String, _ query: Query, _ relay: Relay) async throws -> Response {
     _ = try await identity(call, query, call.request.method == .get ? .read : .publish, nil)
+    guard Self.isPlain(target) else { throw Problem.badEncoding }
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
     return Response(try await passed(relay, method, target, body), to: call.request)
+  }
+
+  /// A path that stays below the upstream's, and a query: characters of RFC 3986 and whole escapes, no `.` and `..`.
+  private static func isPlain(_ target: String) -> Bool {
+    let known = Set("-._~:@!$&'()*+,;=/?".utf8)
+    var rest = Substring(target).utf8[...]
+    while let byte = rest.popFirst() {
+      switch byte {
+      case UInt8(ascii: "%"):
+        guard rest.count >= 2, rest.prefix(2).allSatisfy({ Character(UnicodeScalar($0)).isHexDigit }) else {
+          return false
+        }
+        rest = rest.dropFirst(2)
+      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+        UInt8(ascii: "0")...UInt8(ascii: "9"):
+        continue
+      default: if !known.contains(byte) { return false }
+      }
+    }
+    return target.prefix { $0 != "?" }.split(separator: "/", omittingEmptySubsequences: false).allSatisfy {
+      guard let step = Query.percentDecoded($0) else { return false }
+      return step != "." && step != ".." && !step.contains("/")
+    }
   }
 
   /// - Parameter session: nil where none is named: then the scope alone counts.
@@ -233,6 +257,9 @@ extension Routes {
   }
 
   // MARK: what was asked before
+
+  /// Of a response's entries, where it is told as an object.
+  private static let maxObjectBytes = 32 << 20
 
   private func response(
     _ id: OpenAIResponseID, _ action: String?, _ call: Call, _ query: Query
@@ -251,7 +278,7 @@ extension Routes {
         }
         return stream(id, call, ResponsesStream(after: after), cancelsWhenGone: nil)
       }
-      guard let object = try await object(of: id, call, waits: false) else { throw Problem.storeUnavailable }
+      let object = try await object(of: id, call, waits: false)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.post, "cancel"):
       let who = try await identity(call, query, .cancel, id.session)
@@ -262,7 +289,7 @@ extension Routes {
       while try await store.response(id.response, in: id.session)?.state == .open, ContinuousClock.now < deadline {
         try await Task.sleep(for: .milliseconds(20))
       }
-      guard let object = try await object(of: id, call, waits: false) else { throw Problem.storeUnavailable }
+      let object = try await object(of: id, call, waits: false)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.delete, nil):
       _ = try await identity(call, query, .delete, id.session)
@@ -302,8 +329,10 @@ extension Routes {
 
   /// The response as an object.
   /// - Parameter waits: for its end.
-  private func object(of id: OpenAIResponseID, _ call: Call, waits: Bool) async throws -> LenientJSON? {
+  /// - Throws: `Problem` 404 where it is none of OpenAI's, 413 where it is too large to be told at once.
+  private func object(of id: OpenAIResponseID, _ call: Call, waits: Bool) async throws -> LenientJSON {
     var fold = ResponseFold()
+    var bytes = 0
     var wire = ResponsesWire()
     var ending: String?
     let tap = try await call.tap(id.response, in: id.session, front)
@@ -313,6 +342,11 @@ extension Routes {
       case .live where !waits: break reading
       case .live, .beat: break
       case .entries(let entries):
+        bytes += ResponseTap.bytes(entries)
+        guard bytes <= Self.maxObjectBytes else {
+          throw Problem(
+            .payloadTooLarge, "response-too-large", "The response is too large for one answer; read its stream.")
+        }
         for entry in entries {
           if let event = wire.event(RelayedEntry(entry)) { fold.take(event) }
           if entry.endsResponse { ending = entry.event }
@@ -320,7 +354,9 @@ extension Routes {
         tap.taken(ResponseTap.bytes(entries))
       }
     }
-    guard let object = fold.object else { return nil }
+    guard let object = fold.object else {
+      throw Problem(.notFound, "no-such-response", "This is no response of this API, or nothing of it is left.")
+    }
     guard ending == "error" || ending == "cancelled", !fold.isOver else { return object }
     return object.setting("status", .string(Array((ending == "error" ? "failed" : "cancelled").utf8)))
   }
@@ -350,7 +386,9 @@ extension Routes {
             }
           }
           var last = ByteBuffer()
-          form.end(into: &last)
+          // Read again where it is needed, so that no stream has to keep what it has sent.
+          let object = form.lacksEnd ? try await self.object(of: id, call, waits: false) : nil
+          form.end(object, into: &last)
           if last.readableBytes > 0 { try await writer.write(last) }
         } catch {
           if let cancelsWhenGone { try? await cancel(id, subject: cancelsWhenGone) }
@@ -369,14 +407,17 @@ extension Routes {
 /// Entries as one of OpenAI's streams.
 private protocol RelayStream: Sendable {
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer)
-  mutating func end(into bytes: inout ByteBuffer)
+  /// The response has ended, and nothing that was written says so: whoever relayed it is gone.
+  var lacksEnd: Bool { get }
+  /// - Parameter object: the response, where `lacksEnd`.
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer)
 }
 
 private struct ResponsesStream: RelayStream {
   /// The `sequence_number` of the last event that the client has.
   let after: UInt64?
   private var wire = ResponsesWire()
-  private var fold = ResponseFold()
+  private var hasEnd = false
   private var n: UInt64 = 0
 
   init(after: UInt64?) { self.after = after }
@@ -384,26 +425,25 @@ private struct ResponsesStream: RelayStream {
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     n = max(n, entry.n ?? 0)
     if let event = wire.event(RelayedEntry(entry)) {
-      fold.take(event)
+      hasEnd = hasEnd || ResponseFold.isEnd(event)
       if let number = event["sequence_number"]?.whole, after.map({ UInt64(number) > $0 }) ?? true {
         write(event, into: &bytes)
       }
     }
-    // Whoever relayed it is gone, and could not say so.
-    guard entry.endsResponse, !fold.isOver, let object = fold.object else { return }
-    let type = entry.event == "end" ? "response.completed" : "response.failed"
-    var response = object.setting("status", .string(Array((entry.event == "end" ? "completed" : "failed").utf8)))
-    if entry.event != "end" {
-      response = response.setting(
-        "error",
-        .object([
-          .init("code", .string(Array("server_error".utf8))),
-          .init("message", .string(Array("the answer broke off".utf8))),
-        ]))
-    }
+  }
+
+  var lacksEnd: Bool { !hasEnd }
+
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
+    guard let object else { return }
+    let error = LenientJSON.object([
+      .init("code", .string(Array("server_error".utf8))),
+      .init("message", .string(Array("the answer broke off".utf8))),
+    ])
+    let response = object.setting("status", .string(Array("failed".utf8))).setting("error", error)
     write(
       .object([
-        .init("type", .string(Array(type.utf8))), .init("sequence_number", .number("\(n)")),
+        .init("type", .string(Array("response.failed".utf8))), .init("sequence_number", .number("\(n)")),
         .init("response", response),
       ]), into: &bytes)
   }
@@ -412,7 +452,6 @@ private struct ResponsesStream: RelayStream {
     bytes.writeString("event: \(event["type"]?.text ?? "message")\ndata: \(event.json)\n\n")
   }
 
-  mutating func end(into bytes: inout ByteBuffer) {}
 }
 
 private struct ChatStream: RelayStream {
@@ -430,7 +469,11 @@ private struct ChatStream: RelayStream {
     }
   }
 
-  mutating func end(into bytes: inout ByteBuffer) { if isWhole { bytes.writeString("data: [DONE]\n\n") } }
+  let lacksEnd = false
+
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
+    if isWhole { bytes.writeString("data: [DONE]\n\n") }
+  }
 }
 
 extension Response {

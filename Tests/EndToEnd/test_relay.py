@@ -181,6 +181,7 @@ def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, sessio
     ) as stream:
         upstream.go.release(5)
         device.until(lambda device: device.view.text == "Baton passes ", 20, "the first words")
+        assert relays[0].metric("baton_relays") == 1 and relays[1].metric("baton_relays") == 0
         upstream.go.release(20)
         assert "".join(one.delta for one in stream if one.type == "response.output_text.delta") == "".join(WORDS)
     device.until(lambda device: device.entries[-1]["event"] == "end", 20, "the end")

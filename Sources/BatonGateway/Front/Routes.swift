@@ -449,7 +449,8 @@ package struct Routes: Sendable {
       try method(request, .get)
       try origins.check(request.headers[values: .origin])
       try operators.check(request.headers, from: call.address)
-      return .text(metrics.text(isReady: state.unreadiness(at: .now()) == nil), type: MetricsRegistry.contentType)
+      let text = metrics.text(isReady: state.unreadiness(at: .now()) == nil, relays: relay?.open ?? 0)
+      return .text(text, type: MetricsRegistry.contentType)
     default:
       return try web.response(to: request, path: path)
     }

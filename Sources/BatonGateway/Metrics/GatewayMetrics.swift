@@ -101,7 +101,7 @@ package final class GatewayMetrics: Sendable {
   }
 
   /// The Prometheus text.
-  package func text(isReady: Bool) -> String {
+  package func text(isReady: Bool, relays: Int = 0) -> String {
     var delivered: UInt64 = 0
     var bytes: UInt64 = 0
     for loop in loops.withLockedValue({ $0 }) {
@@ -113,6 +113,7 @@ package final class GatewayMetrics: Sendable {
     let values: [(name: String, type: String, UInt64)] = [
       ("baton_ready", "gauge", isReady ? 1 : 0), ("baton_entries_delivered_total", "counter", delivered),
       ("baton_bytes_sent_total", "counter", bytes), ("baton_log_lines_dropped_total", "counter", dropped),
+      ("baton_relays", "gauge", UInt64(relays)),
     ]
     for (name, type, value) in values {
       if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
@@ -124,6 +125,7 @@ package final class GatewayMetrics: Sendable {
   package static let help = [
     "baton_ready": "1 where /readyz says 200.",
     "baton_devices": "Attached devices.",
+    "baton_relays": "Answers of the model server that are being relayed.",
     "baton_attaches_total": "Devices that were let in.",
     "baton_sessions": "Sessions with devices.",
     "baton_window_bytes": "Bytes of entries kept for devices.",

@@ -834,17 +834,29 @@ test('WebSocket does not get through: server-sent events, then back to WebSocket
   assert.equal(session.text('r1'), 'ab');
 });
 
-test('a way back that hangs is given up, and what was typed is refused in words', async () => {
+test('a way back that hangs is given up, and what was typed goes beside the stream', async () => {
   const { page, session } = await blocked();
   const events = stream(page.request);
   await events.send(attached);
-  const typed = session.input('hi');
+  const typed = session.input('hi', { key: 'k1' });
+  const { url, options } = page.request;
+  assert.equal(url.href, 'http://gw-1:8080/v1/sessions/s/input');
+  assert.deepEqual([options.method, options.headers['Idempotency-Key'], options.body], ['POST', 'k1', '{"data":"hi"}']);
+  page.request.reject(new TypeError('the network is away'));
+  await turn();
   await page.pass(1000);
   const probe = page.socket;
   probe.open();
+  assert.equal(page.request.options.body, '{"data":"hi"}');
+  page.request.resolve(new Response('{"key":"k1","inboxId":"7-0"}', { status: 202 }));
+  assert.deepEqual(await typed, { key: 'k1', inboxId: '7-0' });
   await page.pass(10_000);
   assert.equal(probe.closedWith, 1000);
-  await assert.rejects(typed, { code: 'needs_websocket' });
+  const stopped = session.cancel('r1');
+  assert.equal(page.request.url.pathname, '/v1/sessions/s/responses/r1/cancel');
+  const problem = JSON.stringify({ type: 'urn:baton:problem:not-allowed', detail: 'the scope cancel is missing' });
+  page.request.resolve(new Response(problem, { status: 403, headers: { 'Content-Type': 'application/problem+json' } }));
+  await assert.rejects(stopped, { code: 'forbidden', message: /cancel is missing/ });
   await events.send(token(1, 'a'));
   assert.equal(session.text('r1'), 'a');
 });

@@ -263,17 +263,29 @@ def test_what_one_page_types_shows_on_another_and_reaches_the_inbox(page, gatewa
     assert [entry[b"response"] for entry in inbox if entry[b"event"] == b"cancel"] == [b"r1"]
 
 
+def answers_back(browser, redis, session):
+    """What a person types and stops, also where no WebSocket passes."""
+    told = browser.driver.execute_async_script("""
+        const done = arguments[0];
+        Promise.all([s.input('hello ✓', {key: 'k1'}), s.cancel('r9')]).then((all) => done(all.map(({inboxId}) => inboxId)), (error) => done(`${error}`));""")
+    inbox = redis.client.xrange(f"baton:{{{session}}}:inbox")
+    assert sorted(told) == [id.decode() if isinstance(id, bytes) else id for id, _ in inbox], told
+    assert sorted(fields[b"event"] for _, fields in inbox) == [b"cancel", b"input"]
+    wait_for(lambda: [event["data"] for event in browser.events("entry") if event["event"] == "input"] == ["hello ✓"], what="it is shown")
+
+
 def test_a_proxy_without_websocket_means_server_sent_events_and_the_way_back(browser, blocker, redis, session):
     browser.open(blocker.url + "/healthz").attach(blocker.url, session)
     browser.wait_state("live")
     assert browser.run("return s.transport") == "sse"
+    answers_back(browser, redis, session)
     redis.add_tokens(session, words(1, 100), "r1")
     browser.wait_text(stream_text(redis, session))
     blocker.blocks = False
     wait_for(lambda: browser.run("return s.transport") == "websocket", 30, "WebSocket is found again")
     redis.add_tokens(session, words(101, 200), "r1", 101)
     browser.wait_text(stream_text(redis, session))
-    assert sum(event.get("joined", 1) for event in browser.events("entry")) == 200
+    assert sum(event.get("joined", 1) for event in browser.events("entry") if event["event"] == "token") == 200
 
 
 def test_a_network_that_holds_every_answer_until_it_is_whole(browser, gateway, redis, session, started):
@@ -282,9 +294,10 @@ def test_a_network_that_holds_every_answer_until_it_is_whole(browser, gateway, r
     browser.open(started[-1].url + "/healthz").attach(started[-1].url, session)
     browser.wait_state("live", seconds=60)
     assert browser.run("return s.transport") == "pages"
+    answers_back(browser, redis, session)
     redis.add_tokens(session, words(51, 100), "r1", 51)
     browser.wait_text(stream_text(redis, session))
-    assert sum(event.get("joined", 1) for event in browser.events("entry")) == 100
+    assert sum(event.get("joined", 1) for event in browser.events("entry") if event["event"] == "token") == 100
     redis.client.delete(f"baton:{{{session}}}")
     redis.add_tokens(session, ["new "], "r1")
     browser.wait_text("new ")

@@ -214,10 +214,13 @@ class AnswerHolder(UpgradeBlocker):
         answer = b""
         while True:
             ready, _, _ = select.select([near, far], [], [])
-            part = far.recv(65536) if far in ready else b""
-            if near in ready or not part:
+            more = near.recv(65536) if near in ready else None
+            part = far.recv(65536) if far in ready else None
+            if b"" in (more, part):
                 break
-            answer += part
+            if more:
+                far.sendall(more)
+            answer += part or b""
         with contextlib.suppress(OSError):
             near.sendall(answer)
         near.close()

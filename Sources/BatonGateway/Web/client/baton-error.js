@@ -11,7 +11,6 @@ export class BatonError extends Error {
 /** Why a submission was refused, where the gateway did not say it. */
 export const submitErrors = {
   ended: 'the session is closed on this device',
-  needs_websocket: 'this network lets no WebSocket through: reading works, sending does not',
   too_many: 'too many inputs wait for their answer',
 };
 

@@ -165,11 +165,9 @@ export class BatonMachine {
   #submit({ frame }) {
     if (this.unanswered.size >= (this.options.maxUnanswered ?? limits.unanswered)) {
       this.#do({ do: 'settle', key: frame.key, error: 'too_many' });
-    } else if (this.#blocked) {
-      this.#do({ do: 'settle', key: frame.key, error: 'needs_websocket' });
     } else {
       this.unanswered.set(frame.key, frame);
-      if (this.#attached) this.#send(frame);
+      if (this.#attached) this.#do({ do: 'send', frame });
     }
   }
 
@@ -334,7 +332,6 @@ export class BatonMachine {
     } else {
       this.upgradeIn = Math.min(this.upgradeIn * 2, limits.upgradeCap);
       this.upgradeAt = this.at + this.upgradeIn;
-      this.#refuseUnanswered('needs_websocket');
       if (!passed) return;
     }
     this.#do({ do: 'disconnect', code: 4000 });
@@ -351,11 +348,6 @@ export class BatonMachine {
 
   get #connected() {
     return this.#attached || this.state === 'connecting';
-  }
-
-  /** Known to stay without a WebSocket for a while. */
-  get #blocked() {
-    return this.transport !== 'websocket' && this.upgradeIn > limits.upgrade;
   }
 
   #do(action) {
@@ -410,8 +402,8 @@ export class BatonMachine {
       this.#do({ do: 'timer', ms: Math.min(this.upgradeIn, this.pingMs) });
     } else {
       this.#do({ do: 'timer', ms: this.pingMs });
-      for (const held of this.unanswered.values()) this.#send(held);
     }
+    for (const frame of this.unanswered.values()) this.#do({ do: 'send', frame });
   }
 
   #entry(frame) {
@@ -464,6 +456,7 @@ export class BatonMachine {
     this.#do({ do: 'timer', ms: deadline });
   }
 
+  /** What only a WebSocket carries. */
   #send(frame) {
     if (this.transport === 'websocket') this.#do({ do: 'send', frame });
   }
@@ -518,13 +511,9 @@ export class BatonMachine {
   }
 
   #end(why) {
-    this.#refuseUnanswered('ended');
+    for (const key of this.unanswered.keys()) this.#do({ do: 'settle', key, error: 'ended' });
+    this.unanswered.clear();
     this.#become('ended');
     this.#do({ do: 'end', ...why });
-  }
-
-  #refuseUnanswered(error) {
-    for (const key of this.unanswered.keys()) this.#do({ do: 'settle', key, error });
-    this.unanswered.clear();
   }
 }

@@ -428,7 +428,7 @@ export class Session extends EventTarget {
   #settle({ key, inboxId, error, message }) {
     const answer = this.#answers.get(key);
     this.#answers.delete(key);
-    if (!answer && (error === 'ended' || error === 'needs_websocket')) return; // of before a reload: kept for the next
+    if (!answer && error === 'ended') return; // of before a reload: kept for the next
     this.#keeper?.dropUnanswered(key);
     if (error === undefined) return answer?.resolve({ key, inboxId });
     const why = message ?? submitErrors[error] ?? error;

@@ -6,6 +6,8 @@ const closeFollows = 100; // milliseconds after `error`
 const pageFollows = 1000; // milliseconds after Firefox has closed the sockets of a page that it is about to leave
 const pageLimit = 1000; // entries
 const pageWait = 20; // seconds
+const sendAgain = 1000; // milliseconds
+const maxSendAgain = 10_000;
 
 /** @param {string} base @param {string} session @param {Record<string, string>} query */
 export function sessionURL(base, session, query) {
@@ -73,7 +75,41 @@ export function openEventStream(platform, url, token, tell, { credentials } = {}
     tell({ event: 'closed', code: 1006 });
   }
   read().catch(() => !cancel.signal.aborted && tell(opened ? { event: 'closed', code: 1006 } : { event: 'failed' }));
-  return { send() {}, close: () => cancel.abort() };
+  return { send: sender(platform, url, token, tell, { credentials, signal: cancel.signal }), close: () => cancel.abort() };
+}
+
+/**
+ * Sends inputs and cancels over HTTP (PROTOCOL 5), beside a wire that only reads, until they are answered or the wire is closed.
+ * @param {(event: object) => void} tell the answer as a WebSocket would bring it
+ */
+function sender(platform, url, token, tell, { credentials, signal }) {
+  const base = url.pathname;
+  const device = url.searchParams.get('device');
+
+  async function answered({ type, key, data, response }) {
+    const address = new URL(url.href);
+    address.pathname = type === 'input' ? `${base}/input` : `${base}/responses/${response}/cancel`;
+    address.search = device === null ? '' : new URLSearchParams({ device }).toString();
+    const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': key, ...(token && { Authorization: `Bearer ${token}` }) };
+    const body = JSON.stringify(type === 'input' ? { data, ...(response !== undefined && { response }) } : {});
+    const answer = await platform.fetch(address.href, { method: 'POST', headers, body, signal, ...(credentials && { credentials }) });
+    if (answer.status === 202) {
+      const { inboxId } = await answer.json();
+      return { type: 'accepted', key, inboxId };
+    }
+    const { status, problem, type: name, detail } = await refused(answer);
+    if (!problem || status === 429 || status >= 500) return undefined; // passes, or was not the gateway's word
+    const code = name.replace('urn:baton:problem:', '').replaceAll('-', '_');
+    return { type: 'error', key, code: code === 'not_allowed' ? 'forbidden' : code, message: detail };
+  }
+
+  return async (frame) => {
+    for (let pause = sendAgain; !signal.aborted; pause = Math.min(2 * pause, maxSendAgain)) {
+      const answer = await answered(frame).catch(() => undefined);
+      if (answer) return tell({ event: 'frame', frame: answer });
+      await new Promise((resolve) => platform.setTimeout(resolve, pause));
+    }
+  };
 }
 
 /** @param {URL} url changed: it gets the token where a header would cost a preflight */
@@ -139,7 +175,7 @@ export function openPages(platform, url, token, tell, { credentials } = {}) {
     for (;;) {
       const page = await get({ after, limit: pageLimit, ...(isLive && { wait: `${pageWait}s` }) });
       if (page === undefined) return;
-      if (!opened) frame({ type: 'attached', offset: page.reset ? '0' : after, first: page.first, last: page.last, features: [] });
+      if (!opened) frame({ type: 'attached', offset: page.reset ? '0' : after, first: page.first, last: page.last, features: ['input', 'cancel'] });
       opened = true;
       if (page.reset) {
         after = '0';
@@ -164,7 +200,7 @@ export function openPages(platform, url, token, tell, { credentials } = {}) {
   }
 
   read().catch(() => !cancel.signal.aborted && tell(opened ? { event: 'closed', code: 1006 } : { event: 'failed' }));
-  return { send() {}, close: () => cancel.abort() };
+  return { send: sender(platform, url, token, tell, { credentials, signal: cancel.signal }), close: () => cancel.abort() };
 }
 
 /** Of an entry, or of one that was skipped. */

@@ -141,7 +141,7 @@ export interface Options {
   platform?: Partial<Record<'WebSocket' | 'fetch' | 'now' | 'random' | 'setTimeout' | 'clearTimeout' | 'window' | 'document' | 'sessionStorage', any>>;
 }
 
-/** Why something was refused: `code` is the gateway's, or `too_big`, `too_many`, `needs_websocket`, `key_conflict`, `ended`, `rejected`, `one_reader`. */
+/** Why something was refused: `code` is the gateway's, or `too_big`, `too_many`, `key_conflict`, `ended`, `rejected`, `one_reader`. */
 export class BatonError extends Error {
   code: string;
   status?: number;

@@ -13,6 +13,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 from support.process import wait_for
 from support.servers import Gateway
+from test_identity import SECRET, token
 from test_upstreams import KEY, Server
 
 EVENT = TypeAdapter(ResponseStreamEvent)
@@ -448,3 +449,33 @@ def test_what_does_not_stream_is_passed_through(relays, upstream):
     with refusing(upstream, 200, json.dumps(whole)):
         answer = client(relays[0]).chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
     assert answer.choices[0].message.content == "ok"
+
+
+# Who may
+
+
+def test_a_token_of_batons_decides(upstream, tmp_path, redis, session):
+    (tmp_path / "secret").write_bytes(SECRET)
+    with relayed(upstream, tmp_path, redis, "--auth-secret-file", tmp_path / "secret", count=1) as (gateway,):
+        headers = {"Baton-Session": session}
+
+        def ask(**claims):
+            return client(gateway, token=token(**claims)).responses.create(model="m", input="hi", extra_headers=headers)
+
+        with pytest.raises(openai.AuthenticationError):
+            client(gateway, token="wrong").responses.create(model="m", input="hi", extra_headers=headers)
+        for claims in ({"scope": ["read"]}, {"sessions": ["another"]}):
+            with pytest.raises(openai.PermissionDeniedError):
+                ask(**claims)
+        with pytest.raises(openai.PermissionDeniedError):
+            client(gateway, token=token(sessions=[session])).responses.create(model="m", input="hi")
+        assert upstream.requests == [] and redis.stream(session) == []
+        id = ask(sessions=[session], scope=["publish", "read"]).id
+        reader = client(gateway, token=token(sessions=[session], scope=["read"]))
+        assert reader.responses.retrieve(id).output_text == "".join(WORDS)
+        for deed in (reader.responses.cancel, reader.responses.delete):
+            with pytest.raises(openai.PermissionDeniedError):
+                deed(id)
+        with pytest.raises(openai.PermissionDeniedError):
+            client(gateway, token=token(sessions=["other"])).responses.retrieve(id)
+        assert reader.models.list().data and client(gateway, token=token(sessions=["resp_*"])).responses.create(model="m", input="hi").id

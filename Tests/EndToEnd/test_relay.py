@@ -1,10 +1,12 @@
 """OpenAI's clients before a gateway that relays a model server: what they ask outlives their connections, on any node."""
 
+import base64
 import contextlib
 import json
 import signal
 import socket
 import threading
+import time
 
 import httpx
 import openai
@@ -452,6 +454,28 @@ def test_what_does_not_stream_is_passed_through(relays, upstream):
 
 
 # Who may
+
+
+def test_a_stream_ends_with_its_token_and_the_answer_does_not(upstream, tmp_path, redis, session):
+    (tmp_path / "secret").write_bytes(SECRET)
+    upstream.paced = True
+    with relayed(upstream, tmp_path, redis, "--auth-secret-file", tmp_path / "secret", count=1) as (gateway,):
+        # Within the minute of leeway a token is let in, and its stream is cut with the next thing that comes.
+        short = client(gateway, token=token(exp=2))
+        stream = short.responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session, "Baton-Detach": "off"})
+        upstream.go.release()
+        id = next(stream).response.id
+        wait_for(lambda: expired(short.api_key), 20, "the token is over")
+        upstream.go.release(20)
+        with pytest.raises((httpx.RemoteProtocolError, openai.APIConnectionError)):
+            list(stream)
+        done = client(gateway, token=token())
+        assert wait_for(lambda: done.responses.retrieve(id).status == "completed", 20, "the answer is whole")
+
+
+def expired(jwt):
+    claims = json.loads(base64.urlsafe_b64decode(jwt.split(".")[1] + "=="))
+    return time.time() >= claims["exp"]
 
 
 def test_a_token_of_batons_decides(upstream, tmp_path, redis, session):

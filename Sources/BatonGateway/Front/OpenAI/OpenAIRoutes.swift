@@ -129,9 +129,9 @@ extension Routes {
     }
     switch (wire, streams, asked["background"]?.isSomething == true) {
     case (.chat, _, _):
-      return stream(id, call, ChatStream(), cancelsWhenGone: detaches ? nil : who?.subject ?? "")
+      return stream(id, call, ChatStream(), for: who, cancelsWhenGone: !detaches)
     case (_, true, _):
-      return stream(id, call, ResponsesStream(after: nil), cancelsWhenGone: detaches ? nil : who?.subject ?? "")
+      return stream(id, call, ResponsesStream(after: nil), for: who, cancelsWhenGone: !detaches)
     case (_, false, true):
       var object = LenientJSON.object([])
       for (name, value) in [
@@ -267,7 +267,7 @@ extension Routes {
     let request = call.request
     switch (request.method, action) {
     case (.get, nil):
-      _ = try await identity(call, query, .read, id.session)
+      let who = try await identity(call, query, .read, id.session)
       try await known(id)
       if try query.one("stream") == "true" {
         let after = try query.one("starting_after").map { (text) throws(Problem) in
@@ -276,7 +276,7 @@ extension Routes {
           }
           return number
         }
-        return stream(id, call, ResponsesStream(after: after), cancelsWhenGone: nil)
+        return stream(id, call, ResponsesStream(after: after), for: who, cancelsWhenGone: false)
       }
       let object = try await object(of: id, call, waits: false)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
@@ -362,17 +362,21 @@ extension Routes {
   }
 
   /// The response's events, from the session.
-  /// - Parameter cancelsWhenGone: whose cancel it is when the client goes away before the end; nil: none.
+  /// - Parameters:
+  ///   - who: for as long as the token lives.
+  ///   - cancelsWhenGone: whether it is a cancel when the client goes away before the end.
   private func stream(
-    _ id: OpenAIResponseID, _ call: Call, _ form: any RelayStream, cancelsWhenGone: String?
+    _ id: OpenAIResponseID, _ call: Call, _ form: any RelayStream, for who: Identity?, cancelsWhenGone: Bool
   ) -> Response {
     var answer = Response(
       status: .ok,
       body: ResponseBody { [self] writer in
         var form = form
+        let isExpired = { Date().timeIntervalSince1970 >= who?.expires ?? .infinity }
         do {
           let tap = try await call.tap(id.response, in: id.session, front)
           for try await item in tap.items {
+            if isExpired() { throw ChannelError.ioOnClosedChannel }
             switch item {
             // Numbers that somebody holds would mean something else.
             case .reset: throw ChannelError.ioOnClosedChannel
@@ -391,7 +395,7 @@ extension Routes {
           form.end(object, into: &last)
           if last.readableBytes > 0 { try await writer.write(last) }
         } catch {
-          if let cancelsWhenGone { try? await cancel(id, subject: cancelsWhenGone) }
+          if cancelsWhenGone, !isExpired() { try? await cancel(id, subject: who?.subject ?? "") }
           throw error
         }
         try await writer.finish(nil)

@@ -68,7 +68,7 @@ let package = Package(
       dependencies: [
         "BatonGateway", "BatonProducer", "BatonClient", "BatonCheck", "BatonStore", "BatonRedis", "BatonUpstream",
         "BatonRelay",
-        "BatonSession", "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1, nioSSL,
+        "BatonSession", "BatonProtocol", "CBatonEpoll", nio, nioPosix, nioHTTP1,
         .product(name: "NIOFoundationCompat", package: "swift-nio"),
         nioConcurrency, httpTypes, hummingbird, arguments, logging, unixSignals, httpClient, histogram,
       ]),

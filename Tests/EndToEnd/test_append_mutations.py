@@ -14,7 +14,7 @@ MUTATIONS = {
     "cuts one too few": ("at + known + 1, at + count)", "at + known, at + count)", "retries"),
     "takes gaps": ("if position > is.n then return", "if false then return", "gaps"),
     "forgets declared gaps": ("position = math.max(position, number())", "number()", "gaps"),
-    "does not join": ("joined == 1", "true", "whole"),
+    "does not join": ("if joined > 1 then", "if false then", "whole"),
     "goes on after the end": ("if is.state ~= 'open' then\n    if not mine", "if false then\n    if not mine", "ended"),
     "starts again": ("if new then entries[#entries + 1] = extend({ 'event', 'start'", "if true then entries[#entries + 1] = extend({ 'event', 'start'", "fencing"),
     "forgets deletions": ("if opened ~= '' and deleted", "if false and deleted", "deleted"),

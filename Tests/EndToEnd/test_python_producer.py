@@ -297,6 +297,35 @@ class Flaky:
         return reply
 
 
+class Losing(redis.asyncio.Redis):
+    """As redis-py under Python 3.11, whose `wait_for` loses a cancellation that comes together with the reply."""
+
+    holds, held = False, 0
+
+    async def execute_command(self, *arguments, **options):
+        reply = await super().execute_command(*arguments, **options)
+        if self.holds:
+            self.held += 1
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return reply
+
+
+def test_a_cancellation_that_the_client_loses_counts(redis, session):
+    async def produce():
+        client = Losing(port=redis.port)
+        answer = await Producer(client, session, "r").open()
+        client.holds = True
+        await answer.delta("a")
+        await until(lambda: client.held == 2)  # the append and the look at the inbox
+        client.holds = False
+        answer._driver._task.cancel()  # as closing does; it cancels the look at the inbox
+        await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+        await client.aclose()
+
+    asyncio.run(produce())
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_one_text_whatever_happens(seed, redis, session):
     """Replies are lost, writers take over, keys vanish together: the stream says what was meant."""

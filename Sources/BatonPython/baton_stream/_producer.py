@@ -176,7 +176,7 @@ class Producer:
         while True:
             end = driver.inbox_end
             try:
-                entries = await driver.inbox(after) if _id(end) > _id(after) else []
+                entries = await driver.step.inbox(after, 64) if _id(end) > _id(after) else []
             except FAILURES:
                 await asyncio.sleep(_GLANCE)
                 continue
@@ -281,7 +281,7 @@ class _Driver:
 
     def __init__(self, step: Step, response: str, start: Item, times: Times, owns_client: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._step, self._response, self._owns_client = step, response, owns_client
+        self.step, self._response, self._owns_client = step, response, owns_client
         self.writer = Writer(response, secrets.token_hex(8), start, times, self._loop.time())
         self.cancel: Message | None = None
         self.has_stopped = False
@@ -342,7 +342,7 @@ class _Driver:
         with contextlib.suppress(ProducerError, TimeoutError):
             async with asyncio.timeout(10):
                 await self.until(lambda: self.writer.phase in ("ended", "released"))
-            if self._step.may_fail_over:
+            if self.step.may_fail_over:
                 with contextlib.suppress(*FAILURES):
                     await self._follow(at_once=True)
                 self._asks_replicas = True
@@ -353,11 +353,6 @@ class _Driver:
         await asyncio.wait([self._task])
 
     # The inbox
-
-    async def inbox(self, after: str, count: int = 64) -> list[tuple[str, dict[str, str]]]:
-        """Never blocks: no client's time-out for reading (5 s in redis-py) gets in its way."""
-        entries = await self._step.client.xrange(self._step.keys[2], f"({after}", "+", count=count)
-        return [(text(id), {text(name): text(value) for name, value in fields.items()}) for id, fields in entries]
 
     def message(self, id: str, fields: dict[str, str]) -> Message | None:
         """What of the inbox is meant for this response."""
@@ -375,7 +370,7 @@ class _Driver:
                 await self._follow()
                 if self.writer.phase != "open":
                     continue
-                while entries := await self.inbox(self.inbox_end, 1000):
+                while entries := await self.step.inbox(self.inbox_end, 1000):
                     messages = [message for entry in entries if (message := self.message(*entry))]
                     self.cancel = self.cancel or next((message for message in messages if message.kind == "cancel"), None)
                     self.inbox_end = entries[-1][0]
@@ -384,7 +379,7 @@ class _Driver:
 
     async def _follow(self, at_once: bool = False) -> None:
         """Another master may not have what the former one has taken."""
-        before, self._master = self._master, await self._step.master(at_once)
+        before, self._master = self._master, await self.step.master(at_once)
         if before not in (None, self._master):
             self.writer.moved(self._loop.time())
             self._wake.set()
@@ -399,8 +394,7 @@ class _Driver:
     async def _run(self) -> None:
         watch = self._loop.create_task(self._watch())
         try:
-            # Python 3.11's `wait_for`, which redis-py uses, may lose a cancellation.
-            while not self.writer.is_over and not self._task.cancelling():
+            while not self.writer.is_over:
                 if call := self.writer.next(self._loop.time()):
                     await self._call(*call)
                 else:
@@ -413,14 +407,14 @@ class _Driver:
             self._notify()
             if self._owns_client:
                 with contextlib.suppress(*FAILURES):
-                    await self._step.client.aclose()
+                    await self.step.client.aclose()
 
     async def _call(self, *call: Any) -> None:
         try:
             if self._asks_replicas:
-                reply, is_replicated = await self._step.replicated(*call)
+                reply, is_replicated = await self.step.replicated(*call)
             else:
-                reply, is_replicated = await self._step(*call), False
+                reply, is_replicated = await self.step(*call), False
         except FAILURES as error:
             if is_final(error):
                 self.writer.failed(Refused(f"Redis refuses: {error}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.resources
 import math
@@ -9,6 +10,7 @@ import re
 import time
 import urllib.parse
 import weakref
+from collections.abc import Awaitable
 from typing import Any
 
 import redis.asyncio
@@ -78,9 +80,9 @@ class Step:
         """The same call once more, after whatever error, appends nothing twice: so redis-py may repeat it, too."""
         call = [len(self.keys), *self.keys, operation, *self.limits, *arguments]
         try:
-            reply = await self.client.evalsha(self._sha, *call)
+            reply = await _answer(self.client.evalsha(self._sha, *call))
         except redis.exceptions.NoScriptError:
-            reply = await self.client.eval(SCRIPT, *call)
+            reply = await _answer(self.client.eval(SCRIPT, *call))
         return [text(part) for part in reply]
 
     @property
@@ -102,7 +104,7 @@ class Step:
         now = time.monotonic()
         if at_once or now - _asked.get(pool, -math.inf) >= 1:
             _asked[pool] = now
-            await pool.get_master_address()
+            await _answer(pool.get_master_address())
         return pool.master_address
 
     async def replicated(self, operation: str, *arguments: Any) -> tuple[list[str], bool]:
@@ -115,10 +117,26 @@ class Step:
         pipe.eval(SCRIPT, len(self.keys), *self.keys, operation, *self.limits, *arguments)
         pipe.pexpire(self.keys[0], self.limits[0])  # `WAIT` is about what this connection has written
         pipe.wait(1, 100)
-        reply, _, replicas = await pipe.execute(raise_on_error=False)
+        reply, _, replicas = await _answer(pipe.execute(raise_on_error=False))
         if isinstance(reply, Exception):
             raise reply
         return [text(part) for part in reply], isinstance(replicas, int) and replicas > 0
+
+    async def inbox(self, after: str, count: int) -> list[tuple[str, dict[str, str]]]:
+        """What came after an id, the oldest first. Never blocks: no client's time-out for reading (5 s in redis-py) gets in its way."""
+        entries = await _answer(self.client.xrange(self.keys[2], f"({after}", "+", count=count))
+        return [(text(id), {text(name): text(value) for name, value in fields.items()}) for id, fields in entries]
+
+
+async def _answer(reply: Awaitable[Any]) -> Any:
+    """A cancellation that comes together with the reply counts: Python 3.11's `wait_for`, which redis-py uses, loses it."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await reply
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def text(value: Any) -> str:

@@ -148,6 +148,7 @@ let package = Package(
         nioEmbedded,
         collections,
       ]),
+    .testTarget(name: "BatonRelayTests", dependencies: ["BatonRelay", "BatonProtocol", "BatonUpstream", nio]),
     .testTarget(name: "BatonUpstreamTests", dependencies: ["BatonUpstream", nio]),
     .testTarget(name: "BatonCheckTests", dependencies: ["BatonCheck", "BatonProtocol", nio]),
     .testTarget(

@@ -3,6 +3,7 @@ import BatonUpstream
 /// OpenAI's Chat Completions, from their chunks to entries. A chunk that holds nothing but text becomes a delta, and every
 /// other one is kept as it is; `ChatWire` makes the chunks again.
 package struct ChatCodec: RelayCodec {
+  package static let event = "openai"
   private let model: String
   private var completion = ChatCompletion()
   package private(set) var end: RelayEnd?
@@ -16,15 +17,15 @@ package struct ChatCodec: RelayCodec {
   package mutating func received(_ event: EventStreamDecoder.Item) -> [RelayItem] {
     guard end == nil, case .event(let name, let data) = event else { return [] }
     _ = completion.received(data, event: name)
-    let items = LenientJSON.values(data).values.compactMap(item)
+    let items = LenientJSON.values(data).values.flatMap(items)
     if completion.isDone { finish() }
     return items
   }
 
-  private func item(_ chunk: LenientJSON) -> RelayItem? {
-    guard case .object(let members) = chunk else { return nil }
-    if let text = ChatWire.text(members), !text.isEmpty { return .delta(text, part: nil) }
-    return .event(chunk.json)
+  private func items(_ chunk: LenientJSON) -> [RelayItem] {
+    guard case .object(let members) = chunk else { return [] }
+    if let text = ChatWire.text(members), !text.isEmpty { return RelayItem.deltas(text, part: nil) }
+    return RelayItem.events(chunk.json)
   }
 
   private mutating func finish() {

@@ -14,8 +14,6 @@ package final class Relay: Sendable {
     package var address: UpstreamAddress
     /// Sent as `Authorization: Bearer`; never a caller's.
     package var key: String?
-    /// How long a server that is connected may take for its first byte; nil: as long as it likes.
-    package var firstLimit: Duration?
     /// How long it may then be silent.
     package var idleLimit: Duration? = .seconds(120)
     /// Relays that are open at the same time.
@@ -53,6 +51,8 @@ package final class Relay: Sendable {
   }
 
   package enum Failure: Error, Sendable {
+    /// The target would lead elsewhere than below the upstream's address.
+    case badTarget
     /// No answer came. In words.
     case unreachable(String)
     /// As many relays are open as may be.
@@ -92,19 +92,12 @@ package final class Relay: Sendable {
 
   /// Returns when the upstream has accepted or refused; what it answers then comes into the session, whoever listens.
   package func start(_ request: Request) async throws -> Outcome {
-    let response = UpstreamResponse()
-    guard
-      running.withLock({ running in
-        guard running.count < options.maxOpen else { return false }
-        running[ObjectIdentifier(response)] = response
-        return true
-      })
-    else { throw Failure.full }
+    let response = try begin()
     return try await withCheckedThrowingContinuation { continuation in
       Task.detached { [self] in
         let began = Began(continuation)
         await run(request, response, began)
-        running.withLock { $0[ObjectIdentifier(response)] = nil }
+        end(response)
         began.resume(.failure(Failure.unreachable("it closed the connection")))
       }
     }
@@ -115,7 +108,8 @@ package final class Relay: Sendable {
   package func pass(_ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?) async throws
     -> Answer
   {
-    let response = UpstreamResponse()
+    let response = try begin()
+    defer { end(response) }
     response.execute(try self.request(method, target, body, contentType: contentType), on: web.client)
     do {
       var head: HTTPResponseHead?
@@ -135,10 +129,25 @@ package final class Relay: Sendable {
       return Answer(head, all)
     } catch let failure as Failure {
       throw failure
+    } catch let why as RelayStop {
+      throw Failure.unreachable(why.words)
     } catch {
       throw Failure.unreachable(WebClient.words(error))
     }
   }
+
+  private func begin() throws(Failure) -> UpstreamResponse {
+    let response = UpstreamResponse()
+    let hasRoom = running.withLock { running in
+      guard running.count < options.maxOpen else { return false }
+      running[ObjectIdentifier(response)] = response
+      return true
+    }
+    guard hasRoom else { throw .full }
+    return response
+  }
+
+  private func end(_ response: UpstreamResponse) { running.withLock { $0[ObjectIdentifier(response)] = nil } }
 
   /// Who waits for the upstream's word; told once.
   private final class Began: Sendable {
@@ -151,6 +160,7 @@ package final class Relay: Sendable {
 
   private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began) async {
     var codec = request.codec
+    let name = type(of: codec).event
     var answer: OpenResponse?
     var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
     var decoder = EventStreamDecoder(limit: Self.eventLimit)
@@ -160,7 +170,6 @@ package final class Relay: Sendable {
     var listening: Task<Void, Never>?
     defer { listening?.cancel() }
     do {
-      watch.expect(within: options.firstLimit)
       response.execute(
         try self.request(.POST, request.path, request.body, contentType: "application/json"), on: web.client)
       reading: for try await part in response.parts {
@@ -194,12 +203,12 @@ package final class Relay: Sendable {
           }
           watch.expect(within: options.idleLimit)
           guard let answer else { continue }
-          for event in decoder.received(bytes) { try await append(codec.received(event), to: answer) }
+          for event in decoder.received(bytes) { try await append(codec.received(event), as: name, to: answer) }
           if codec.end != nil { break reading }
         }
       }
       if let answer, codec.end == nil {
-        for event in decoder.ended() { try await append(codec.received(event), to: answer) }
+        for event in decoder.ended() { try await append(codec.received(event), as: name, to: answer) }
       }
     } catch let why as RelayStop {
       stop = why
@@ -220,7 +229,7 @@ package final class Relay: Sendable {
       var end = codec.end
       if end == nil {
         let (items, told) = codec.stopped(stop ?? .cut("it closed the connection"))
-        try await append(items, to: answer)
+        try await append(items, as: name, to: answer)
         end = told
       }
       if let end { try await answer.end(end.how, data: end.data) }
@@ -233,15 +242,12 @@ package final class Relay: Sendable {
     ["session": "\(request.session)", "response": "\(request.response)"]
   }
 
-  private func append(_ items: [RelayItem], to answer: OpenResponse) async throws {
+  private func append(_ items: [RelayItem], as event: String, to answer: OpenResponse) async throws {
     for item in items {
       switch item {
       case .delta(let text, let part): try await answer.append(text, part: part)
-      case .event(let json):
-        let pieces = RelayPieces.of(json)
-        for (index, piece) in pieces.enumerated() {
-          try await answer.append(event: "openai", data: String(piece), more: index + 1 < pieces.count)
-        }
+      case .event(let json, let more):
+        try await answer.append(event: event, data: String(buffer: json), more: more)
       }
     }
   }
@@ -249,7 +255,8 @@ package final class Relay: Sendable {
   private func request(
     _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?
   ) throws -> HTTPClient.Request {
-    var request = try HTTPClient.Request(url: web.target(options.address.target(target)), method: method)
+    guard let url = options.address.target(target) else { throw Failure.badTarget }
+    var request = try HTTPClient.Request(url: web.target(url), method: method)
     if let contentType { request.headers.add(name: "content-type", value: contentType) }
     request.headers.add(name: "accept", value: "text/event-stream, application/json")
     request.headers.add(name: "accept-encoding", value: "gzip, deflate")

@@ -1,12 +1,24 @@
 import BatonProducer
+import BatonProtocol
 import BatonUpstream
+import NIOCore
 
-/// What of an upstream's answer goes into the session.
+/// One entry that comes of an upstream's answer, with a number of its own.
 package enum RelayItem: Sendable, Equatable {
   /// A text delta: of the answer itself where `part` is nil.
-  case delta(String, part: String?)
-  /// One JSON text that is kept as it is, in an entry with the event `openai`.
-  case event(String)
+  case delta(ByteBuffer, part: String?)
+  /// JSON that is kept as it is, in an entry with the codec's event; `more`: it goes on in the next one.
+  case event(ByteBuffer, more: Bool)
+
+  /// Cut as the producer cuts deltas, so that each item has the number of its entry.
+  static func deltas(_ text: String, part: String?) -> [RelayItem] {
+    text.isEmpty ? [] : ByteBuffer(string: text).pieces().map { .delta($0, part: part) }
+  }
+
+  static func events(_ json: String) -> [RelayItem] {
+    let pieces = ByteBuffer(string: json).pieces()
+    return pieces.enumerated().map { .event($1, more: $0 + 1 < pieces.count) }
+  }
 }
 
 /// How an answer ends in its session.
@@ -45,6 +57,8 @@ package enum RelayStop: Error, Sendable {
 
 /// Turns the events of one wire into entries. A value; numbers are those that the entries will have.
 package protocol RelayCodec: Sendable {
+  /// Of the entries that hold JSON as it came.
+  static var event: String { get }
   /// The data of the response's start, JSON; asked for once the upstream has accepted.
   var start: String { get }
   mutating func received(_ event: EventStreamDecoder.Item) -> [RelayItem]
@@ -52,25 +66,4 @@ package protocol RelayCodec: Sendable {
   var end: RelayEnd? { get }
   /// It ends otherwise.
   mutating func stopped(_ why: RelayStop) -> ([RelayItem], RelayEnd)
-}
-
-/// Pieces of a JSON text that one entry holds; the others follow with the next numbers.
-package enum RelayPieces {
-  /// Bytes of one piece: an entry may have 256 KiB.
-  package static let limit = 192 << 10
-
-  static func count(_ bytes: Int) -> UInt64 { UInt64(max(1, (bytes + limit - 1) / limit)) }
-
-  /// Cut between characters.
-  package static func of(_ text: String) -> [Substring] {
-    var pieces: [Substring] = []
-    var rest = text[...]
-    while rest.utf8.count > limit {
-      var cut = rest.utf8.index(rest.startIndex, offsetBy: limit)
-      while rest.utf8[cut] & 0xC0 == 0x80 { cut = rest.utf8.index(before: cut) }
-      pieces.append(rest[..<cut])
-      rest = rest[cut...]
-    }
-    return pieces + [rest]
-  }
 }

@@ -5,6 +5,7 @@ import BatonUpstream
 ///
 /// The `sequence_number` of an event is the number of its (last) entry, less one.
 package struct ResponsesCodec: RelayCodec {
+  package static let event = "openai"
   private let id: String
   private let createdAt: Int
   private let model: String
@@ -40,9 +41,10 @@ package struct ResponsesCodec: RelayCodec {
     if let delta = delta(value, type) { return delta }
     var event = value.setting("type", .text(type))
     if let item = event["item"], type == "response.output_item.added" {
-      newestItem = item["id"]?.text ?? "item_\(outputIndexes.count)"
-      if item["id"]?.text == nil { event = event.setting("item", item.setting("id", .text(newestItem))) }
-      if outputIndexes.count < 4096 {
+      let given = item["id"]?.text
+      newestItem = given ?? "item_\(outputIndexes.count)"
+      if given == nil { event = event.setting("item", item.setting("id", .text(newestItem))) }
+      if outputIndexes.count < 4096, newestItem.utf8.count <= 128 {
         outputIndexes[newestItem] = event["output_index"]?.whole ?? outputIndexes.count
       }
     }
@@ -67,7 +69,7 @@ package struct ResponsesCodec: RelayCodec {
     }
     let usage = event["response"]?["usage"]
     if let response = event["response"] { event = event.setting("response", complete(response, type)) }
-    let item = numbered(event)
+    let items = numbered(event)
     switch type {
     case "response.completed": end = RelayEnd(how: .end, data: Self.data("stop", usage))
     case "response.incomplete":
@@ -80,7 +82,7 @@ package struct ResponsesCodec: RelayCodec {
       end = RelayEnd(how: .error, data: said.data)
     default: break
     }
-    return [item]
+    return items
   }
 
   /// A delta whose members an entry can hold.
@@ -93,16 +95,27 @@ package struct ResponsesCodec: RelayCodec {
     let index = kind.index.map { value[$0]?.whole ?? 0 }
     let part = "\(kind.kind):\(output).\(index.map { "\($0)." } ?? "")\(item)"
     guard Shape.part(part.utf8) else { return nil }
-    let pieces = RelayPieces.of(text).filter { !$0.isEmpty }
-    n += UInt64(pieces.count)
-    return pieces.map { .delta(String($0), part: part) }
+    let items = RelayItem.deltas(text, part: part)
+    n += UInt64(items.count)
+    return items
   }
 
-  private mutating func numbered(_ event: LenientJSON) -> RelayItem {
-    // Its number needs no more than 16 digits, in place of what is there.
-    let bytes = event.json.utf8.count + 40
-    n += RelayPieces.count(bytes)
-    return .event(event.setting("sequence_number", .number("\(n - 1)")).json)
+  private mutating func numbered(_ event: LenientJSON) -> [RelayItem] {
+    // How many entries it takes depends on its number, which depends on them: by a digit, seldom.
+    var items: [RelayItem] = []
+    repeat {
+      let last = n + UInt64(max(1, items.count))
+      items = RelayItem.events(event.setting("sequence_number", .number("\(last - 1)")).json)
+      if last == n + UInt64(items.count) { break }
+    } while true
+    n += UInt64(items.count)
+    return items
+  }
+
+  /// What is answered before the model has said anything.
+  package static func queued(id: String, createdAt: Int, model: LenientJSON?) -> LenientJSON {
+    let codec = ResponsesCodec(id: id, createdAt: createdAt, model: model?.text ?? "")
+    return codec.complete(.object([.init("status", .text("queued")), .init("background", .bool(true))]), "")
   }
 
   /// A response with all members that clients demand.
@@ -160,10 +173,10 @@ package struct ResponsesCodec: RelayCodec {
       response = response.setting(
         "error", .object([.init("code", .text("server_error")), .init("message", .text(why.words))]))
     }
-    let item = numbered(.object([.init("type", .text(type)), .init("response", response)]))
+    let items = numbered(.object([.init("type", .text(type)), .init("response", response)]))
     let data = LenientJSON.object(
       [.init("reason", .text(why.reason))] + (isCancel ? [] : [.init("message", .text(why.words))]))
-    return ([item], RelayEnd(how: why.how, data: data.json))
+    return (items, RelayEnd(how: why.how, data: data.json))
   }
 
   private static func data(_ reason: String, _ usage: LenientJSON?) -> String {

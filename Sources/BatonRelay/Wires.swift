@@ -19,20 +19,14 @@ package struct ResponsesWire: Sendable {
     Kind(kind: "tool", event: "response.function_call_arguments.delta", index: nil),
   ]
 
-  /// Of an event that goes on in the next entry.
-  private var begun: [UInt8] = []
+  private var pieces = EventPieces()
 
   package init() {}
 
   /// An event, or nil where the entry is none, or not its last.
   package mutating func event(_ entry: RelayedEntry) -> LenientJSON? {
     guard let n = entry.n else { return nil }
-    if entry.event == "openai" {
-      begun += entry.data
-      if entry.hasMore { return nil }
-      defer { begun = [] }
-      return LenientJSON.values(begun).values.first
-    }
+    if entry.event == ResponsesCodec.event { return pieces.whole(entry) }
     guard entry.event == "token", let part = entry.part, let colon = part.firstIndex(of: ":"),
       let kind = Self.kinds.first(where: { $0.kind == part[..<colon] })
     else { return nil }
@@ -51,6 +45,19 @@ package struct ResponsesWire: Sendable {
   }
 }
 
+/// Puts together the JSON that goes on in the next entry.
+struct EventPieces: Sendable {
+  private var begun: [UInt8] = []
+
+  /// Nil before the last of its entries.
+  mutating func whole(_ entry: RelayedEntry) -> LenientJSON? {
+    begun += entry.data
+    if entry.hasMore { return nil }
+    defer { begun = [] }
+    return LenientJSON.values(begun).values.first
+  }
+}
+
 /// One entry of a relayed response.
 package struct RelayedEntry: Sendable {
   package var event: String
@@ -58,7 +65,9 @@ package struct RelayedEntry: Sendable {
   package var n: UInt64?
   package var hasMore: Bool
   package var data: [UInt8]
+}
 
+extension RelayedEntry {
   package init(_ entry: Entry) {
     (event, part, n, hasMore) = (entry.event, entry.part, entry.n, entry.hasMore)
     switch entry.payload {
@@ -136,18 +145,15 @@ package struct ResponseFold: Sendable {
 
 /// Makes the chunks of a chat completion of entries again.
 package struct ChatWire: Sendable {
-  private var begun: [UInt8] = []
+  private var pieces = EventPieces()
   /// The last chunk that came whole: what the others have of it.
   private var like: [LenientJSON.Member] = []
 
   package init() {}
 
   package mutating func chunk(_ entry: RelayedEntry) -> LenientJSON? {
-    if entry.event == "openai" {
-      begun += entry.data
-      if entry.hasMore { return nil }
-      defer { begun = [] }
-      guard let chunk = LenientJSON.values(begun).values.first, case .object(let members) = chunk else { return nil }
+    if entry.event == ChatCodec.event {
+      guard let chunk = pieces.whole(entry), case .object(let members) = chunk else { return nil }
       if like.isEmpty { like = members.filter { ["id", "created", "model", "system_fingerprint"].contains($0.name) } }
       return chunk
     }

@@ -23,12 +23,23 @@ package struct UpstreamAddress: Sendable, CustomStringConvertible {
   /// Where the list of models is.
   package var models: String { path("models") }
 
-  /// - Parameter path: of a resource beside these, perhaps with a query.
-  package func target(_ target: String) -> String {
+  /// Of a resource beside these.
+  /// - Parameter target: a path, perhaps with a query. Nil where it would lead elsewhere (steps `.` and `..`, slashes in
+  ///   escapes) or holds what RFC 3986 does not know.
+  package func target(_ target: String) -> String? {
+    guard Self.isPlain(target) else { return nil }
     let parts = target.split(separator: "?", maxSplits: 1)
     guard parts.count == 2 else { return path(target) }
     let place = path(String(parts[0]))
     return place + (place.contains("?") ? "&" : "?") + parts[1]
+  }
+
+  private static func isPlain(_ target: String) -> Bool {
+    guard target.wholeMatch(of: /(?:[A-Za-z0-9\-._~:@!$&'()*+,;=\/?]|%[0-9A-Fa-f]{2})*/) != nil else { return false }
+    return target.prefix { $0 != "?" }.split(separator: "/", omittingEmptySubsequences: false).allSatisfy {
+      guard let step = $0.removingPercentEncoding else { return false }
+      return step != "." && step != ".." && !step.contains("/")
+    }
   }
 
   private func path(_ leaf: String) -> String {

@@ -24,6 +24,22 @@ struct AddressTests {
     #expect(address?.completions == completions && address?.models == models)
   }
 
+  @Test(arguments: [
+    ("http://h", "files/a%20b", "http://h/v1/files/a%20b"),
+    ("http://h/v1", "models?a=b&c=%2F", "http://h/v1/models?a=b&c=%2F"),
+    ("http://h/v1?k=1", "models?a=b", "http://h/v1/models?k=1&a=b"), ("http://h/v1", "x/.../y", "http://h/v1/x/.../y"),
+  ])
+  func leadsToOthersBeside(_ text: String, _ target: String, _ url: String) {
+    #expect(UpstreamAddress(text)?.target(target) == url)
+  }
+
+  @Test(arguments: [
+    "../admin", "a/../../b", "a/./b", "%2e%2e/admin", "a/%2E./b", "a%2Fb", "%zz", "a%", "a?b=%z", "a b", "é", "a\nb",
+    "a#b",
+    "a\\b",
+  ])
+  func leadsNowhereElse(_ target: String) { #expect(UpstreamAddress("http://h/v1")?.target(target) == nil) }
+
   @Test(arguments: ["", "h:8000", "ftp://h", "http://", "http:///v1", "127.0.0.1:1"])
   func isRefused(_ text: String) { #expect(UpstreamAddress(text) == nil) }
 

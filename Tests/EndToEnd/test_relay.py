@@ -135,6 +135,11 @@ def step(upstream, stream, count):
     return events
 
 
+def ask(gateway, session, headers=None):
+    """A response that streams into a session."""
+    return client(gateway).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session, **(headers or {})})
+
+
 def events_of(text):
     return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ") and line != "data: [DONE]"]
 
@@ -160,9 +165,7 @@ def test_the_official_helper_streams_from_a_server_that_leaves_most_out(relays, 
 @pytest.mark.parametrize("events", [sparse, with_tools], ids=["text", "tools"])
 def test_every_event_is_one_of_openais_and_resumes_after_each_on_any_node(relays, upstream, session, events):
     upstream.events = events()
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-    ) as stream:
+    with ask(relays[0], session) as stream:
         id = next(iter(stream)).response.id
     assert id.startswith("resp_") and id.endswith(f"~{session}")
     whole = read(relays[1], id)
@@ -179,9 +182,7 @@ def test_every_event_is_one_of_openais_and_resumes_after_each_on_any_node(relays
 def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, session, attach):
     upstream.paced = True
     device = attach(relays[1], session).until_live()
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-    ) as stream:
+    with ask(relays[0], session) as stream:
         upstream.go.release(5)
         device.until(lambda device: device.view.text == "Baton passes ", 20, "the first words")
         assert relays[0].metric("baton_relays") == 1 and relays[1].metric("baton_relays") == 0
@@ -193,9 +194,7 @@ def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, sessio
 
 def test_who_goes_away_ends_nothing_and_comes_back_on_another_node(relays, upstream, session):
     upstream.paced = True
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-    ) as stream:
+    with ask(relays[0], session) as stream:
         upstream.go.release(4)
         seen = [next(stream) for _ in range(4)]
     upstream.go.release(20)
@@ -207,9 +206,7 @@ def test_who_goes_away_ends_nothing_and_comes_back_on_another_node(relays, upstr
 
 def test_who_says_so_ends_the_answer_by_going_away(relays, upstream, session):
     upstream.paced = True
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session, "Baton-Detach": "off"}
-    ) as stream:
+    with ask(relays[0], session, {"Baton-Detach": "off"}) as stream:
         upstream.go.release(4)
         for _ in range(4):
             next(stream)
@@ -220,9 +217,7 @@ def test_who_says_so_ends_the_answer_by_going_away(relays, upstream, session):
 def test_a_cancel_from_any_node_closes_the_models_request(relays, upstream, session, attach):
     upstream.paced = True
     device = attach(relays[0], session).until_live()
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-    ) as stream:
+    with ask(relays[0], session) as stream:
         upstream.go.release(4)
         seen = [next(stream) for _ in range(4)]
         cancelled = client(relays[1]).responses.cancel(seen[0].response.id)
@@ -238,9 +233,7 @@ def test_a_cancel_from_any_node_closes_the_models_request(relays, upstream, sess
 def test_a_cancel_from_a_device_is_a_cancel(relays, upstream, session, attach):
     upstream.paced = True
     device = attach(relays[1], session).until_live()
-    with client(relays[0]).responses.create(
-        model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-    ) as stream:
+    with ask(relays[0], session) as stream:
         upstream.go.release(1)
         name = next(iter(stream)).response.id.split("~")[0]
         device.send({"type": "cancel", "key": "k", "response": name})
@@ -272,19 +265,18 @@ def test_the_same_key_costs_one_generation(relays, upstream, session):
     upstream.paced = True
     texts = []
 
-    def ask(gateway):
-        headers = {"Baton-Session": session, "Idempotency-Key": "once"}
-        with client(gateway).responses.create(model="m", input="hi", stream=True, extra_headers=headers) as stream:
+    def once(gateway):
+        with ask(gateway, session, {"Idempotency-Key": "once"}) as stream:
             texts.append([one.model_dump() for one in stream])
 
-    threads = [threading.Thread(target=ask, args=(relays[number % 2],)) for number in range(4)]
+    threads = [threading.Thread(target=once, args=(relays[number % 2],)) for number in range(4)]
     for thread in threads:
         thread.start()
     upstream.go.release(40)
     for thread in threads:
         thread.join(60)
     assert len(texts) == 4 and all(text == texts[0] for text in texts) and len(upstream.requests) == 1
-    ask(relays[1])
+    once(relays[1])
     assert texts[-1] == texts[0] and len(upstream.requests) == 1
     with pytest.raises(openai.ConflictError):
         client(relays[0]).responses.create(
@@ -294,7 +286,7 @@ def test_the_same_key_costs_one_generation(relays, upstream, session):
 def test_a_large_event_comes_whole(relays, upstream, session):
     large = "é🎻" * 150_000
     upstream.events = sparse()[:1] + [event("response.unknown.thing", data=large)] + sparse()[-1:]
-    with client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}) as stream:
+    with ask(relays[0], session) as stream:
         id = next(iter(stream)).response.id
     whole = read(relays[1], id)
     assert whole[1]["data"] == large
@@ -304,6 +296,20 @@ def test_a_large_event_comes_whole(relays, upstream, session):
         assert read(relays[0], id, number) == whole[place + 1 :]
 
 
+@pytest.mark.parametrize("size", [131_071, 131_072, 131_073, 200_000, 262_145])
+def test_numbers_are_the_entries_whatever_their_size(relays, upstream, session, redis, size):
+    """Of a long delta and of long events, at the sizes at which they are cut."""
+    text = "x" * size
+    upstream.events = sparse([text])
+    with ask(relays[0], session) as stream:
+        seen = [one.model_dump() for one in stream]
+    last = {int(dict(pairs)[b"n"]) for _, pairs in redis.stream(session) if b"n" in dict(pairs) and b"more" not in dict(pairs)}
+    assert {one["sequence_number"] + 1 for one in seen} == last
+    assert "".join(one["delta"] for one in seen if one["type"] == "response.output_text.delta") == text
+    whole = read(relays[1], f"{seen[0]['response']['id']}")
+    assert [one["sequence_number"] for one in whole] == [one["sequence_number"] for one in seen]
+
+
 # What goes wrong
 
 
@@ -311,7 +317,7 @@ def test_what_the_model_refuses_is_passed_on_and_nothing_is_written(relays, upst
     for status, kind in [(429, openai.RateLimitError), (400, openai.BadRequestError), (500, openai.InternalServerError)]:
         body = json.dumps({"error": {"message": "too many", "type": "t", "param": None, "code": "c"}})
         with refusing(upstream, status, body), pytest.raises(kind) as refused:
-            client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session})
+            ask(relays[0], session)
         assert refused.value.body["message"] == "too many" and refused.value.response.headers["retry-after"] == "7"
     assert redis.stream(session) == []
 
@@ -340,7 +346,7 @@ def test_a_refused_key_may_be_tried_again(relays, upstream, session):
 
 def test_an_answer_that_breaks_off_is_failed(relays, upstream, session, redis):
     upstream.events = sparse()[:5]
-    with client(relays[0]).responses.create(model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}) as stream:
+    with ask(relays[0], session) as stream:
         events = list(stream)
     assert events[-1].type == "response.failed" and events[-1].response.error.code == "server_error"
     last = dict(redis.stream(session)[-1][1])
@@ -351,9 +357,7 @@ def test_an_answer_that_breaks_off_is_failed(relays, upstream, session, redis):
 def test_a_killed_relay_is_failed_on_the_other_node(upstream, tmp_path, redis, session):
     upstream.paced = True
     with relayed(upstream, tmp_path, redis) as gateways:
-        with client(gateways[0]).responses.create(
-            model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-        ) as stream:
+        with ask(gateways[0], session) as stream:
             id = step(upstream, stream, 5)[0].response.id
             gateways[0].kill()
         events = read(gateways[1], id, 2)
@@ -365,9 +369,7 @@ def test_a_killed_relay_is_failed_on_the_other_node(upstream, tmp_path, redis, s
 def test_a_draining_relay_says_so(upstream, tmp_path, redis, session):
     upstream.paced = True
     with relayed(upstream, tmp_path, redis, "--drain-delay", "0s", "--drain-time", "1s", count=1) as (gateway,):
-        with client(gateway).responses.create(
-            model="m", input="hi", stream=True, extra_headers={"Baton-Session": session}
-        ) as stream:
+        with ask(gateway, session) as stream:
             upstream.go.release(1)
             next(iter(stream))
             gateway.process.signal(signal.SIGTERM)

@@ -39,7 +39,7 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
     let bound = NIOLoopBound(self, eventLoop: eventLoop)
     continuation.onTermination = { _ in eventLoop.execute { bound.value.end() } }
     beat = eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { _ in
-      bound.value.continuation.yield(.beat)
+      if bound.value.waiting == 0 { bound.value.continuation.yield(.beat) }
     }
   }
 
@@ -95,6 +95,6 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   func writeAndFlush(_ bytes: ByteBuffer) {}
 
   func close(_ code: CloseCode, reason: String) {
-    end(code == .normal ? nil : ChannelError.ioOnClosedChannel)
+    end(code == .normal ? nil : Problem.storeUnavailable)
   }
 }

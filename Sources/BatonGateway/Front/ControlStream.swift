@@ -75,11 +75,7 @@ struct ControlStream: Sendable {
   }
 
   private func write(_ message: RawEntry, _ id: EntryID, isNews: Bool, into events: inout ByteBuffer) {
-    var fields: [String: String] = [:]
-    for field in message.fields {
-      let name = String(buffer: field.name)
-      if fields[name] == nil { fields[name] = String(buffer: field.value) }
-    }
+    let fields = message.texts
     switch fields["event"] {
     case "cancel"? where fields["response"] == response: break
     case "input"? where isNews && (fields["response"] ?? response) == response: break
@@ -100,5 +96,12 @@ struct ControlStream: Sendable {
     events.writeString("id: \(id)\ndata: ")
     events.writeImmutableBuffer(json.buffer)
     events.writeString("\n\n")
+  }
+}
+
+extension RawEntry {
+  /// Its fields; of one that comes twice the first.
+  var texts: [String: String] {
+    Dictionary(fields.map { (String(buffer: $0.name), String(buffer: $0.value)) }) { first, _ in first }
   }
 }

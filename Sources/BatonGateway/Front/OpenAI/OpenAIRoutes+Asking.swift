@@ -1,0 +1,156 @@
+import BatonProtocol
+import BatonRelay
+import BatonSession
+import BatonStore
+import BatonUpstream
+import BatonWebSocket
+import Foundation
+import HTTPTypes
+import HummingbirdCore
+import NIOCore
+import NIOHTTP1
+
+extension Routes {
+  func ask(_ call: Call, _ query: Query, _ relay: Relay, _ wire: OpenAIWire) async throws -> Response {
+    let request = call.request
+    if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
+    guard MediaType.isContent(.json, request.headers[.contentType]) else {
+      throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
+    }
+    let body = try await body(call)
+    let (values, isAll) = LenientJSON.values(body.readableBytesView)
+    guard isAll, values.count == 1, let asked = values.first, case .object = asked else {
+      throw Problem.badRequest("not-json", "The body must be one JSON object.")
+    }
+    let streams = asked["stream"]?.isSomething == true
+    if wire == .chat, !streams {
+      _ = try await identity(call, query, .publish, nil)
+      return Response(try await passed(relay, .POST, wire.path, body), to: request)
+    }
+    if asked["previous_response_id"]?.isSomething == true {
+      throw Problem.badRequest(
+        "unsupported-parameter",
+        "previous_response_id: the model server keeps no responses; send the conversation as input.")
+    }
+    let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
+    if let key, key.isEmpty || key.utf8.count > 255 {
+      throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
+    }
+    let given =
+      request.headers.first { $0.name.canonicalName == "baton-session" }?.value
+      ?? asked["metadata"]?["baton_session"]?.text
+    let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) }
+    let who = try await identity(call, query, .publish, named)
+    let response = Self.name(key, subject: who?.subject ?? "", session: named)
+    guard let session = named ?? SessionName(response) else { throw Problem.badResponse }
+    if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session) }
+    let id = OpenAIResponseID(response: response, session: session)
+    let model = asked["model"]?.text ?? ""
+    let codec: any RelayCodec =
+      wire == .responses
+      ? ResponsesCodec(id: id.description, createdAt: Int(Date().timeIntervalSince1970), model: model)
+      : ChatCodec(model: model)
+    var forwarded = asked.setting("stream", .bool(true))
+    if wire == .responses { forwarded = forwarded.removing(["background", "store"]) }
+    if let metadata = forwarded["metadata"] {
+      forwarded = forwarded.setting("metadata", metadata.removing(["baton_session"]))
+    }
+    let started = Relay.Request(
+      session: session.description, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
+      codec: codec)
+    let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
+    if try await isFirst(key, body, id, who) {
+      do {
+        if case .refused(let answer) = try await begun(relay, started) {
+          if key != nil { await refused(id) }
+          return Response(answer, to: request)
+        }
+      } catch {
+        if key != nil { await refused(id) }
+        throw error
+      }
+    }
+    switch (wire, streams, asked["background"]?.isSomething == true) {
+    case (.chat, _, _):
+      return stream(id, call, ChatStream(), for: who, cancelsWhenGone: !detaches)
+    case (_, true, _):
+      return stream(id, call, ResponsesStream(after: nil), for: who, cancelsWhenGone: !detaches)
+    case (_, false, true):
+      let object = ResponsesCodec.queued(
+        id: id.description, createdAt: Int(Date().timeIntervalSince1970), model: asked["model"])
+      return .json(ByteBuffer(string: object.json), to: request).of(session, response)
+    case (_, false, false):
+      let object = try await object(of: id, call, waits: true, beats: nil)
+      return .json(ByteBuffer(string: object.json), to: request).of(session, response)
+    }
+  }
+
+  /// The same key names the same response, so that whoever repeats the request finds it.
+  private static func name(_ key: String?, subject: String, session: SessionName?) -> String {
+    let bytes: [UInt8]
+    if let key {
+      bytes = SHA1.hash("relay \(subject.utf8.count) \(subject) \(session?.description ?? "") \(key)".utf8)
+    } else {
+      bytes = (0..<12).map { _ in UInt8.random(in: .min ... .max) }
+    }
+    let hex = bytes.prefix(12).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+    return "resp_" + hex
+  }
+
+  /// Whether the model is to be asked: the key has not come before, or whoever brought it died before the model had accepted.
+  private func isFirst(_ key: String?, _ body: ByteBuffer, _ id: OpenAIResponseID, _ who: Identity?) async throws
+    -> Bool
+  {
+    guard let key else { return true }
+    let print = SHA1.hash(body.readableBytesView).map { String($0, radix: 16) }.joined(separator: ".")
+    let put = EntryPut(
+      .inbox, [Entry.Field("event", "relay"), Entry.Field("response", id.response), Entry.Field("_body", print)],
+      scope: EntryPut.scope("relay", subject: who?.subject ?? "", key: key))
+    let (place, isAgain) = try await store.submit(put, to: id.session)
+    guard isAgain else { return true }
+    let deadline = ContinuousClock.now + .seconds(15)
+    while ContinuousClock.now < deadline {
+      let look = try await store.look(at: id.response, in: id.session, after: place)
+      if look.record != nil { return false }
+      let isRefused = look.messages.contains { message in
+        let texts = message.texts
+        return texts["event"] == "relay-refused" && texts["response"] == id.response
+      }
+      if isRefused { return true }
+      try await Task.sleep(for: .milliseconds(100))
+    }
+    return true
+  }
+
+  /// Who repeats the request asks the model again.
+  private func refused(_ id: OpenAIResponseID) async {
+    let put = EntryPut(.inbox, [Entry.Field("event", "relay-refused"), Entry.Field("response", id.response)])
+    _ = try? await store.submit(put, to: id.session)
+  }
+
+  private func begun(_ relay: Relay, _ request: Relay.Request) async throws -> Relay.Outcome {
+    do {
+      return try await relay.start(request)
+    } catch let failure as Relay.Failure {
+      throw Problem(failure)
+    }
+  }
+
+  private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
+    -> Relay.Answer
+  {
+    do {
+      return try await relay.pass(
+        method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)
+    } catch let failure as Relay.Failure {
+      throw Problem(failure)
+    }
+  }
+
+  func pass(_ call: Call, _ target: String, _ query: Query, _ relay: Relay) async throws -> Response {
+    _ = try await identity(call, query, call.request.method == .get ? .read : .publish, nil)
+    let method = HTTPMethod(rawValue: call.request.method.rawValue)
+    let body = method == .GET ? ByteBuffer() : try await body(call)
+    return Response(try await passed(relay, method, target, body), to: call.request)
+  }
+}

@@ -1,0 +1,164 @@
+import BatonProtocol
+import BatonRelay
+import BatonSession
+import BatonStore
+import BatonUpstream
+import Foundation
+import HTTPTypes
+import HummingbirdCore
+import NIOCore
+
+extension Routes {
+  /// Of a response's entries, where it is told as an object.
+  private static let maxObjectBytes = 32 << 20
+
+  func response(
+    _ id: OpenAIResponseID, _ action: String?, _ call: Call, _ query: Query
+  ) async throws -> Response {
+    let request = call.request
+    switch (request.method, action) {
+    case (.get, nil):
+      let who = try await identity(call, query, .read, id.session)
+      try await known(id)
+      if try query.one("stream") == "true" {
+        let after = try query.one("starting_after").map { (text) throws(Problem) in
+          guard let number = UInt64(decimalDigits: text.utf8) else {
+            throw .badRequest("bad-starting-after", "starting_after is the sequence_number of an event.")
+          }
+          return number
+        }
+        return stream(id, call, ResponsesStream(after: after), for: who, cancelsWhenGone: false)
+      }
+      let object = try await object(of: id, call, waits: false, beats: 3)
+      return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
+    case (.post, "cancel"):
+      let who = try await identity(call, query, .cancel, id.session)
+      try await known(id)
+      try await cancel(id, subject: who?.subject ?? "")
+      // The relay hears of it within 250 ms, wherever it runs.
+      let object = try await object(of: id, call, waits: true, beats: 1)
+      return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
+    case (.delete, nil):
+      _ = try await identity(call, query, .delete, id.session)
+      try await known(id)
+      guard id.session.description == id.response else {
+        throw Problem(
+          .conflict, "shared-session",
+          "This response is part of session \(id.session); delete the session to delete it.")
+      }
+      try await store.delete(id.session)
+      var json = JSONWriter(into: ByteBuffer())
+      json.object { json in
+        json.member("id", id.description)
+        json.member("object", "response")
+        json.name("deleted")
+        json.value(true)
+      }
+      return .json(json.buffer, to: request)
+    default: throw Problem.methodNotAllowed("GET, POST, DELETE")
+    }
+  }
+
+  private func known(_ id: OpenAIResponseID) async throws {
+    guard try await store.response(id.response, in: id.session) != nil else {
+      throw Problem(
+        .notFound, "no-such-response",
+        "Nothing is known of this response; it may have been deleted, or its time is over.")
+    }
+  }
+
+  private func cancel(_ id: OpenAIResponseID, subject: String) async throws {
+    let put = EntryPut(
+      .inbox, [Entry.Field("event", "cancel"), Entry.Field("response", id.response)], device: "openai", subject: subject
+    )
+    _ = try await store.submit(put, to: id.session)
+  }
+
+  /// The response as an object.
+  /// - Parameters:
+  ///   - waits: for its end.
+  ///   - limit: beats of ten seconds after which it is told as it is; nil: however long it takes.
+  /// - Throws: `Problem` 404 where it is none of OpenAI's, 413 where it is too large to be told at once.
+  func object(of id: OpenAIResponseID, _ call: Call, waits: Bool, beats limit: Int?) async throws -> LenientJSON {
+    var fold = ResponseFold()
+    var bytes = 0
+    var wire = ResponsesWire()
+    var ending: String?
+    var (isLive, beats) = (false, 0)
+    let tap = try await call.tap(id.response, in: id.session, front)
+    reading: for try await item in tap.items {
+      switch item {
+      case .reset: fold = ResponseFold()
+      case .live where !waits: break reading
+      case .live: isLive = true
+      case .beat:
+        beats += 1
+        guard let limit, beats >= limit else { continue }
+        guard isLive else { throw Problem.storeUnavailable }
+        break reading
+      case .entries(let entries):
+        bytes += ResponseTap.bytes(entries)
+        guard bytes <= Self.maxObjectBytes else {
+          throw Problem(
+            .payloadTooLarge, "response-too-large", "The response is too large for one answer; read its stream.")
+        }
+        for entry in entries {
+          if let event = wire.event(RelayedEntry(entry)) { fold.take(event) }
+          if entry.endsResponse { ending = entry.event }
+        }
+        tap.taken(ResponseTap.bytes(entries))
+      }
+    }
+    guard let object = fold.object else {
+      throw Problem(.notFound, "no-such-response", "This is no response of this API, or nothing of it is left.")
+    }
+    guard ending == "error" || ending == "cancelled", !fold.isOver else { return object }
+    return object.setting("status", .string(Array((ending == "error" ? "failed" : "cancelled").utf8)))
+  }
+
+  /// The response's events, from the session.
+  /// - Parameters:
+  ///   - who: for as long as the token lives.
+  ///   - cancelsWhenGone: whether it is a cancel when the client goes away before the end.
+  func stream(
+    _ id: OpenAIResponseID, _ call: Call, _ form: any RelayStream, for who: Identity?, cancelsWhenGone: Bool
+  ) -> Response {
+    var answer = Response(
+      status: .ok,
+      body: ResponseBody { [self] writer in
+        var form = form
+        let isExpired = { Date().timeIntervalSince1970 >= who?.expires ?? .infinity }
+        do {
+          let tap = try await call.tap(id.response, in: id.session, front)
+          for try await item in tap.items {
+            if isExpired() { throw ChannelError.ioOnClosedChannel }
+            switch item {
+            // Numbers that somebody holds would mean something else.
+            case .reset: throw ChannelError.ioOnClosedChannel
+            case .live: continue
+            case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
+            case .entries(let entries):
+              var bytes = ByteBuffer()
+              for entry in entries { form.write(entry, into: &bytes) }
+              if bytes.readableBytes > 0 { try await writer.write(bytes) }
+              tap.taken(ResponseTap.bytes(entries))
+            }
+          }
+          var last = ByteBuffer()
+          // Read again where it is needed, so that no stream has to keep what it has sent.
+          let object = form.lacksEnd ? try await self.object(of: id, call, waits: false, beats: 3) : nil
+          form.end(object, into: &last)
+          if last.readableBytes > 0 { try await writer.write(last) }
+        } catch {
+          if cancelsWhenGone, !isExpired() { try? await cancel(id, subject: who?.subject ?? "") }
+          throw error
+        }
+        try await writer.finish(nil)
+      })
+    answer.headers[.contentType] = "text/event-stream; charset=utf-8"
+    answer.headers[.cacheControl] = "no-store, no-transform"
+    if let name = HTTPField.Name("X-Accel-Buffering") { answer.headers[name] = "no" }
+    answer.allow(call.request.headers[.origin])
+    return answer.of(id.session, id.response)
+  }
+}

@@ -1,0 +1,75 @@
+import BatonProtocol
+import BatonRelay
+import BatonUpstream
+import NIOCore
+
+/// Entries as one of OpenAI's streams.
+protocol RelayStream: Sendable {
+  mutating func write(_ entry: Entry, into bytes: inout ByteBuffer)
+  /// The response has ended, and nothing that was written says so: whoever relayed it is gone.
+  var lacksEnd: Bool { get }
+  /// - Parameter object: the response, where `lacksEnd`.
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer)
+}
+
+struct ResponsesStream: RelayStream {
+  /// The `sequence_number` of the last event that the client has.
+  let after: UInt64?
+  private var wire = ResponsesWire()
+  private var hasEnd = false
+  private var n: UInt64 = 0
+
+  init(after: UInt64?) { self.after = after }
+
+  mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
+    n = max(n, entry.n ?? 0)
+    if let event = wire.event(RelayedEntry(entry)) {
+      hasEnd = hasEnd || ResponseFold.isEnd(event)
+      if let number = event["sequence_number"]?.whole, after.map({ UInt64(number) > $0 }) ?? true {
+        write(event, into: &bytes)
+      }
+    }
+  }
+
+  var lacksEnd: Bool { !hasEnd }
+
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
+    guard let object else { return }
+    let error = LenientJSON.object([
+      .init("code", .string(Array("server_error".utf8))),
+      .init("message", .string(Array("the answer broke off".utf8))),
+    ])
+    let response = object.setting("status", .string(Array("failed".utf8))).setting("error", error)
+    write(
+      .object([
+        .init("type", .string(Array("response.failed".utf8))), .init("sequence_number", .number("\(n)")),
+        .init("response", response),
+      ]), into: &bytes)
+  }
+
+  private func write(_ event: LenientJSON, into bytes: inout ByteBuffer) {
+    bytes.writeString("event: \(event["type"]?.text ?? "message")\ndata: \(event.json)\n\n")
+  }
+}
+
+struct ChatStream: RelayStream {
+  private var wire = ChatWire()
+  private var isWhole = false
+
+  mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
+    if let chunk = wire.chunk(RelayedEntry(entry)) { bytes.writeString("data: \(chunk.json)\n\n") }
+    if entry.event == "end" { isWhole = true }
+    if entry.event == "error" || entry.event == "cancelled" {
+      let told = entry.event == "error" ? "the answer broke off" : "the answer was cancelled"
+      bytes.writeString(
+        "data: {\"error\":{\"message\":\"\(told)\",\"type\":\"\(entry.event)\",\"param\":null,\"code\":\"\(entry.event)\"}}\n\n"
+      )
+    }
+  }
+
+  let lacksEnd = false
+
+  func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
+    if isWhole { bytes.writeString("data: [DONE]\n\n") }
+  }
+}

@@ -1,0 +1,101 @@
+import BatonUpstream
+import Foundation
+import NIOCore
+import Testing
+
+@testable import BatonProtocol
+@testable import BatonRelay
+
+struct CodecTests {
+  /// Entries as the step numbers them, one an item.
+  private func entries(_ codec: inout ResponsesCodec, _ events: [String]) -> [RelayedEntry] {
+    entries(events.flatMap { codec.received(.event(name: "", data: Array($0.utf8))) })
+  }
+
+  private func entries(_ items: [RelayItem]) -> [RelayedEntry] {
+    items.enumerated().map { index, item in
+      switch item {
+      case .delta(let text, let part):
+        RelayedEntry(
+          event: "token", part: part, n: UInt64(index + 1), hasMore: false, data: Array(text.readableBytesView))
+      case .event(let json, let more):
+        RelayedEntry(
+          event: "openai", part: nil, n: UInt64(index + 1), hasMore: more, data: Array(json.readableBytesView))
+      }
+    }
+  }
+
+  @Test(arguments: [0, 1, 1000, 131_071, 131_072, 131_073, 262_000, 262_144, 400_000])
+  func aNumberIsThatOfItsLastEntry(_ size: Int) throws {
+    let long = String(repeating: "é", count: size / 2) + String(repeating: "x", count: size % 2)
+    var codec = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m")
+    let entries = entries(
+      &codec,
+      [
+        #"{"type":"response.created","response":{}}"#,
+        #"{"type":"response.output_item.added","output_index":0,"item":{"id":"i","type":"message"}}"#,
+        #"{"type":"response.output_text.delta","item_id":"i","output_index":0,"content_index":0,"delta":"\#(long)"}"#,
+        #"{"type":"response.output_text.done","item_id":"i","output_index":0,"content_index":0,"text":"\#(long)"}"#,
+        #"{"type":"response.completed","response":{"output":[{"id":"i","type":"message","content":[{"type":"output_text","text":"\#(long)"}]}]}}"#,
+      ])
+    var wire = ResponsesWire()
+    var text: [UInt8] = []
+    var told: LenientJSON?
+    for entry in entries {
+      #expect(entry.data.count <= ByteBuffer.deltaLimit)
+      guard let event = wire.event(entry) else {
+        #expect(entry.hasMore)
+        continue
+      }
+      #expect(event["sequence_number"]?.whole.map(UInt64.init) == (entry.n ?? 0) - 1)
+      if case .string(let delta)? = event["delta"] { text += delta }
+      told = event["text"] ?? told
+    }
+    #expect(text == Array(long.utf8) && told?.text == long)
+    #expect(codec.end?.how == .end)
+  }
+
+  @Test func namesThatAreTooLongAreNotKept() {
+    var codec = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m")
+    let name = String(repeating: "x", count: 200)
+    let entries = entries(
+      &codec,
+      [
+        #"{"type":"response.output_item.added","output_index":3,"item":{"id":"\#(name)","type":"message"}}"#,
+        #"{"type":"response.output_text.delta","item_id":"\#(name)","delta":"a"}"#,
+      ])
+    var wire = ResponsesWire()
+    let events = entries.compactMap { wire.event($0) }
+    #expect(events.map { $0["sequence_number"]?.whole } == [0, 1])
+    #expect(events.last?["delta"]?.text == "a")
+  }
+
+  @Test(arguments: [RelayStop.cancelled, .cut("why"), .drained])
+  func whatBreaksOffIsTold(_ why: RelayStop) {
+    var codec = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m")
+    _ = codec.received(.event(name: "", data: Array(#"{"type":"response.created","response":{}}"#.utf8)))
+    let (items, end) = codec.stopped(why)
+    var fold = ResponseFold()
+    var wire = ResponsesWire()
+    for entry in entries(items) { if let event = wire.event(entry) { fold.take(event) } }
+    let isCancel = end.how == .cancelled
+    #expect(fold.isOver && fold.object?["status"]?.text == (isCancel ? "cancelled" : "failed"))
+    #expect(fold.object?["error"]?["message"]?.text == (isCancel ? nil : why.words))
+  }
+
+  @Test func chunksOfTextBecomeDeltas() {
+    var codec = ChatCodec(model: "m")
+    let long = String(repeating: "x", count: 300_000)
+    let told = [
+      #"{"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#,
+      #"{"id":"c","choices":[{"index":0,"delta":{"content":"\#(long)"}}]}"#,
+      #"{"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#, "[DONE]",
+    ]
+    let entries = entries(told.flatMap { codec.received(.event(name: "", data: Array($0.utf8))) })
+    var wire = ChatWire()
+    let chunks = entries.compactMap { wire.chunk($0) }
+    let text = chunks.compactMap { $0["choices"]?.elements?.first?["delta"]?["content"]?.text }.joined()
+    #expect(text == long && chunks.count == 5 && chunks.allSatisfy { $0["id"]?.text == "c" })
+    #expect(codec.end?.how == .end)
+  }
+}

@@ -281,6 +281,7 @@ def test_responses(gateway, asks, session):
     for body, name in [("x\n", "not-json"), ('{"n":1,"data":"a"}\n', "response-missing"), ('{"response":"r1","data":"c"}\n', "bad-n")]:
         asks(gateway, "POST", f"{path}?epoch=2", 400, name, body, LINES)
     asks(gateway, "POST", path, 400, "bad-epoch", lines, LINES)
+    asks(gateway, "POST", f"{path}?epoch=2&lease=10", 400, "bad-lease", lines, LINES)
     asks(gateway, "POST", f"{path}?epoch=2", 400, "unsupported-header", lines, {**LINES, "Idempotency-Key": "k"})
     asks(gateway, "POST", f"{path}?epoch=2", 413, "line-too-large", "x" * 3_000_000, LINES)
     asks(gateway, "POST", f"{path}?epoch=2", 201, body=line(response="r1", event="end", data="{}"), headers=LINES)

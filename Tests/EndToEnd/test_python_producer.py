@@ -6,10 +6,8 @@ import gc
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
-import threading
 import time
 
 import openai
@@ -18,6 +16,7 @@ import redis.asyncio
 import redis.exceptions
 from baton_stream import Cancelled, Deleted, Ended, Fenced, Producer, Refused, TooLarge, Unavailable, connect, openai_to_baton, sync
 from baton_stream._openai import Completion
+from support.lossy import LossyRedis
 from support.process import REPOSITORY, free_port, wait_for
 from support.servers import key
 from support.step import Step
@@ -362,36 +361,10 @@ def test_one_text_whatever_happens(seed, redis, session):
     assert text_of(redis, session) == "".join(meant) and end_of(redis, session)[0] == "end"
 
 
-class Lossy:
-    """Between a producer and Redis: every third reply to the script is lost with its connection."""
-
-    def __init__(self, target):
-        self.target, self.replies, self.lost = target, 0, 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            near, _ = self.listener.accept()
-            threading.Thread(target=self._pass, args=(near, socket.create_connection(("127.0.0.1", self.target))), daemon=True).start()
-
-    def _pass(self, near, far):
-        with near, far:
-            while said := near.recv(1 << 20):
-                far.sendall(said)
-                answer = far.recv(1 << 20)
-                self.replies += b"EVALSHA" in said
-                if b"EVALSHA" in said and self.replies % 3 == 2:
-                    self.lost += 1
-                    return
-                near.sendall(answer)
-
-
 @pytest.mark.parametrize("whose", ["redis-py's own retries", "ours"])
 def test_a_lost_reply_doubles_nothing(redis, session, whose):
-    lossy = Lossy(redis.port)
+    calls = iter(range(1, 1000))
+    lossy = LossyRedis(redis, lambda said: b"EVALSHA" in said and next(calls) % 3 == 2)
 
     async def produce():
         client = lossy.url if whose == "ours" else redis_asyncio(lossy)

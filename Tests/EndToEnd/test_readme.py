@@ -2,12 +2,11 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
 
 import pytest
+from support.lossy import LossyRedis
 from support.process import BATON, REPOSITORY, Process, wait_for
 from support.producer import Model
 
@@ -48,36 +47,10 @@ def test_each_producer_reaches_the_terminal(fresh, gateway, name, text):
     assert run(BLOCKS["attach"], fresh, gateway).rstrip("\n") == text.rstrip("\n")
 
 
-class LossyRedis:
-    """Between a program and Redis: the connection is cut in place of the reply to the call that says `word`."""
-
-    def __init__(self, redis, word):
-        self.client = redis.client
-        self.listener, self.word, self.lost = socket.create_server(("127.0.0.1", 0)), word, False
-        self.port, self.target = self.listener.getsockname()[1], redis.port
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            near, _ = self.listener.accept()
-            threading.Thread(target=self._pass, args=(near, socket.create_connection(("127.0.0.1", self.target))), daemon=True).start()
-
-    def _pass(self, near, far):
-        with near, far:
-            while said := near.recv(1 << 20):
-                far.sendall(said)
-                answer = far.recv(1 << 20)
-                if not self.lost and self.word in said:
-                    self.lost = True
-                    return
-                near.sendall(answer)
-
-
 @pytest.mark.parametrize("block", [STEP, BLOCKS["python"]], ids=["article", "readme"])
 def test_a_lost_reply_doubles_nothing(fresh, gateway, block):
     fresh.client.delete("baton:{chat-42}", "baton:{chat-42}:producers")
-    lossy = LossyRedis(fresh, b"more ")
+    lossy = LossyRedis(fresh, lambda said: b"more " in said and not lossy.lost)
     run(block, lossy, gateway)
     assert lossy.lost
     texts = [fields[b"data"] for _, fields in fresh.client.xrange("baton:{chat-42}") if b"n" in fields]

@@ -15,6 +15,7 @@ import zlib
 
 import pytest
 from support.process import BATON, REPOSITORY, Process, free_port, wait_for
+from support.servers import key
 from test_process import on_a_terminal
 
 ANSWERS = json.loads((REPOSITORY / "Tests/Conformance/upstream/answers.json").read_text())["cases"]
@@ -469,6 +470,31 @@ def test_killed_and_started_again(redis, gateway, session, model, tmp_path, over
     assert old.data["by"].encode() in done.stderr
     # A device that left at an end has seen all of the new one.
     assert '"event":"end"' in (tmp_path / "out").read_text()
+
+
+def test_a_killed_publisher_behind_a_gateway_is_missed(redis, gateway, session, model, tmp_path, attach):
+    """While the model is silent somebody is there; killed it has 15 s to come back, as one that writes to Redis itself."""
+
+    def answer(on, n):
+        on.begin()
+        on.tell(chunk("Hel"))
+        on.until_gone()
+
+    server = model(answer)
+    device = attach(gateway, session)
+    command = [BATON, "publish", session, "--url", gateway.url, "--response", "r1", "--openai", server.url, "--prompt", "x"]
+    process = Process(tmp_path, "publish", command)
+    records = set()
+
+    def renewed():
+        records.add(redis.client.hget(f"{key(session)}:producers", "r1"))
+        return len(records) > 5
+
+    wait_for(renewed, 60)
+    assert Told(redis, session).end is None
+    process.kill()
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "error", 60, "its end")
+    assert json.loads(device.entries[-1]["data"]) == {"reason": "producer_lost"} and device.view.text == "Hel"
 
 
 @pytest.mark.parametrize("over", ["redis", "url"])

@@ -229,7 +229,12 @@ package struct Routes: Sendable {
           "bad-epoch",
           "NDJSON needs ?epoch=E: which writer of the response this is, 1 for the first, one more for each takeover.")
       }
-      let upload = UploadTask(epoch: epoch, to: session, store: store, limits: limits, state: state)
+      let lease = try query.one("lease")
+      guard lease == nil || lease == "keep" else {
+        throw Problem.badRequest("bad-lease", "lease=keep: another upload follows this one within 15 s.")
+      }
+      let upload = UploadTask(
+        epoch: epoch, keepsLeases: lease != nil, to: session, store: store, limits: limits, state: state)
       ids = try await upload.run(call.body)
     } else if MediaType.isContent(.json, type) {
       if let key, key.isEmpty || key.utf8.count > 255 {

@@ -9,6 +9,7 @@ import NIOCore
 actor UploadTask {
   private let store: any SessionOperations
   private let session: SessionName
+  private let keepsLeases: Bool
   private let limits: HTTPLimits
   private let state: NodeState
   private var upload: ResponseUpload
@@ -23,9 +24,14 @@ actor UploadTask {
   private static let renewal = Duration.seconds(5)
   private static let tick = Duration.milliseconds(250)
 
-  init(epoch: UInt64, to session: SessionName, store: any SessionOperations, limits: HTTPLimits, state: NodeState) {
+  /// - Parameter keepsLeases: whether the body's end leaves them, for the upload that follows.
+  init(
+    epoch: UInt64, keepsLeases: Bool, to session: SessionName, store: any SessionOperations, limits: HTTPLimits,
+    state: NodeState
+  ) {
     self.store = store
     self.session = session
+    self.keepsLeases = keepsLeases
     self.limits = limits
     self.state = state
     upload = ResponseUpload(epoch: epoch)
@@ -68,7 +74,7 @@ actor UploadTask {
     // The body also seems to end where the reading was given up.
     try Task.checkCancellation()
     if let line = splitter.finish() { try await append(line) }
-    for (_, call) in upload.releases() { _ = try await store.append(call, to: session) }
+    for (_, call) in keepsLeases ? [] : upload.releases() { _ = try await store.append(call, to: session) }
   }
 
   private func append(_ bytes: ByteBuffer) async throws {

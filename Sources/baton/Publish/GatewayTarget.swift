@@ -12,6 +12,8 @@ import NIOFoundationCompat
 actor GatewayTarget: PublishTarget {
   /// Bytes of lines that wait; beyond that the source waits.
   static let pendingLimit = 1 << 20
+  /// The gateway waits for 15 s between two requests (PROTOCOL 8).
+  private static let renewal = Duration.seconds(5)
 
   nonisolated let response: String
   private let gateway: GatewayLink
@@ -23,6 +25,8 @@ actor GatewayTarget: PublishTarget {
   private var isRefusalTold = false
   private var acknowledged: (@Sendable (OpenResponse.Acknowledgement) -> Void)?
   private var sending: Task<Result<Void, PublishFailure>, Never>?
+  private var posted = ContinuousClock.now
+  private var renewing: Task<Void, Never>?
 
   /// Returns when the response is open.
   init(url: String, _ opening: Opening, token: String?, caFile: String?) async throws(PublishFailure) {
@@ -38,6 +42,7 @@ actor GatewayTarget: PublishTarget {
     n = try await gateway.openState(of: opening.response)?.n ?? 0
     guard n > 0, !opening.isResumable else {
       response = opening.response
+      renewing = Task { await renew() }
       return
     }
     let successor = opening.successor
@@ -48,6 +53,7 @@ actor GatewayTarget: PublishTarget {
     try Line(event: "error", response: opening.response, data: successor.end).write(to: &body)
     _ = try await gateway.append(body, epoch: epoch)
     opening.tellSuperseded(by: successor.name)
+    renewing = Task { await renew() }
   }
 
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
@@ -55,6 +61,20 @@ actor GatewayTarget: PublishTarget {
     n += 1
     let text = String(validating: delta.readableBytesView, as: UTF8.self)
     try await add(Line(response: response, n: n, data: text, data64: text == nil ? Data(buffer: delta) : nil))
+  }
+
+  /// Says that somebody is there while the source is silent.
+  private func renew() async {
+    while !Task.isCancelled, !hasFailed {
+      let pause = Self.renewal - (ContinuousClock.now - posted)
+      if pause > .zero {
+        try? await Task.sleep(for: pause)
+      } else if sending == nil, end == nil {
+        try? await add(Line(event: "start", response: response))
+      } else {
+        try? await Task.sleep(for: .seconds(1))
+      }
+    }
   }
 
   nonisolated var messages: AsyncStream<DeviceMessage> { gateway.messages(of: response) }
@@ -65,6 +85,7 @@ actor GatewayTarget: PublishTarget {
   }
 
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
+    renewing?.cancel()
     if end == nil {
       end = (how, data)
       if !hasFailed { try? await add(Line(event: how.rawValue, response: response, data: data)) }
@@ -115,6 +136,7 @@ actor GatewayTarget: PublishTarget {
     while pending.readableBytes > 0 {
       let body = pending
       pending = ByteBuffer()
+      posted = .now
       let (n, end) = (UInt64(n), end?.how)
       do throws(PublishFailure) {
         let id = try await gateway.append(body, epoch: epoch)
@@ -172,7 +194,7 @@ private struct GatewayLink: Sendable {
   /// Appends lines; one that is there is not appended twice.
   /// - Returns: the last entry's id.
   func append(_ lines: ByteBuffer, epoch: Int) async throws(PublishFailure) -> EntryID? {
-    var request = request("?epoch=\(epoch)")
+    var request = request("?epoch=\(epoch)&lease=keep")
     request.method = .POST
     request.headers.add(name: "content-type", value: "application/x-ndjson")
     request.body = .bytes(lines)

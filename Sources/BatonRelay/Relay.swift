@@ -69,6 +69,7 @@ package final class Relay: Sendable {
   private let web: WebClient
   private let producer: Producer
   private let logger: Logger
+  private let chatOnly = Atomic(false)
   private let running = Mutex<[ObjectIdentifier: UpstreamResponse]>([:])
 
   /// - Throws: ``WebClient/Invalid``.
@@ -78,6 +79,12 @@ package final class Relay: Sendable {
       $0.mergeBodies()
       $0.connectionPool.concurrentHTTP1ConnectionsPerHostSoftLimit = options.maxOpen
     }
+  }
+
+  /// The upstream knows Chat Completions only, as far as it has shown.
+  package var isChatOnly: Bool {
+    get { chatOnly.load(ordering: .relaxed) }
+    set { chatOnly.store(newValue, ordering: .relaxed) }
   }
 
   package var open: Int { running.withLock { $0.count } }

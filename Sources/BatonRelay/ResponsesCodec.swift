@@ -6,7 +6,7 @@ import BatonUpstream
 /// The `sequence_number` of an event is the number of its (last) entry, less one.
 package struct ResponsesCodec: RelayCodec {
   package static let event = "openai"
-  private let id: String
+  let id: String
   private let createdAt: Int
   private let model: String
   /// The number of the last entry.
@@ -35,7 +35,7 @@ package struct ResponsesCodec: RelayCodec {
     return LenientJSON.values(data).values.flatMap { received($0, name) }
   }
 
-  private mutating func received(_ value: LenientJSON, _ name: String) -> [RelayItem] {
+  mutating func received(_ value: LenientJSON, _ name: String) -> [RelayItem] {
     guard end == nil, case .object = value else { return [] }
     let type = value["type"]?.text ?? name
     if let delta = delta(value, type) { return delta }

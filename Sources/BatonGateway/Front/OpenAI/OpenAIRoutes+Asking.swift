@@ -61,7 +61,7 @@ extension Routes {
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
     if try await isFirst(key, body, id, who) {
       do {
-        if case .refused(let answer) = try await begun(relay, started) {
+        if case .refused(let answer) = try await begun(relay, started, wire == .responses ? forwarded : nil) {
           if key != nil { await refused(id) }
           return Response(answer, to: request)
         }
@@ -128,12 +128,55 @@ extension Routes {
     _ = try? await store.submit(put, to: id.session)
   }
 
-  private func begun(_ relay: Relay, _ request: Relay.Request) async throws -> Relay.Outcome {
+  /// - Parameter asked: of Responses, which the model server may not know: then its Chat Completions are asked.
+  private func begun(_ relay: Relay, _ request: Relay.Request, _ asked: LenientJSON?) async throws -> Relay.Outcome {
     do {
-      return try await relay.start(request)
+      guard let asked else { return try await relay.start(request) }
+      if relay.isChatOnly {
+        let outcome = try await begunAsChat(relay, request, try ChatRequest(asked))
+        guard outcome.isOfNoResource else { return outcome }
+        let again = try await relay.start(request)
+        relay.isChatOnly = again.isOfNoResource
+        return again
+      }
+      let outcome = try await relay.start(request)
+      guard outcome.isOfNoResource else { return outcome }
+      let chat: ChatRequest
+      do throws(ChatRequest.Unsupported) {
+        chat = try ChatRequest(asked)
+      } catch {
+        // Whether it would know them is not known.
+        return outcome
+      }
+      let second = try await begunAsChat(relay, request, chat)
+      if second.isOfNoResource { return outcome }
+      relay.isChatOnly = true
+      return second
+    } catch let unsupported as ChatRequest.Unsupported {
+      throw Problem.badRequest("unsupported-parameter", unsupported.words)
     } catch let failure as Relay.Failure {
       throw Problem(failure)
     }
+  }
+
+  private func begunAsChat(
+    _ relay: Relay, _ request: Relay.Request, _ chat: ChatRequest
+  ) async throws -> Relay.Outcome {
+    guard let codec = (request.codec as? ResponsesCodec).map(ChatResponsesCodec.init) else {
+      return try await relay.start(request)
+    }
+    var chat = chat
+    var request = request
+    (request.path, request.codec) = ("chat/completions", codec)
+    request.body = ByteBuffer(string: chat.body.json)
+    let outcome = try await relay.start(request)
+    // A validator that knows no stream_options says so, in one of these.
+    guard case .refused(let answer) = outcome, [400, 422].contains(answer.status),
+      String(buffer: answer.body).contains("stream_options")
+    else { return outcome }
+    chat.leaveOutUsage()
+    request.body = ByteBuffer(string: chat.body.json)
+    return try await relay.start(request)
   }
 
   private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
@@ -152,5 +195,12 @@ extension Routes {
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
     return Response(try await passed(relay, method, target, body), to: call.request)
+  }
+}
+
+extension Relay.Outcome {
+  /// The upstream has no such resource, or no such model.
+  fileprivate var isOfNoResource: Bool {
+    if case .refused(let answer) = self { [404, 405, 501].contains(answer.status) } else { false }
   }
 }

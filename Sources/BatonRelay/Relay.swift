@@ -110,6 +110,24 @@ package final class Relay: Sendable {
     }
   }
 
+  /// Goes on with a response whose relay died, where the upstream goes on with its answer and lets it be read again, as
+  /// llama.cpp does: all of it is read, and what the session has already is left out.
+  /// - Parameter request: as it was started, without a body.
+  /// - Returns: whether it is gone on with.
+  package func goOn(with request: Request) async -> Bool {
+    guard let response = try? begin() else { return false }
+    let outcome = try? await withCheckedThrowingContinuation { continuation in
+      Task.detached { [self] in
+        let began = Began(continuation)
+        await run(request, response, began, isAgain: true)
+        end(response)
+        began.resume(.failure(Failure.unreachable("it closed the connection")))
+      }
+    }
+    if case .started? = outcome { return true }
+    return false
+  }
+
   /// Any other request of the upstream's, with its answer.
   /// - Parameter target: path and query below the upstream's address.
   package func pass(_ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?) async throws
@@ -165,20 +183,29 @@ package final class Relay: Sendable {
     func resume(_ result: Result<Outcome, any Error>) { waiting.withLock { $0.take() }?.resume(with: result) }
   }
 
-  private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began) async {
+  /// - Parameter isAgain: somebody else has begun it.
+  private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began, isAgain: Bool = false) async {
     var codec = request.codec
     let name = type(of: codec).event
     var answer: OpenResponse?
     var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
     var decoder = EventStreamDecoder(limit: Self.eventLimit)
     var stop: RelayStop?
+    // Items that the session has.
+    var known: UInt64 = 0
+    var goesOnAlone = false
+    defer { if goesOnAlone { Task { await forget(request.response) } } }
     let watch = UpstreamWatch(response)
     defer { watch.end() }
     var listening: Task<Void, Never>?
     defer { listening?.cancel() }
     do {
-      response.execute(
-        try self.request(.POST, request.path, request.body, contentType: "application/json"), on: web.client)
+      var asked =
+        isAgain
+        ? try self.request(.GET, Self.stream(of: request.response) + "&from=0", ByteBuffer(), contentType: nil)
+        : try self.request(.POST, request.path, request.body, contentType: "application/json")
+      if !isAgain { asked.headers.add(name: "x-conversation-id", value: request.response) }
+      response.execute(asked, on: web.client)
       reading: for try await part in response.parts {
         switch part {
         case .head(let head):
@@ -187,10 +214,14 @@ package final class Relay: Sendable {
             refusal = (head, ByteBuffer())
             continue
           }
+          goesOnAlone = Self.goesOnAlone(head)
           let opened: OpenResponse
           do {
             opened = try await producer.open(session: request.session, response: request.response, data: codec.start)
+            if isAgain { known = await opened.onAcknowledgement { _ in } }
           } catch let error as ProducerError {
+            // Somebody else may read it.
+            if isAgain { goesOnAlone = false }
             return began.resume(.failure(Failure.store(error)))
           }
           answer = opened
@@ -210,12 +241,15 @@ package final class Relay: Sendable {
           }
           watch.expect(within: options.idleLimit)
           guard let answer else { continue }
-          for event in decoder.received(bytes) { try await append(codec.received(event), as: name, to: answer) }
+          for event in decoder.received(bytes) {
+            if isAgain { codec = codec.reading(event) }
+            try await append(codec.received(event), as: name, to: answer, after: &known)
+          }
           if codec.end != nil { break reading }
         }
       }
       if let answer, codec.end == nil {
-        for event in decoder.ended() { try await append(codec.received(event), as: name, to: answer) }
+        for event in decoder.ended() { try await append(codec.received(event), as: name, to: answer, after: &known) }
       }
     } catch let why as RelayStop {
       stop = why
@@ -223,6 +257,7 @@ package final class Relay: Sendable {
       stop = .cut("nothing came for \(silence.seconds) s")
     } catch let error as ProducerError {
       // Deleted, fenced or ended by others: nothing is to be said any more.
+      if case .fenced = error { goesOnAlone = false }
       logger.notice("a relay ends: \(error)", metadata: metadata(request))
       return
     } catch {
@@ -232,11 +267,12 @@ package final class Relay: Sendable {
     guard let answer else {
       return began.resume(.failure(Failure.unreachable(stop?.words ?? "it closed the connection")))
     }
+    if codec.end != nil { goesOnAlone = false }
     do {
       var end = codec.end
       if end == nil {
         let (items, told) = codec.stopped(stop ?? .cut("it closed the connection"))
-        try await append(items, as: name, to: answer)
+        try await append(items, as: name, to: answer, after: &known)
         end = told
       }
       if let end { try await answer.end(end.how, data: end.data) }
@@ -249,14 +285,35 @@ package final class Relay: Sendable {
     ["session": "\(request.session)", "response": "\(request.response)"]
   }
 
-  private func append(_ items: [RelayItem], as event: String, to answer: OpenResponse) async throws {
+  /// - Parameter known: of so many items the session has the entries.
+  private func append(
+    _ items: [RelayItem], as event: String, to answer: OpenResponse, after known: inout UInt64
+  ) async throws {
     for item in items {
+      guard known == 0 else {
+        known -= 1
+        continue
+      }
       switch item {
       case .delta(let text, let part): try await answer.append(text, part: part)
       case .event(let json, let more):
         try await answer.append(event: event, data: String(buffer: json), more: more)
       }
     }
+  }
+
+  // MARK: upstreams that go on alone
+
+  /// llama.cpp's server goes on with an answer under a name (`X-Conversation-Id`), whoever reads it.
+  private static func goesOnAlone(_ head: HTTPResponseHead) -> Bool {
+    head.headers.first(name: "server")?.lowercased().hasPrefix("llama.cpp") == true
+  }
+
+  private static func stream(of response: String) -> String { "stream?conv_id=\(response)" }
+
+  /// Nobody wants the rest of it.
+  private func forget(_ response: String) async {
+    _ = try? await pass(.DELETE, Self.stream(of: response), ByteBuffer(), contentType: nil)
   }
 
   private func request(

@@ -62,8 +62,15 @@ package protocol RelayCodec: Sendable {
   /// The data of the response's start, JSON; asked for once the upstream has accepted.
   var start: String { get }
   mutating func received(_ event: EventStreamDecoder.Item) -> [RelayItem]
+  /// Itself, or another one where the first event is none of this wire: asked before each event of an answer that is read
+  /// again.
+  func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec
   /// Nil before the upstream's own end.
   var end: RelayEnd? { get }
   /// It ends otherwise.
   mutating func stopped(_ why: RelayStop) -> ([RelayItem], RelayEnd)
+}
+
+extension RelayCodec {
+  package func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec { self }
 }

@@ -24,6 +24,14 @@ package struct ResponsesCodec: RelayCodec {
     (self.id, self.createdAt, self.model) = (id, createdAt, model)
   }
 
+  /// Chunks, where the upstream knows chat completions only.
+  package func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec {
+    guard n == 0, case .event(_, let data) = event, LenientJSON.values(data).values.first?["choices"] != nil else {
+      return self
+    }
+    return ChatResponsesCodec(self)
+  }
+
   package var start: String {
     LenientJSON.object([
       .init("wire", .text("openai")), .init("model", .text(model)), .init("contentType", .text("text/event-stream")),

@@ -88,7 +88,8 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
         moved: { [weak self] in self?.leave(because: SessionStore.renamed) })
     }
     leases = LeaseKeeper(
-      keyPrefix: configuration.keyPrefix, commands: commands, on: eventLoop, observe: observe
+      keyPrefix: configuration.keyPrefix, commands: commands, rescue: configuration.rescue, on: eventLoop,
+      observe: observe
     ) { [weak self] session in
       self?.tell(session, .held(false))
       self?.flush()

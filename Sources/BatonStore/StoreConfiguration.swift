@@ -15,6 +15,7 @@ package struct StoreConfiguration: Sendable {
   /// Polling: the pause between two reads of an active session.
   package var pollInterval = TimeAmount.milliseconds(20)
   package var retention = Retention(isGuests: true)
+  package var rescue = ResponseRescue()
 
   package init() {}
 

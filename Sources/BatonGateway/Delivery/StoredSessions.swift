@@ -8,15 +8,16 @@ extension GatewayBackend {
   /// - Throws: `RedisError` where the certificates that the URL names can't be read.
   package init(_ configuration: GatewayConfiguration, _ parts: GatewayParts) throws(RedisError) {
     let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
+    let settings = configuration.store
     let store = try StoreConfiguration.open(
-      configuration.store, configuration.redis, on: parts.eventLoopGroup.next(), observe: reports.take)
+      settings, configuration.redis, on: parts.eventLoopGroup.next(), observe: reports.take)
     let hub = Hub(
       store, group: parts.eventLoopGroup,
       node: NodeDescription(
         name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
       limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
       metrics: parts.metrics)
-    self.init(devices: hub, sessions: StoredSessions(store: store)) {
+    self.init(devices: hub, sessions: StoredSessions(store: store), rescue: settings.rescue) {
       store.eventLoop.execute { store.start() }
       // Ends with the gateway.
       while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }

@@ -2,6 +2,7 @@ import BatonProducer
 import BatonProtocol
 import BatonRelay
 import BatonSession
+import BatonStore
 import HummingbirdCore
 import Logging
 import NIOConcurrencyHelpers
@@ -13,13 +14,15 @@ import ServiceLifecycle
 package struct GatewayBackend: Sendable {
   let devices: any DeviceAttaching
   let sessions: any SessionOperations
+  let rescue: ResponseRescue
   /// Runs until it is cancelled.
   let run: @Sendable () async throws -> Void
 
   package init(
-    devices: any DeviceAttaching, sessions: any SessionOperations, run: @escaping @Sendable () async throws -> Void
+    devices: any DeviceAttaching, sessions: any SessionOperations, rescue: ResponseRescue = ResponseRescue(),
+    run: @escaping @Sendable () async throws -> Void
   ) {
-    (self.devices, self.sessions, self.run) = (devices, sessions, run)
+    (self.devices, self.sessions, self.rescue, self.run) = (devices, sessions, rescue, run)
   }
 }
 
@@ -87,6 +90,10 @@ package final class Gateway: Service {
       let producer = try Producer(
         redis: configuration.redisText, writing, eventLoopGroup: group, logger: logger)
       return try Relay(options, producer: producer, logger: logger)
+    }
+    if let relay {
+      let takeOver = OpenAITakeOver(store: backend.sessions, relay: relay)
+      backend.rescue.current = { await takeOver.goOn(with: $1, in: $0) }
     }
     let routes = Routes(
       store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,

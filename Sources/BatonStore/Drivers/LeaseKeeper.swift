@@ -19,6 +19,8 @@ final class LeaseKeeper {
     /// Nobody is told `live` before the first walk is over.
     var isHeld = true
     var isLooking = false
+    /// Responses that somebody may go on with: that is being tried.
+    var rescued: Set<String> = []
   }
 
   private let eventLoop: any EventLoop
@@ -27,15 +29,16 @@ final class LeaseKeeper {
   private let observe: (StoreEvent) -> Void
   /// Whether somebody may be told `live`.
   private let release: (SessionName) -> Void
+  private let rescue: ResponseRescue
   private var sessions: [SessionName: Watched] = [:]
   private var isTicking = false
 
   init(
-    keyPrefix: String, commands: CommandLink, on eventLoop: any EventLoop, observe: @escaping (StoreEvent) -> Void,
-    release: @escaping (SessionName) -> Void
+    keyPrefix: String, commands: CommandLink, rescue: ResponseRescue, on eventLoop: any EventLoop,
+    observe: @escaping (StoreEvent) -> Void, release: @escaping (SessionName) -> Void
   ) {
     (self.eventLoop, self.keyPrefix, self.commands) = (eventLoop, keyPrefix, commands)
-    (self.observe, self.release) = (observe, release)
+    (self.observe, self.release, self.rescue) = (observe, release, rescue)
   }
 
   /// A session is followed from now on: nobody is told `live` before a walk is over, and what it finds dead is ended.
@@ -182,7 +185,7 @@ final class LeaseKeeper {
     if commands.writesSince == nil { watch.connectionLost() }
     let dead = watch.looked(at: records, serverTime: serverTime, now: eventLoop.now)
     sessions[session]?.watch = watch
-    for lease in dead { expire(lease, session) }
+    for lease in dead { attemptRescue(lease, session) }
     if !watch.holdsLive { free(session) }
   }
 
@@ -190,6 +193,19 @@ final class LeaseKeeper {
     guard sessions[session]?.isHeld == true else { return }
     sessions[session]?.isHeld = false
     release(session)
+  }
+
+  private func attemptRescue(_ lease: LeaseWatch.Lease, _ session: SessionName) {
+    guard let attempt = rescue.current else { return expire(lease, session) }
+    guard sessions[session]?.rescued.insert(lease.response).inserted == true else { return }
+    let bound = NIOLoopBound(self, eventLoop: eventLoop)
+    Task { [eventLoop] in
+      let isRescued = await attempt(session, lease.response)
+      eventLoop.execute {
+        bound.value.sessions[session]?.rescued.remove(lease.response)
+        if !isRescued { bound.value.expire(lease, session) }
+      }
+    }
   }
 
   private func expire(_ lease: LeaseWatch.Lease, _ session: SessionName) {

@@ -46,10 +46,9 @@ extension Routes {
     if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session) }
     let id = OpenAIResponseID(response: response, session: session)
     let model = asked["model"]?.text ?? ""
-    let codec: any RelayCodec =
-      wire == .responses
-      ? ResponsesCodec(id: id.description, createdAt: Int(Date().timeIntervalSince1970), model: model)
-      : ChatCodec(model: model)
+    let note = OpenAITakeOver.Note(
+      wire: wire == .responses ? "openai" : "openai-chat", model: model,
+      createdAt: Int(Date().timeIntervalSince1970))
     var forwarded = asked.setting("stream", .bool(true))
     if wire == .responses { forwarded = forwarded.removing(["background", "store"]) }
     if let metadata = forwarded["metadata"] {
@@ -57,9 +56,9 @@ extension Routes {
     }
     let started = Relay.Request(
       session: session.description, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
-      codec: codec)
+      codec: note.codec(id))
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
-    if try await isFirst(key, body, id, who) {
+    if try await isFirst(key, body, id, who, note) {
       do {
         if case .refused(let answer) = try await begun(relay, started, wire == .responses ? forwarded : nil) {
           if key != nil { await refused(id) }
@@ -77,7 +76,7 @@ extension Routes {
       return stream(id, call, ResponsesStream(after: nil), for: who, cancelsWhenGone: !detaches)
     case (_, false, true):
       let object = ResponsesCodec.queued(
-        id: id.description, createdAt: Int(Date().timeIntervalSince1970), model: asked["model"])
+        id: id.description, createdAt: note.createdAt, model: asked["model"])
       return .json(ByteBuffer(string: object.json), to: request).of(session, response)
     case (_, false, false):
       let object = try await object(of: id, call, waits: true, beats: nil)
@@ -98,13 +97,18 @@ extension Routes {
   }
 
   /// Whether the model is to be asked: the key has not come before, or whoever brought it died before the model had accepted.
-  private func isFirst(_ key: String?, _ body: ByteBuffer, _ id: OpenAIResponseID, _ who: Identity?) async throws
-    -> Bool
-  {
-    guard let key else { return true }
+  private func isFirst(
+    _ key: String?, _ body: ByteBuffer, _ id: OpenAIResponseID, _ who: Identity?, _ note: OpenAITakeOver.Note
+  ) async throws -> Bool {
+    let told = [Entry.Field("event", "relay"), Entry.Field("response", id.response)]
+    guard let key else {
+      // For whoever takes the answer over.
+      _ = try await store.submit(EntryPut(.inbox, told + note.fields), to: id.session)
+      return true
+    }
     let print = SHA1.hash(body.readableBytesView).map { String($0, radix: 16) }.joined(separator: ".")
     let put = EntryPut(
-      .inbox, [Entry.Field("event", "relay"), Entry.Field("response", id.response), Entry.Field("_body", print)],
+      .inbox, told + note.fields + [Entry.Field("_body", print)],
       scope: EntryPut.scope("relay", subject: who?.subject ?? "", key: key))
     let (place, isAgain) = try await store.submit(put, to: id.session)
     guard isAgain else { return true }

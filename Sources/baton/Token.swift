@@ -21,7 +21,7 @@ struct Token: AsyncParsableCommand {
   @Option(help: "Comma-separated session names, or prefixes that end in *.")
   var sessions: String
 
-  @Option(help: "Comma-separated: read, publish, input, cancel, delete.")
+  @Option(help: "Comma-separated: read, publish, input, cancel, delete, revoke.")
   var scope = "read"
 
   @Option(help: "How long it is valid: 30s, 5m, 24h.")

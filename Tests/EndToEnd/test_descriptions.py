@@ -127,7 +127,7 @@ def test_every_path_of_the_gateway_is_described_and_no_other():
     described = {path for path in OPEN["paths"] if "{" not in path}
     described |= {f"/{file}" for file in OPEN["paths"]["/{file}"]["parameters"][0]["schema"]["enum"]}
     assert described == files | routes | {"/demo/", "/baton.bundle.js"}
-    sessions = {path for path in OPEN["paths"] if path.startswith("/v1")}
+    sessions = {path for path in OPEN["paths"] if path.startswith("/v1/sessions")}
     assert sessions == {"/v1/sessions/{session}" + rest for rest in (
         "", "/input", "/responses", "/responses/{response}", "/responses/{response}/cancel", "/responses/{response}/controls")}  # fmt: skip
 
@@ -330,6 +330,19 @@ def test_who_may(guarded, asks, session):
     path = f"/v1/sessions/{session}"
     asks(guarded, "GET", path, 401, "unauthenticated")
     asks(guarded, "DELETE", path, 403, "not-allowed", headers={"Authorization": f"Bearer {token(scope=['read'])}"})
+
+
+def test_revoking(gateway, guarded, asks):
+    path, json = "/v1/revocations", {"Content-Type": "application/json"}
+    may = {"Authorization": f"Bearer {token(sub='operator', scope=['revoke'])}"}
+    asks(guarded, "OPTIONS", path, 204, headers={"Origin": "http://localhost"})
+    asks(guarded, "POST", path, 401, "unauthenticated", "{}", json)
+    asks(guarded, "POST", path, 403, "not-allowed", "{}", {**json, "Authorization": f"Bearer {token()}"})
+    asks(gateway, "POST", path, 403, "nothing-to-revoke", "{}", json)
+    asks(guarded, "POST", path, 415, "unsupported-media-type", "{}", may)
+    asks(guarded, "POST", path, 400, "bad-revocation", "{}", {**json, **may})
+    asks(guarded, "POST", path, 204, None, '{"token":"nobodys"}', {**json, **may})
+    asks(guarded, "GET", path, 405, "method-not-allowed", headers=may)
 
 
 def test_what_passes(new_redis, new_gateway, asks, session):

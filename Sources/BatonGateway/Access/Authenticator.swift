@@ -16,6 +16,7 @@ package final class Authenticator: Sendable {
     package var iat: Double?
     package var iss: String?
     package var aud: Audience?
+    package var jti: String?
     package var sessions: [String]
     package var scope: [String]
 
@@ -59,6 +60,7 @@ package final class Authenticator: Sendable {
   private let addresses: AddressLimits?
   private let remoteKeys: RemoteKeys?
   private let app: AskedApp?
+  package let revocations = Revocations()
 
   /// - Parameters:
   ///   - issuer: what `iss` must be; nil: anything.
@@ -184,9 +186,15 @@ package final class Authenticator: Sendable {
     guard [claims.nbf, claims.iat].allSatisfy({ $0 ?? now <= now + Authenticator.leeway }) else {
       throw .unauthenticated("The token is not valid yet (nbf, iat); check the clocks.")
     }
-    return Identity(
+    guard !revocations.refuses(subject: claims.sub, token: claims.jti, issued: claims.iat, now: now) else {
+      throw .unauthenticated("The token was revoked; get a new one.")
+    }
+    var identity = Identity(
       subject: claims.sub, sessions: claims.sessions, scopes: Set(claims.scope.compactMap(Identity.Scope.init)),
       expires: claims.exp > now ? claims.exp : claims.exp + Authenticator.leeway)
+    (identity.tokenID, identity.issued) = (claims.jti, claims.iat)
+    identity.revocations = revocations
+    return identity
   }
 
   /// What was signed (RFC 7515 sections 4.1 and 5.2).

@@ -4,7 +4,7 @@ import BatonSession
 /// Who asks, as the claims of a token say (PROTOCOL 3).
 package struct Identity: Sendable, Equatable {
   package enum Scope: String, Sendable, CaseIterable {
-    case read, publish, input, cancel, delete
+    case read, publish, input, cancel, delete, revoke
   }
 
   package var subject: String
@@ -15,6 +15,11 @@ package struct Identity: Sendable, Equatable {
   package var expires: Double
   /// What the app was asked with, where it said so.
   package var credentials: Credentials?
+  /// The token's `jti`.
+  package var tokenID: String?
+  /// The token's `iat`, in seconds since 1970.
+  package var issued: Double?
+  var revocations: Revocations?
 
   package init(subject: String, sessions: [String], scopes: Set<Scope>, expires: Double) {
     self.subject = subject
@@ -23,8 +28,22 @@ package struct Identity: Sendable, Equatable {
     self.expires = expires
   }
 
+  package static func == (one: Identity, other: Identity) -> Bool {
+    one.subject == other.subject && one.sessions == other.sessions && one.scopes == other.scopes
+      && one.expires == other.expires && one.credentials == other.credentials && one.tokenID == other.tokenID
+      && one.issued == other.issued
+  }
+
+  /// It was taken back since.
+  package var isRevoked: Bool {
+    revocations?.refuses(subject: subject, token: tokenID, issued: issued) ?? false
+  }
+
   package func mayUse(_ session: SessionName) -> Bool {
-    sessions.contains { pattern in
+    guard session.description != Revocations.session,
+      revocations?.refuses(session: session, issued: issued) != true
+    else { return false }
+    return sessions.contains { pattern in
       pattern.hasSuffix("*")
         ? session.description.hasPrefix(pattern.dropLast()) : session.description == pattern
     }

@@ -15,6 +15,7 @@ final class DeviceLife {
   private let ticker: DeviceTicker
   private let authenticator: Authenticator?
   private var tick: (() -> Void)?
+  private weak var wire: (any DeviceWire)?
   private var ended: (() -> Void)?
 
   /// - Parameter ended: called once, when the connection is gone.
@@ -34,6 +35,7 @@ final class DeviceLife {
   /// - Parameter tick: called every `DeviceSettings.tick`.
   func start(_ wire: any DeviceWire, on eventLoop: any EventLoop, tick: @escaping () -> Void) {
     self.tick = tick
+    self.wire = wire
     ticker.insert(self)
     driver.start(wire)
     watchExpiry(wire, on: eventLoop)
@@ -79,6 +81,16 @@ final class DeviceLife {
       case .forbidden?: wire.close(.notAllowed, reason: "the app no longer allows this session")
       default: wire.send(.expiring(inMs: Int(ExpiryWatch.left(identity.expires).nanoseconds / 1_000_000)))
       }
+    }
+  }
+
+  /// Tokens were revoked.
+  fileprivate func judgeAgain() {
+    guard let identity else { return }
+    if identity.isRevoked {
+      wire?.close(.unauthenticated, reason: "the token was revoked")
+    } else if !identity.may(.read, request.attach.session) {
+      wire?.close(.notAllowed, reason: "the token was revoked for this session")
     }
   }
 
@@ -134,6 +146,11 @@ final class DeviceTicker {
 
   func remove(_ life: DeviceLife) {
     if devices[life.slot].removeValue(forKey: ObjectIdentifier(life)) != nil { count -= 1 }
+  }
+
+  /// Tokens were revoked: who is attached by one is closed.
+  func judgeAgain() {
+    for life in devices.flatMap({ Array($0.values) }) { life.judgeAgain() }
   }
 
   private func tickLater() {

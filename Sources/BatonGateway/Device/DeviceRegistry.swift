@@ -118,6 +118,13 @@ package final class DeviceRegistry: Sendable {
     }
   }
 
+  /// Tokens were revoked: who is attached by one is closed.
+  func judgeAgain() {
+    for loop in loops.withLockedValue({ Array($0.values) }) {
+      loop.eventLoop.execute { loop.ticker.value.judgeAgain() }
+    }
+  }
+
   /// What a drained device is to wait before it comes back. The drain is spread already.
   static let retryAfterMs = 100
 

@@ -154,6 +154,9 @@ package final class DeviceFront: Sendable {
     }.always { _ in place.leave() }
   }
 
+  /// Tokens were revoked: who is attached by one is closed.
+  func judgeAgain() { registry.judgeAgain() }
+
   /// Follows one response as a device does, without a wire of its own. Who does takes the place of a device.
   func tap(
     _ response: String, in session: SessionName, _ channel: any Channel

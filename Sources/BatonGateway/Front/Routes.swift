@@ -2,6 +2,7 @@ import BatonProtocol
 import BatonRelay
 import BatonSession
 import BatonStore
+import Foundation
 import HTTPTypes
 import HummingbirdCore
 import Logging
@@ -428,18 +429,62 @@ package struct Routes: Sendable {
     return response
   }
 
+  // MARK: Revocation
+
+  private func revoke(_ call: Call) async throws -> Response {
+    let request = call.request
+    try origins.check(request.headers[values: .origin])
+    if request.method == .options { return preflight(request, allow: "POST, OPTIONS") }
+    try method(request, .post)
+    guard let identity = try await identity(call, Query(Target(request.head.path ?? "/").query)), let authenticator
+    else {
+      throw Problem(.forbidden, "nothing-to-revoke", "This gateway asks nobody for a token.")
+    }
+    guard identity.scopes.contains(.revoke) else {
+      throw Problem(.forbidden, "not-allowed", "The token's scope does not hold revoke.")
+    }
+    guard MediaType.isContent(.json, request.headers[.contentType]) else {
+      throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
+    }
+    guard let members = JSONValue(try await body(call))?.members,
+      let order = Revocations.Order(members, now: Date().timeIntervalSince1970)
+    else {
+      throw Problem.badRequest(
+        "bad-revocation",
+        "The body is an object with one of subject, token (a jti) and session, of 1 to \(Revocations.longestName) bytes, and "
+          + "perhaps until: seconds since 1970, in the future.")
+    }
+    guard let session = SessionName(Revocations.session),
+      let data = try? String(decoding: JSONEncoder().encode(order), as: UTF8.self)
+    else { throw Problem.unexpectedAnswer }
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("event", "revoke")
+      json.member("data", data)
+    }
+    _ = try await store.append(NewEntry(json: json.buffer, limit: limits.maxEntryBytes), to: session, scope: "")
+    authenticator.revocations.take(order)
+    front.judgeAgain()
+    var response = Response(status: .noContent)
+    response.allow(request.headers[.origin])
+    return response
+  }
+
   // MARK: The rest
 
   private func page(_ call: Call) async throws -> Response {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
-    if let relay, path.hasPrefix("/v1/"), !path.hasPrefix("/v1/sessions/") { return await openAI(call, path, relay) }
-    if request.method == .options {
+    if let relay, path.hasPrefix("/v1/"), path != "/v1/revocations", !path.hasPrefix("/v1/sessions/") {
+      return await openAI(call, path, relay)
+    }
+    if request.method == .options, path != "/v1/revocations" {
       // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
       guard path == "*" || web.file(path) != nil else { throw Problem.noSuchPath }
       return preflight(request, allow: "GET, HEAD, OPTIONS")
     }
     switch path {
+    case "/v1/revocations": return try await revoke(call)
     case "/healthz":
       try method(request, .get)
       return .text("ok\nbaton \(batonVersion)\n")
@@ -506,5 +551,26 @@ extension ResponseRecord {
       json.member("epoch", epoch)
     }
     return json.buffer
+  }
+}
+
+extension Revocations.Order {
+  /// Nil for what is none.
+  fileprivate init?(_ members: [String: JSONValue], now: Double) {
+    var members = members
+    var until: Double?
+    if let given = members.removeValue(forKey: "until") {
+      guard case .number(let text) = given, let time = Double(text), time > now, time < 1e12 else { return nil }
+      until = time
+    }
+    guard members.count == 1, let (name, value) = members.first, let text = value.text, !text.isEmpty,
+      text.utf8.count <= Revocations.longestName
+    else { return nil }
+    switch name {
+    case "subject": self.init(subject: text, now: now, until: until)
+    case "token": self.init(token: text, now: now, until: until)
+    case "session": self.init(session: text, now: now, until: until)
+    default: return nil
+    }
   }
 }

@@ -140,6 +140,12 @@ package final class Gateway: Service {
           backing.cancel()
         }
       }
+      if let authenticator {
+        let watch = RevocationWatch(
+          store: backend.sessions, revocations: authenticator.revocations, registry: parts.registry,
+          logger: parts.logger)
+        group.addTask { await watch.run() }
+      }
       group.addTask {
         // Ends when a shutdown is asked for.
         try? await gracefulShutdown()

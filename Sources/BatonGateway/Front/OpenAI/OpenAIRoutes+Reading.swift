@@ -127,7 +127,9 @@ extension Routes {
       status: .ok,
       body: ResponseBody { [self] writer in
         var form = form
-        let isExpired = { Date().timeIntervalSince1970 >= who?.expires ?? .infinity }
+        let isExpired = {
+          who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(id.session) } ?? false
+        }
         do {
           let tap = try await call.tap(id.response, in: id.session, front)
           for try await item in tap.items {

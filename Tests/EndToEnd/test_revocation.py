@@ -1,0 +1,120 @@
+"""Tokens that are taken back before their time, on every node (section 3)."""
+
+import json
+import time
+
+import pytest
+from support.event_stream import EventStream
+from support.process import wait_for
+from support.servers import Gateway
+from test_identity import SECRET, bearer, token
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory):
+    path = tmp_path_factory.mktemp("secret") / "secret"
+    path.write_bytes(SECRET)
+    return path
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory, redis, secret):
+    folder = tmp_path_factory.mktemp("nodes")
+    gateways = [Gateway(folder, redis.url, f"gw-revoke-{n}", "--auth-secret-file", secret) for n in (1, 2)]
+    yield gateways
+    for gateway in gateways:
+        gateway.kill()
+
+
+def issued(ago=60, **claims):
+    return token(iat=int(time.time()) - ago, **claims)
+
+
+def revoke(gateway, status=204, claims=None, **order):
+    headers = {"Content-Type": "application/json", **bearer(issued(**{"sub": "operator", "scope": ["revoke"], **(claims or {})}))}
+    answer = gateway.request("POST", "/v1/revocations", json.dumps(order), headers)
+    assert answer.status == status, answer.body
+    return answer
+
+
+def status(gateway, session, value):
+    return gateway.request("GET", f"/v1/sessions/{session}", headers=bearer(value)).status
+
+
+def test_a_subjects_devices_are_closed_on_every_node_and_its_tokens_refused(nodes, redis, session, attach):
+    redis.add(session, data="x")
+    ada, bob = issued(sub=f"ada-{session}"), issued(sub="bob")
+    devices = [attach(node, session, headers=bearer(ada)).until_live() for node in nodes]
+    other = attach(nodes[1], session, headers=bearer(bob)).until_live()
+    stream = EventStream(nodes[1], session, headers=bearer(ada))
+    wait_for(lambda: stream.events, 20)
+    revoke(nodes[0], subject=f"ada-{session}")
+    assert [device.until_closed(20) for device in devices] == [4401, 4401]
+    wait_for(lambda: stream.ended, 20)
+    for node in nodes:
+        assert status(node, session, ada) == 401 and status(node, session, bob) == 200
+        # One that was issued later is good: its minute of leeway is before us here.
+        assert status(node, session, issued(-5, sub=f"ada-{session}")) == 200
+        assert status(node, session, token(sub=f"ada-{session}")) == 401, "it does not say when it was issued"
+    other.until_at(redis.add(session, data="y"))
+
+
+def test_one_token(nodes, redis, session, attach):
+    redis.add(session, data="x")
+    lost, kept = issued(jti=f"lost-{session}"), issued(jti="kept")
+    device = attach(nodes[1], session, headers=bearer(lost)).until_live()
+    revoke(nodes[0], token=f"lost-{session}")
+    assert device.until_closed(20) == 4401
+    assert status(nodes[1], session, lost) == 401 and status(nodes[1], session, kept) == 200
+
+
+def test_a_session(nodes, redis, session, attach):
+    for name in (session, f"{session}-2"):
+        redis.add(name, data="x")
+    value = issued()
+    device = attach(nodes[1], session, headers=bearer(value)).until_live()
+    other = attach(nodes[1], f"{session}-2", headers=bearer(value)).until_live()
+    revoke(nodes[0], session=session)
+    assert device.until_closed(20) == 4403
+    assert status(nodes[1], session, value) == 403 and status(nodes[1], f"{session}-2", value) == 200
+    assert status(nodes[1], session, issued(-5)) == 200
+    other.until_at(redis.add(f"{session}-2", data="y"))
+
+
+def test_a_node_that_starts_later_knows(nodes, redis, session, secret, tmp_path):
+    redis.add(session, data="x")
+    value = issued(sub=f"eve-{session}")
+    revoke(nodes[0], subject=f"eve-{session}")
+    late = Gateway(tmp_path, redis.url, "gw-late", "--auth-secret-file", secret)
+    try:
+        wait_for(lambda: status(late, session, value) == 401, 20, "the refusal")
+    finally:
+        late.kill()
+
+
+def test_what_is_over_is_forgotten(nodes, redis, session):
+    redis.add(session, data="x")
+    value = issued(sub=f"tim-{session}")
+    revoke(nodes[0], subject=f"tim-{session}", until=time.time() + 3)
+    assert status(nodes[0], session, value) == 401
+    wait_for(lambda: status(nodes[0], session, value) == 200, 30, "its end")
+
+
+@pytest.mark.parametrize("order", [{}, {"subject": ""}, {"subject": "a", "token": "b"}, {"subject": 1}, {"who": "a"}, {"subject": "a", "until": 5},
+                                   {"subject": "a", "until": "soon"}, {"subject": "a" * 1025}])  # fmt: skip
+def test_what_is_no_revocation(nodes, order):
+    assert revoke(nodes[0], 400, **order).json["type"] == "urn:baton:problem:bad-revocation"
+
+
+def test_only_who_may_revokes(nodes):
+    revoke(nodes[0], 403, {"scope": ["read", "publish", "delete"]}, subject="ada")
+
+
+def test_the_orders_are_nobodys(nodes, redis):
+    """Neither read nor written by a token for everything."""
+    value, path = issued(scope=["read", "publish", "input", "cancel", "delete", "revoke"]), "/v1/sessions/baton:revocations"
+    forged = json.dumps({"event": "revoke", "data": json.dumps({"subject": "bob", "before": 1e11, "until": 1e11})})
+    for method, body in [("GET", None), ("POST", forged), ("DELETE", None)]:
+        answer = nodes[0].request(method, path, body, {"Content-Type": "application/json", **bearer(value)})
+        assert answer.status == 403, (method, answer.body)
+    nodes[0].upgrade(path, bearer(value)).problem(403)

@@ -136,7 +136,7 @@ def test_a_read_that_is_refused_stalls_its_session_and_heals(new_redis, new_gate
 
 
 def test_busy_is_no_sign_of_life(new_redis, new_gateway, session, attach):
-    redis = new_redis("redis", "--busy-reply-threshold", "100")
+    redis = new_redis("redis", "--lua-time-limit", "100")  # the name that Redis 6 has, too
     gateway = new_gateway(redis.url)
     device = attach(gateway, session).until_live()
     busy = threading.Thread(target=lambda: redis.raw("EVAL", "local t = redis.call('TIME')[1] repeat until redis.call('TIME')[1] - t > 6", 0))

@@ -33,7 +33,9 @@ class Redis:
     def start(self):
         self.process = Process(self.folder, self.name, [
             self.server, "--bind", "127.0.0.1", "--port", self.port, "--dir", self.data, "--save", "",
-            *debugging(), "--repl-diskless-sync-delay", "0", *self.options,
+            *debugging(), "--repl-diskless-sync-delay", "0",
+            # Redis 6 takes each word as an argument of its own.
+            *(word for option in self.options for word in str(option).split(" ")),
         ], self.environment)  # fmt: skip
         self.client = redis.Redis(port=self.port, protocol=2, socket_timeout=30)
         wait_for(self._answers, 20, f"{self.name} answers")

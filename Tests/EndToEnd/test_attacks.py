@@ -647,6 +647,23 @@ def test_names_are_allowed_by_an_option_and_by_the_public_url(redis, new_gateway
     assert guarded.request("GET", f"/v1/sessions/{session}", headers={"Host": "any.example", **bearer(token())}).status == 404
 
 
+def test_guesses_are_counted_by_who_makes_them_behind_a_proxy(redis, new_gateway, secret, session):
+    """Their own address, as the proxy says; nobody else may say it."""
+    gateway = new_gateway(redis.url, "gw-behind", "--auth-secret-file", secret, "--max-auth-failures-per-address", "10",
+                          "--trusted-proxies", "127.0.0.0/8, fd00::/8")  # fmt: skip
+
+    def status(value, *hops):
+        return gateway.request("GET", f"/v1/sessions/{session}", headers={**bearer(value), "X-Forwarded-For": ", ".join(hops)}).status
+
+    wait_for(lambda: status("a.b.c", "192.0.2.66", "198.51.100.7") == 429, 20, "too many guesses")
+    assert status(token(), "198.51.100.7") == 429, "the left part is anybody's"
+    assert status(token(), "198.51.100.8") == 404 and status(token(), "198.51.100.7", "198.51.100.9") == 404
+    alone = new_gateway(redis.url, "gw-alone", "--auth-secret-file", secret, "--max-auth-failures-per-address", "10")
+    gateway = alone
+    wait_for(lambda: status("a.b.c", "198.51.100.7") == 429, 20, "too many guesses")
+    assert status(token(), "198.51.100.8") == 429, "nobody is believed here"
+
+
 def test_metrics_are_for_operators(redis, shared, new_gateway, target):
     target.get("/metrics", Origin="https://evil.example").problem(403)
     target.get("/metrics", X_Forwarded_For="203.0.113.7").problem(403)

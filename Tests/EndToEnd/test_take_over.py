@@ -75,43 +75,42 @@ def upstream():
     return Alone()
 
 
-def responses(gateway, session, model):
-    """Asks, and returns the events that come until it breaks off."""
-    seen = []
+def responses(gateway, session, model, seen):
+    """Asks, and adds the events that come to `seen` until it breaks off."""
     with client(gateway).responses.create(model=model, input="hi", stream=True, extra_headers={"Baton-Session": session}) as stream:
         try:
             for event in stream:
                 seen.append(event.model_dump())
         except (httpx.HTTPError, openai.APIConnectionError):
             pass
-    return seen
 
 
-def chat(gateway, session):
+def chat(gateway, session, seen):
     body = {"model": "chat", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    text = ""
     try:
         with httpx.stream("POST", f"http://127.0.0.1:{gateway.port}/v1/chat/completions", json=body, headers={"Baton-Session": session}, timeout=60) as answer:
             for piece in answer.iter_text():
-                text += piece
+                seen.append(piece)
     except httpx.HTTPError:
         pass
-    return text
 
 
 def test_another_node_goes_on(upstream, tmp_path, redis, session, attach):
     upstream.allowed = 5
     names = [f"{session}-{kind}" for kind in ("m", "chat-only", "chat")]
     with concurrent.futures.ThreadPoolExecutor() as pool, relayed(upstream, tmp_path, redis) as gateways:
+        seen = [[], [], []]
         asked = [
-            pool.submit(responses, gateways[0], names[0], "m"), pool.submit(responses, gateways[0], names[1], "chat-only"),
-            pool.submit(chat, gateways[0], names[2]),
+            pool.submit(responses, gateways[0], names[0], "m", seen[0]), pool.submit(responses, gateways[0], names[1], "chat-only", seen[1]),
+            pool.submit(chat, gateways[0], names[2], seen[2]),
         ]  # fmt: skip
+        wait_for(lambda: all(seen), 30, "something of each answer")
         devices = [attach(gateways[1], name) for name in names]
         for device in devices:
             device.until(lambda device: any("n" in entry for entry in device.entries), 30, "something of the answer")
         gateways[0].kill()
-        seen = [each.result(60) for each in asked]
+        for each in asked:
+            each.result(60)
         upstream.allowed = 1000
         for device in devices:
             device.until(lambda device: device.entries[-1]["event"] in ("end", "error"), 90, "the end")

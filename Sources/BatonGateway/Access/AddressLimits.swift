@@ -39,8 +39,13 @@ package final class AddressLimits: Sendable {
   private let publicBounds: Bounds
   private let privateBounds: Bounds
   private let state = NIOLockedValueBox(State())
+  /// Their connections are not counted, and they say whose requests they pass on.
+  package let proxies: TrustedProxies
 
-  package init(connections: Int? = nil, handshakes: Int? = nil, failures: Int? = nil) {
+  package init(
+    connections: Int? = nil, handshakes: Int? = nil, failures: Int? = nil, proxies: TrustedProxies = TrustedProxies()
+  ) {
+    self.proxies = proxies
     func bounds(_ standard: Bounds) -> Bounds {
       Bounds(
         connections: connections ?? standard.connections, handshakes: handshakes ?? standard.handshakes,

@@ -19,6 +19,8 @@ package struct DeviceRequest: Sendable {
   package var wire: Wire
   /// Who attaches; nil where the gateway asks for no credentials.
   package var identity: Identity?
+  /// Whose request it is.
+  var address: PeerAddress?
 
   package init(attach: AttachRequest, wire: Wire, identity: Identity? = nil) {
     self.attach = attach

@@ -100,7 +100,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     isAuthenticating = true
     let identity = identity
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    let address = PeerAddress(context.remoteAddress)
+    let address = life.request.address
     context.eventLoop.makeFutureWithTask { try await authenticator.renewed(identity, token: token, from: address) }
       .whenComplete { result in
         bound.value.isAuthenticating = false

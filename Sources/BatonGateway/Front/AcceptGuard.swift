@@ -35,7 +35,8 @@ final class AcceptGuard: ChannelDuplexHandler {
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let connection = unwrapInboundIn(data)
-    let address = PeerAddress(connection.remoteAddress)
+    let remote = connection.remoteAddress
+    let address = addresses.proxies.contains(remote) ? nil : PeerAddress(remote)
     guard addresses.opened(address) else {
       metrics.exceeded(.connectionsPerAddress)
       troubles.occurred(

@@ -79,6 +79,15 @@ package final class DeviceFront: Sendable {
 
   func connectionIsBusy(_ isBusy: Bool) { state.connectionIsBusy(isBusy) }
 
+  /// Whose request it is.
+  func client(_ remote: SocketAddress?, _ values: (String) -> [String]) -> PeerAddress? {
+    addresses.proxies.client(remote, values)
+  }
+
+  func client(_ remote: SocketAddress?, _ head: HTTPRequestHead) -> PeerAddress? {
+    client(remote) { head.headers[$0] }
+  }
+
   /// Nil where nothing is left to be sent.
   func admit(
     _ head: HTTPRequestHead, _ wire: DeviceRequest.Wire, from address: PeerAddress?, on eventLoop: any EventLoop,
@@ -100,7 +109,7 @@ package final class DeviceFront: Sendable {
         let session = asked.request.attach.session
         guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
         var request = asked.request
-        request.identity = identity
+        (request.identity, request.address) = (identity, address)
         return request
       }.flatMap { request in self.admit(asked, request, place, on: eventLoop, until: gone) }
     } else {

@@ -53,7 +53,7 @@ package struct Routes: Sendable {
     let hasPlace = isOfSession && state.beginRequest(atMost: limits.maxRequests)
     defer { if hasPlace { state.endRequest() } }
     let response =
-      isOfSession && !hasPlace ? refused(.tooManyRequests, request) : await answer(Call(request, channel))
+      isOfSession && !hasPlace ? refused(.tooManyRequests, request) : await answer(Call(request, channel, front))
     // HEAD has the length of what it leaves out (RFC 9110 section 8.6).
     let body = request.method == .head ? ResponseBody() : response.body
     try await writer.write(response: response.head, body: body)
@@ -65,10 +65,12 @@ package struct Routes: Sendable {
     let address: PeerAddress?
     let channel: any Channel
 
-    init(_ request: Request, _ channel: any Channel) {
+    init(_ request: Request, _ channel: any Channel, _ front: DeviceFront) {
       self.request = request
       self.channel = channel
-      address = PeerAddress(channel.remoteAddress)
+      address = front.client(channel.remoteAddress) { name in
+        HTTPField.Name(name).map { request.headers[values: $0] } ?? []
+      }
     }
 
     /// The body; a client that waits for 100 Continue sends it now.

@@ -160,7 +160,7 @@ package struct GatewayConfiguration: Sendable {
     addresses = AddressLimits(
       connections: settings.count("max-connections-per-address"),
       handshakes: settings.count("max-handshakes-per-address"),
-      failures: settings.count("max-auth-failures-per-address"))
+      failures: settings.count("max-auth-failures-per-address"), proxies: try Self.proxies(settings))
     func count(_ limit: Limit, _ standard: Int) -> Int { settings.count(limit.rawValue) ?? standard }
     deviceLimits = DeviceRegistry.Limits(
       all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),
@@ -179,6 +179,19 @@ package struct GatewayConfiguration: Sendable {
     retention = Retention(
       milliseconds: UInt64(try time("retention", atLeast: 1000).nanoseconds / 1_000_000),
       entries: UInt64(settings.count("max-length") ?? 100_000), isGuests: true)
+  }
+
+  private static func proxies(_ settings: Settings) throws(Settings.Mistake) -> TrustedProxies {
+    var blocks: [TrustedProxies.Block] = []
+    for text in settings.list("trusted-proxies") ?? [] {
+      guard let block = TrustedProxies.Block(text) else {
+        throw settings.mistake(
+          "trusted-proxies",
+          "must list addresses and networks such as 10.0.0.0/8, fd00::/8 or 192.0.2.7; \"\(text)\" is none")
+      }
+      blocks.append(block)
+    }
+    return TrustedProxies(blocks)
   }
 
   private mutating func readCredentials(_ settings: Settings) async throws {

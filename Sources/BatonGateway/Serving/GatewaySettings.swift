@@ -31,6 +31,11 @@ package enum GatewaySettings {
     ),
 
     Setting(
+      "trusted-proxies", .list, placeholder: "CIDR,…",
+      "Addresses and networks of proxies that are believed when they say whose request it is (X-Forwarded-For, or Forwarded): limits by address are the client's then"
+    ),
+
+    Setting(
       "auth-secret-file", placeholder: "PATH",
       "The key of devices' tokens, at least 32 bytes; without it, --auth-jwks, --auth-jwks-url and --auth-url nobody is asked who they are"
     ),

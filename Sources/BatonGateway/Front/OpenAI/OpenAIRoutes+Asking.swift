@@ -101,17 +101,21 @@ extension Routes {
     _ key: String?, _ body: ByteBuffer, _ id: OpenAIResponseID, _ who: Identity?, _ note: OpenAITakeOver.Note
   ) async throws -> Bool {
     let told = [Entry.Field("event", "relay"), Entry.Field("response", id.response)]
+    // For whoever takes the answer over. It says when, so that it is no part of what a key stands for.
+    func takeNote() async throws { _ = try await store.submit(EntryPut(.inbox, told + note.fields), to: id.session) }
     guard let key else {
-      // For whoever takes the answer over.
-      _ = try await store.submit(EntryPut(.inbox, told + note.fields), to: id.session)
+      try await takeNote()
       return true
     }
     let print = SHA1.hash(body.readableBytesView).map { String($0, radix: 16) }.joined(separator: ".")
     let put = EntryPut(
-      .inbox, told + note.fields + [Entry.Field("_body", print)],
+      .inbox, told + [Entry.Field("_body", print)],
       scope: EntryPut.scope("relay", subject: who?.subject ?? "", key: key))
     let (place, isAgain) = try await store.submit(put, to: id.session)
-    guard isAgain else { return true }
+    guard isAgain else {
+      try await takeNote()
+      return true
+    }
     let deadline = ContinuousClock.now + .seconds(15)
     while ContinuousClock.now < deadline {
       let look = try await store.look(at: id.response, in: id.session, after: place)

@@ -57,7 +57,7 @@ struct OpenAITakeOver: Sendable {
       guard let look = try? await store.look(at: id.response, in: id.session, after: place) else { return nil }
       for message in look.messages {
         let texts = message.texts
-        if texts["event"] == "relay", texts["response"] == id.response { return Note(texts) }
+        if texts["event"] == "relay", texts["response"] == id.response, let note = Note(texts) { return note }
       }
       guard look.messages.count == InboxLook.count, let last = look.messages.last else { return nil }
       place = EntryID(last.id.milliseconds, last.id.sequence)

@@ -112,7 +112,7 @@ def demo(tmp_path_factory, model):
     server = Demo(tmp_path_factory.mktemp("dev"), model)
     yield server
     server.process.signal(signal.SIGINT)
-    server.process.wait(20)
+    server.process.wait(60)
 
 
 @pytest.fixture(scope="module")

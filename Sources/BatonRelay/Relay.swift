@@ -18,6 +18,8 @@ package final class Relay: Sendable {
     package var idleLimit: Duration? = .seconds(120)
     /// Relays that are open at the same time.
     package var maxOpen = 1000
+    /// The address is one resource, not an API with some below it.
+    package var isOneResource = false
 
     package init(_ address: UpstreamAddress, key: String?) { (self.address, self.key) = (address, key) }
   }
@@ -26,10 +28,14 @@ package final class Relay: Sendable {
   package struct Request: Sendable {
     package var session: String
     package var response: String
-    /// Below the upstream's address: `responses`, `chat/completions`.
+    /// Below the upstream's address: `responses`, `chat/completions`; empty for the address itself.
     package var path: String
     package var body: ByteBuffer
     package var codec: any RelayCodec
+    /// The caller's, as far as the upstream is to see them.
+    package var headers: HTTPHeaders = [:]
+    /// Between the upstream's word and the response's beginning; a response does not begin where it throws.
+    package var accepted: (@Sendable () async throws -> Void)?
 
     package init(session: String, response: String, path: String, body: ByteBuffer, codec: any RelayCodec) {
       (self.session, self.response, self.path, self.body, self.codec) = (session, response, path, body, codec)
@@ -62,8 +68,6 @@ package final class Relay: Sendable {
 
   /// Bytes of an answer that is passed on as it is.
   private static let answerLimit = 16 << 20
-  /// Bytes of one event.
-  private static let eventLimit = 8 << 20
 
   private let options: Options
   private let web: WebClient
@@ -94,7 +98,6 @@ package final class Relay: Sendable {
     for response in running.withLock({ Array($0.values) }) { response.giveUp(RelayStop.drained) }
     let deadline = ContinuousClock.now + .seconds(5)
     while open > 0, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
-    await producer.shutdown()
   }
 
   /// Returns when the upstream has accepted or refused; what it answers then comes into the session, whoever listens.
@@ -185,14 +188,9 @@ package final class Relay: Sendable {
 
   /// - Parameter isAgain: somebody else has begun it.
   private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began, isAgain: Bool = false) async {
-    var codec = request.codec
-    let name = type(of: codec).event
-    var answer: OpenResponse?
+    var feed: RelayFeed?
     var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
-    var decoder = EventStreamDecoder(limit: Self.eventLimit)
     var stop: RelayStop?
-    // Items that the session has.
-    var known: UInt64 = 0
     var goesOnAlone = false
     defer { if goesOnAlone { Task { await forget(request.response) } } }
     let watch = UpstreamWatch(response)
@@ -203,8 +201,9 @@ package final class Relay: Sendable {
       var asked =
         isAgain
         ? try self.request(.GET, Self.stream(of: request.response) + "&from=0", ByteBuffer(), contentType: nil)
-        : try self.request(.POST, request.path, request.body, contentType: "application/json")
-      if !isAgain { asked.headers.add(name: "x-conversation-id", value: request.response) }
+        : try self.request(
+          .POST, request.path, request.body, contentType: "application/json", headers: request.headers)
+      if !isAgain, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
       response.execute(asked, on: web.client)
       reading: for try await part in response.parts {
         switch part {
@@ -214,17 +213,21 @@ package final class Relay: Sendable {
             refusal = (head, ByteBuffer())
             continue
           }
-          goesOnAlone = Self.goesOnAlone(head)
+          goesOnAlone = !options.isOneResource && Self.goesOnAlone(head)
           let opened: OpenResponse
           do {
-            opened = try await producer.open(session: request.session, response: request.response, data: codec.start)
-            if isAgain { known = await opened.onAcknowledgement { _ in } }
+            if !isAgain { try await request.accepted?() }
+            opened = try await producer.open(
+              session: request.session, response: request.response, data: request.codec.start)
+            let known = isAgain ? await opened.onAcknowledgement { _ in } : nil
+            feed = RelayFeed(request.codec, to: opened, known: known)
           } catch let error as ProducerError {
             // Somebody else may read it.
             if isAgain { goesOnAlone = false }
             return began.resume(.failure(Failure.store(error)))
+          } catch let error where request.accepted != nil {
+            return began.resume(.failure(error))
           }
-          answer = opened
           listening = Task {
             for await message in opened.messages where message.kind == .cancel {
               return response.giveUp(RelayStop.cancelled)
@@ -240,17 +243,11 @@ package final class Relay: Sendable {
             continue
           }
           watch.expect(within: options.idleLimit)
-          guard let answer else { continue }
-          for event in decoder.received(bytes) {
-            if isAgain { codec = codec.reading(event) }
-            try await append(codec.received(event), as: name, to: answer, after: &known)
-          }
-          if codec.end != nil { break reading }
+          try await feed?.received(bytes)
+          if feed?.isOver == true { break reading }
         }
       }
-      if let answer, codec.end == nil {
-        for event in decoder.ended() { try await append(codec.received(event), as: name, to: answer, after: &known) }
-      }
+      try await feed?.ended()
     } catch let why as RelayStop {
       stop = why
     } catch let silence as UpstreamWatch.Silence {
@@ -264,18 +261,12 @@ package final class Relay: Sendable {
       stop = .cut(WebClient.words(error))
     }
     if let refusal { return began.resume(.success(.refused(Answer(refusal.head, refusal.body)))) }
-    guard let answer else {
+    guard var feed else {
       return began.resume(.failure(Failure.unreachable(stop?.words ?? "it closed the connection")))
     }
-    if codec.end != nil { goesOnAlone = false }
+    if feed.isOver { goesOnAlone = false }
     do {
-      var end = codec.end
-      if end == nil {
-        let (items, told) = codec.stopped(stop ?? .cut("it closed the connection"))
-        try await append(items, as: name, to: answer, after: &known)
-        end = told
-      }
-      if let end { try await answer.end(end.how, data: end.data) }
+      try await feed.end(stop ?? .cut("it closed the connection"))
     } catch {
       logger.notice("a relay ends: \(error)", metadata: metadata(request))
     }
@@ -283,23 +274,6 @@ package final class Relay: Sendable {
 
   private func metadata(_ request: Request) -> Logger.Metadata {
     ["session": "\(request.session)", "response": "\(request.response)"]
-  }
-
-  /// - Parameter known: of so many items the session has the entries.
-  private func append(
-    _ items: [RelayItem], as event: String, to answer: OpenResponse, after known: inout UInt64
-  ) async throws {
-    for item in items {
-      guard known == 0 else {
-        known -= 1
-        continue
-      }
-      switch item {
-      case .delta(let text, let part): try await answer.append(text, part: part)
-      case .event(let json, let more):
-        try await answer.append(event: event, data: String(buffer: json), more: more)
-      }
-    }
   }
 
   // MARK: upstreams that go on alone
@@ -317,14 +291,19 @@ package final class Relay: Sendable {
   }
 
   private func request(
-    _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?
+    _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?, headers: HTTPHeaders = [:]
   ) throws -> HTTPClient.Request {
-    guard let url = options.address.target(target) else { throw Failure.badTarget }
+    guard let url = options.isOneResource ? options.address.whole : options.address.target(target) else {
+      throw Failure.badTarget
+    }
     var request = try HTTPClient.Request(url: web.target(url), method: method)
     if let contentType { request.headers.add(name: "content-type", value: contentType) }
     request.headers.add(name: "accept", value: "text/event-stream, application/json")
     request.headers.add(name: "accept-encoding", value: "gzip, deflate")
-    if let key = options.key {
+    request.headers.add(contentsOf: headers)
+    if headers.contains(name: "authorization") {
+      // The caller's counts.
+    } else if let key = options.key {
       request.headers.add(name: "authorization", value: "Bearer \(key)")
       request.headers.add(name: "api-key", value: key)
     } else if let login = options.address.login {

@@ -18,6 +18,9 @@ package struct UpstreamAddress: Sendable, CustomStringConvertible {
     base = parts
   }
 
+  /// The address itself, as it was written, without its credentials.
+  package var whole: String { base.string ?? "" }
+
   /// Where a chat completion is asked for. An address without a path means `/v1`; the query stays.
   package var completions: String { path("chat/completions") }
   /// Where the list of models is.

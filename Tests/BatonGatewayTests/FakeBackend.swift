@@ -53,6 +53,10 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
   func responses(in session: SessionName) async throws -> ResponseList { ResponseList() }
 
+  func entries(
+    of session: SessionName, before id: EntryID?, limit: Int
+  ) async throws -> (entries: [Entry], more: Bool) { ([], false) }
+
   func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
     throw Problem.storeUnavailable
   }

@@ -126,7 +126,7 @@ def test_every_path_of_the_gateway_is_described_and_no_other():
     routes = set(re.findall(r'case "(/[\w./-]+)"', (front / "Routes.swift").read_text()))
     described = {path for path in OPEN["paths"] if "{" not in path}
     described |= {f"/{file}" for file in OPEN["paths"]["/{file}"]["parameters"][0]["schema"]["enum"]}
-    assert described == files | routes | {"/demo/", "/baton.bundle.js"}
+    assert described == files | routes | {"/demo/", "/baton.bundle.js", "/v1/ai-sdk"}
     sessions = {path for path in OPEN["paths"] if path.startswith("/v1/sessions")}
     assert sessions == {"/v1/sessions/{session}" + rest for rest in (
         "", "/input", "/responses", "/responses/{response}", "/responses/{response}/cancel", "/responses/{response}/controls")}  # fmt: skip
@@ -362,18 +362,25 @@ def test_what_passes(new_redis, new_gateway, asks, session):
     asks(gateway, "GET", f"{path}/responses/r1/controls", 503, "draining")
 
 
+def operations_of(wanted):
+    """The ids of the operations that carry such tags."""
+    operations = [operation for item in OPEN["paths"].values() for name, operation in item.items() if name != "parameters"]
+    return {operation["operationId"] for operation in operations if wanted(operation["tags"])}
+
+
 def test_every_operation_was_compared(request, asks):
     """The last of those above, which says something where all of them have run."""
     if request.config.option.keyword or "::" in "".join(request.config.args):
         return
-    operations = {operation["operationId"] for item in OPEN["paths"].values() for name, operation in item.items() if name != "parameters"}
+    operations = operations_of(lambda tags: "relay" not in tags)  # those are compared where a backend is
     compared = {name for name, _ in asks.seen if isinstance(name, str)}
     assert operations - compared == set()
-    # These need a broken body, a full Redis, or thousands of something; other tests have them.
+    # These need a broken body, a full Redis, a backend, or thousands of something; other tests have them.
     rare = {
         "bad-handshake", "bad-host", "bad-request", "body-cut", "malformed-request", "too-many-responses", "body-time", "body-timeout",
         "body-too-slow", "deleted", "upload-too-large", "too-many-devices-of-subject", "too-many-failures", "too-many-handshakes", "internal",
         "auth-unavailable", "store-refused", "store-full", "too-many-devices", "too-many-requests",
+        "model-unreachable", "too-many-relays", "not-relayed", "no-backend", "response-exists",
     }  # fmt: skip
     assert {problem for problem in described_problems() - asks.seen if problem[1] not in rare} == set()
 

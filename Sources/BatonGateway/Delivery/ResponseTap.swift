@@ -3,9 +3,25 @@ import BatonSession
 import BatonWebSocket
 import NIOCore
 
-/// The wire of somebody who is served one response's entries in a form of their own: a device without a connection. What is
+/// The wire of somebody who is served a session's entries in a form of their own: a device without a connection. What is
 /// not taken waits here, up to a bound, and the driver waits with it. Lives on its event loop, but for what is asked of it.
 final class ResponseTap: DeviceWire, @unchecked Sendable {
+  /// What is followed.
+  struct Request: Sendable {
+    /// This response, to its end; nil: all that comes, for as long as somebody takes it.
+    let response: String?
+    let start: AttachRequest.Start
+    let rollup: AttachRequest.Rollup
+
+    /// A response from its beginning on, entry by entry.
+    init(response: String) { (self.response, start, rollup) = (response, .response(response), .off) }
+
+    /// What comes after a place, with adjacent deltas joined while it is read late.
+    init(after place: Offset, response: String? = nil) {
+      (self.response, start, rollup) = (response, .after(place), .auto)
+    }
+  }
+
   enum Item: Sendable {
     case entries([Entry])
     /// Everything that the stream held has come.
@@ -19,7 +35,7 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   /// Bytes that may wait to be taken.
   static let limit = 256 << 10
 
-  /// Ends when the response has; throws where it is cut.
+  /// Ends when the response has, if it is one that is followed; throws where it is cut.
   let items: AsyncThrowingStream<Item, any Error>
   private let continuation: AsyncThrowingStream<Item, any Error>.Continuation
   private let eventLoop: any EventLoop

@@ -86,6 +86,17 @@ struct StoredSessions: SessionOperations {
     }
   }
 
+  func entries(
+    of session: SessionName, before id: EntryID?, limit: Int
+  ) async throws -> (entries: [Entry], more: Bool) {
+    switch await store.read(PageRequest(session: session, span: .before(id), limit: limit, look: false)) {
+    case .wrongType: throw Problem.wrongType(session)
+    case .unavailable: throw Problem.storeUnavailable
+    case .refused(let reason): throw Problem.refusedByStore(reason)
+    case .page(let page): return (page.entries.filter { $0.id != id }, page.more)
+    }
+  }
+
   /// Room for a page that is to be written as JSON, before it is: what many are sent at a time is in the budget.
   /// - Throws: `storeUnavailable` where there is none for 5 s, because those who are sent pages don't read them.
   private func makeRoom(_ bytes: Int) async throws -> MemoryCharge {

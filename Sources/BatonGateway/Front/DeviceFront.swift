@@ -166,9 +166,9 @@ package final class DeviceFront: Sendable {
   /// Tokens were revoked: who is attached by one is closed.
   func judgeAgain() { registry.judgeAgain() }
 
-  /// Follows one response as a device does, without a wire of its own. Who does takes the place of a device.
+  /// Follows a session as a device does, without a wire of its own. Who does takes the place of a device.
   func tap(
-    _ response: String, in session: SessionName, _ channel: any Channel
+    _ asked: ResponseTap.Request, in session: SessionName, _ channel: any Channel
   ) -> EventLoopFuture<ResponseTap> {
     let eventLoop = channel.eventLoop
     let place: DeviceRegistry.Place
@@ -185,8 +185,8 @@ package final class DeviceFront: Sendable {
     }
     let request = DeviceRequest(
       attach: AttachRequest(
-        session: session, start: .response(response), rollup: .off, untilEnd: true, device: DeviceFront.randomName(),
-        onlyResponse: response),
+        session: session, start: asked.start, rollup: asked.rollup, untilEnd: asked.response != nil,
+        device: DeviceFront.randomName(), onlyResponse: asked.response),
       wire: .entries)
     return eventLoop.flatSubmit { [attaching, registry] in
       attaching.attach(request, on: eventLoop, until: channel.closeFuture).flatMapThrowing { admission in

@@ -1,5 +1,4 @@
 import BatonProtocol
-import BatonRelay
 import BatonSession
 import BatonStore
 import Foundation
@@ -14,8 +13,7 @@ import NIOHTTP1
 package struct Routes: Sendable {
   package let store: any SessionOperations
   let front: DeviceFront
-  /// Nil where no model server is named.
-  private let relay: Relay?
+  let relays: Relays
   package let origins: OriginRule
   package let operators: OperatorRule
   package let authenticator: Authenticator?
@@ -30,7 +28,7 @@ package struct Routes: Sendable {
   package init(
     store: any SessionOperations, front: DeviceFront, origins: OriginRule, operators: OperatorRule,
     authenticator: Authenticator?, state: NodeState, metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits,
-    relay: Relay? = nil, logger: Logger
+    relays: Relays = Relays(), logger: Logger
   ) {
     self.store = store
     self.front = front
@@ -41,7 +39,7 @@ package struct Routes: Sendable {
     self.metrics = metrics
     self.refusals = refusals
     self.limits = limits
-    self.relay = relay
+    self.relays = relays
     self.logger = logger
     troubles = TroubleLog(logger)
   }
@@ -86,9 +84,11 @@ package struct Routes: Sendable {
       try await front.entry(of: session, after: offset, time, channel).get()
     }
 
-    /// The entries of one response, from its beginning to its end, whatever form they are then given.
-    func tap(_ response: String, in session: SessionName, _ front: DeviceFront) async throws -> ResponseTap {
-      try await front.tap(response, in: session, channel).get()
+    /// Entries of a session, whatever form they are then given.
+    func tap(
+      _ asked: ResponseTap.Request, in session: SessionName, _ front: DeviceFront
+    ) async throws -> ResponseTap {
+      try await front.tap(asked, in: session, channel).get()
     }
 
     /// Until the answer is written: what is handed to the channel waits there for a client that does not read.
@@ -220,6 +220,7 @@ package struct Routes: Sendable {
         .unsupportedMediaType, "unsupported-content-encoding", "Send the body without Content-Encoding."
       ).with(header: "Accept-Encoding", "identity")
     }
+    if MediaType.isContent(.eventStream, type) { return try await upload(call.body, to: session, request, query) }
     let ids: [EntryID]
     var isReplayed = false
     if MediaType.isContent(.ndjson, type) {
@@ -240,9 +241,7 @@ package struct Routes: Sendable {
         epoch: epoch, keepsLeases: lease != nil, to: session, store: store, limits: limits, state: state)
       ids = try await upload.run(call.body)
     } else if MediaType.isContent(.json, type) {
-      if let key, key.isEmpty || key.utf8.count > 255 {
-        throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
-      }
+      let key = try idempotencyKey(request)
       let entry = try NewEntry(json: try await body(call), limit: limits.maxEntryBytes)
       let scope = key.map { EntryPut.scope("post", subject: identity?.subject ?? "", key: $0) } ?? ""
       let put = try await store.append(entry, to: session, scope: scope)
@@ -250,8 +249,8 @@ package struct Routes: Sendable {
     } else {
       throw Problem(
         .unsupportedMediaType, "unsupported-media-type",
-        "Post one JSON object with Content-Type: application/json, or a response line by line as application/x-ndjson."
-      ).with(header: "Accept-Post", "application/json, application/x-ndjson")
+        "Post one JSON object with Content-Type: application/json, a response line by line as application/x-ndjson, or a UI message stream as text/event-stream."
+      ).with(header: "Accept-Post", "application/json, application/x-ndjson, text/event-stream")
     }
     var json = JSONWriter(into: ByteBuffer())
     json.object { json in
@@ -261,6 +260,15 @@ package struct Routes: Sendable {
     var response = Response.json(json.buffer, status: .created, to: request).of(session)
     if isReplayed { response.isReplay() }
     return response
+  }
+
+  /// - Throws: `Problem` 400.
+  func idempotencyKey(_ request: Request) throws(Problem) -> String? {
+    let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
+    if let key, key.isEmpty || key.utf8.count > 255 {
+      throw .badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
+    }
+    return key
   }
 
   /// What a person wants, over HTTP (PROTOCOL 5).
@@ -477,7 +485,8 @@ package struct Routes: Sendable {
   private func page(_ call: Call) async throws -> Response {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
-    if let relay, path.hasPrefix("/v1/"), path != "/v1/revocations", !path.hasPrefix("/v1/sessions/") {
+    if path == Self.aiSDKPath || path.hasPrefix(Self.aiSDKPath + "/") { return try await aiSDK(call, path) }
+    if let relay = relays.openAI, path.hasPrefix("/v1/"), path != "/v1/revocations", !path.hasPrefix("/v1/sessions/") {
       return await openAI(call, path, relay)
     }
     if request.method == .options, path != "/v1/revocations" {
@@ -501,7 +510,7 @@ package struct Routes: Sendable {
       try method(request, .get)
       try origins.check(request.headers[values: .origin])
       try operators.check(request.headers, from: call.address)
-      let text = metrics.text(isReady: state.unreadiness(at: .now()) == nil, relays: relay?.open ?? 0)
+      let text = metrics.text(isReady: state.unreadiness(at: .now()) == nil, relays: relays.open)
       return .text(text, type: MetricsRegistry.contentType)
     default:
       return try web.response(to: request, path: path)

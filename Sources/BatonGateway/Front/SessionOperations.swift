@@ -8,6 +8,8 @@ import NIOCore
 package protocol SessionOperations: Sendable {
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
+  /// The newest entries before `id`, newest first, and whether there are more; nil: from the last one on.
+  func entries(of session: SessionName, before id: EntryID?, limit: Int) async throws -> (entries: [Entry], more: Bool)
   /// - Parameter scope: the idempotency key with whom it belongs to; empty for none.
   /// - Returns: `again`: it had been appended before.
   func append(_ entry: NewEntry, to session: SessionName, scope: String) async throws -> (id: EntryID, again: Bool)

@@ -125,7 +125,7 @@ package final class GatewayMetrics: Sendable {
   package static let help = [
     "baton_ready": "1 where /readyz says 200.",
     "baton_devices": "Attached devices.",
-    "baton_relays": "Answers of the model server that are being relayed.",
+    "baton_relays": "Answers of model servers and backends that are being relayed.",
     "baton_attaches_total": "Devices that were let in.",
     "baton_sessions": "Sessions with devices.",
     "baton_window_bytes": "Bytes of entries kept for devices.",

@@ -84,21 +84,15 @@ package final class Gateway: Service {
       hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
       metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
       logger: parts.logger)
-    let relay = try configuration.relay.map { [group = self.parts.eventLoopGroup, logger = self.parts.logger] options in
-      var writing = Producer.Configuration()
-      writing.keyPrefix = configuration.keyPrefix
-      let producer = try Producer(
-        redis: configuration.redisText, writing, eventLoopGroup: group, logger: logger)
-      return try Relay(options, producer: producer, logger: logger)
-    }
-    if let relay {
+    let relays = try makeRelays()
+    if let relay = relays.openAI {
       let takeOver = OpenAITakeOver(store: backend.sessions, relay: relay)
       backend.rescue.current = { await takeOver.goOn(with: $1, in: $0) }
     }
     let routes = Routes(
       store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
-      limits: configuration.http, relay: relay, logger: parts.logger)
+      limits: configuration.http, relays: relays, logger: parts.logger)
     let onListening = onListening
     let (parts, most) = (parts, configuration.maxConnections)
     let server = Server(
@@ -150,11 +144,29 @@ package final class Gateway: Service {
         // Ends when a shutdown is asked for.
         try? await gracefulShutdown()
         if Task.isCancelled { return }
-        try await self.drain(server, relay)
+        try await self.drain(server, relays)
       }
       try await group.next()
       group.cancelAll()
     }
+  }
+
+  private func makeRelays() throws -> Relays {
+    let (group, logger) = (parts.eventLoopGroup, parts.logger)
+    var writing = Producer.Configuration()
+    writing.keyPrefix = configuration.keyPrefix
+    let producer = SharedProducer { [redis = configuration.redisText, writing] () throws(ProducerError) in
+      try Producer(redis: redis, writing, eventLoopGroup: group, logger: logger)
+    }
+    let made = { (options: Relay.Options) in
+      try Relay(options, producer: try producer.current(), logger: logger)
+    }
+    var relays = Relays()
+    relays.openAI = try configuration.relay.map(made)
+    relays.aiSDK = try configuration.aiSDK.map(made)
+    relays.grace = configuration.aiSDKGrace
+    relays.producer = producer
+    return relays
   }
 
   private func makeAuthenticator() async -> Authenticator? {
@@ -172,7 +184,7 @@ package final class Gateway: Service {
       audience: configuration.audience, addresses: configuration.addresses)
   }
 
-  private func drain(_ server: Server<GateChannel>, _ relay: Relay?) async throws {
+  private func drain(_ server: Server<GateChannel>, _ relays: Relays) async throws {
     let wait = configuration.drainDelay + configuration.drainTime
     parts.state.beginDraining(retryAfter: max(1, min(30, wait.nanoseconds / 1_000_000_000)))
     parts.logger.info("draining", metadata: ["devices": "\(parts.registry.count)"])
@@ -182,11 +194,12 @@ package final class Gateway: Service {
     parts.registry.drain(over: configuration.drainTime)
     try await waitForDevicesAndRequests(for: configuration.drainTime)
     // Answers that are relayed have the same time.
-    while let relay, relay.open > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
-    await relay?.drain()
+    while relays.open > 0, ContinuousClock.now < deadline { try await Task.sleep(for: .milliseconds(50)) }
+    await relays.drain()
     // Uploads are answered now; what has not left after the closing handshake's patience is not waited for.
     parts.state.endUploads()
     try await waitForDevicesAndRequests(for: .seconds(6))
+    await relays.producer?.shutdown()
     parts.logger.info("drained", metadata: ["left": "\(parts.registry.count)"])
     closing.cancel()
   }

@@ -17,6 +17,9 @@ package struct GatewayConfiguration: Sendable {
   package var redisText: String
   /// The model server that is relayed; nil for none.
   package var relay: Relay.Options?
+  /// The app's own backend that is relayed; nil for none.
+  package var aiSDK: Relay.Options?
+  package var aiSDKGrace = Duration.seconds(30)
   package var node: String
   package var keyPrefix = "baton:"
   package var wakeup = Wakeup.auto
@@ -119,13 +122,17 @@ package struct GatewayConfiguration: Sendable {
       if let key, !key.utf8.allSatisfy({ (0x21...0x7E).contains($0) }) {
         throw settings.mistake("openai-key-file", "(or OPENAI_API_KEY) has a character in it that no key has")
       }
-      var options = Relay.Options(address, key: key?.isEmpty == false ? key : nil)
-      options.maxOpen = settings.count("max-relays") ?? options.maxOpen
-      if let limit = settings.milliseconds("relay-idle-timeout") {
-        options.idleLimit = limit == 0 ? nil : .milliseconds(limit)
-      }
-      relay = options
+      relay = Self.bounded(Relay.Options(address, key: key?.isEmpty == false ? key : nil), settings)
     }
+    if let url = settings.text("ai-sdk") {
+      guard let address = UpstreamAddress(url) else {
+        throw settings.mistake("ai-sdk", "must be an address such as http://127.0.0.1:3000/api/chat")
+      }
+      var options = Self.bounded(Relay.Options(address, key: nil), settings)
+      options.isOneResource = true
+      aiSDK = options
+    }
+    aiSDKGrace = settings.milliseconds("ai-sdk-grace").map { .milliseconds($0) } ?? aiSDKGrace
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
       guard let value = settings.milliseconds(name), value >= least else {
         throw settings.mistake(name, "must be at least \(least)ms")
@@ -192,6 +199,15 @@ package struct GatewayConfiguration: Sendable {
       blocks.append(block)
     }
     return TrustedProxies(blocks)
+  }
+
+  private static func bounded(_ options: Relay.Options, _ settings: Settings) -> Relay.Options {
+    var options = options
+    options.maxOpen = settings.count("max-relays") ?? options.maxOpen
+    if let limit = settings.milliseconds("relay-idle-timeout") {
+      options.idleLimit = limit == 0 ? nil : .milliseconds(limit)
+    }
+    return options
   }
 
   private mutating func readCredentials(_ settings: Settings) async throws {

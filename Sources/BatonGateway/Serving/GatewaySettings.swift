@@ -82,11 +82,18 @@ package enum GatewaySettings {
       "openai-key-file", placeholder: "PATH",
       "The model server's key, in place of the one in OPENAI_API_KEY; a caller's own is never passed on"),
     Setting(
+      "ai-sdk", placeholder: "URL", isSecret: true,
+      "An app's own chat route that answers the AI SDK's useChat: the gateway serves /v1/ai-sdk in front of it, and messages outlive their connections"
+    ),
+    Setting(
+      "ai-sdk-grace", .duration, standard: "30s",
+      "For how long a message that has ended is still given to a page that asks what there is to resume"),
+    Setting(
       "max-relays", .count(1...1_000_000), standard: "1000",
-      "Answers of the model server that are open at the same time; more are refused with 503"),
+      "Answers of a model server, or a backend, that are open at the same time; more are refused with 503"),
     Setting(
       "relay-idle-timeout", .duration, standard: "2m",
-      "How long the model server may be silent within an answer; 0s is as long as it likes"),
+      "How long a model server, or a backend, may be silent within an answer; 0s is as long as it likes"),
 
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
     Setting(

@@ -32,16 +32,14 @@ extension Routes {
         "unsupported-parameter",
         "previous_response_id: the model server keeps no responses; send the conversation as input.")
     }
-    let key = request.headers.first { $0.name.canonicalName == "idempotency-key" }?.value
-    if let key, key.isEmpty || key.utf8.count > 255 {
-      throw Problem.badRequest("bad-idempotency-key", "Idempotency-Key is 1 to 255 characters.")
-    }
+    let key = try idempotencyKey(request)
     let given =
       request.headers.first { $0.name.canonicalName == "baton-session" }?.value
       ?? asked["metadata"]?["baton_session"]?.text
     let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) }
     let who = try await identity(call, query, .publish, named)
-    let response = Self.name(key, subject: who?.subject ?? "", session: named)
+    let subject = who?.subject ?? ""
+    let response = RelayQuestion.name("resp", key, subject: subject, session: named)
     guard let session = named ?? SessionName(response) else { throw Problem.badResponse }
     if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session) }
     let id = OpenAIResponseID(response: response, session: session)
@@ -58,17 +56,13 @@ extension Routes {
       session: session.description, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
       codec: note.codec(id))
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
-    if try await isFirst(key, body, id, who, note) {
-      do {
-        if case .refused(let answer) = try await begun(relay, started, wire == .responses ? forwarded : nil) {
-          if key != nil { await refused(id) }
-          return Response(answer, to: request)
-        }
-      } catch {
-        if key != nil { await refused(id) }
-        throw error
-      }
+    let question = RelayQuestion(
+      session: session, response: response, key: key, subject: subject, note: note.fields,
+      body: RelayQuestion.print(body.readableBytesView))
+    let refusal = try await ask(question) {
+      try await begun(relay, started, wire == .responses ? forwarded : nil)
     }
+    if let refusal { return Response(refusal, to: request) }
     switch (wire, streams, asked["background"]?.isSomething == true) {
     case (.chat, _, _):
       return stream(id, call, ChatStream(), for: who, cancelsWhenGone: !detaches)
@@ -82,58 +76,6 @@ extension Routes {
       let object = try await object(of: id, call, waits: true, beats: nil)
       return .json(ByteBuffer(string: object.json), to: request).of(session, response)
     }
-  }
-
-  /// The same key names the same response, so that whoever repeats the request finds it.
-  private static func name(_ key: String?, subject: String, session: SessionName?) -> String {
-    let bytes: [UInt8]
-    if let key {
-      bytes = SHA1.hash("relay \(subject.utf8.count) \(subject) \(session?.description ?? "") \(key)".utf8)
-    } else {
-      bytes = (0..<12).map { _ in UInt8.random(in: .min ... .max) }
-    }
-    let hex = bytes.prefix(12).map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
-    return "resp_" + hex
-  }
-
-  /// Whether the model is to be asked: the key has not come before, or whoever brought it died before the model had accepted.
-  private func isFirst(
-    _ key: String?, _ body: ByteBuffer, _ id: OpenAIResponseID, _ who: Identity?, _ note: OpenAITakeOver.Note
-  ) async throws -> Bool {
-    let told = [Entry.Field("event", "relay"), Entry.Field("response", id.response)]
-    // For whoever takes the answer over. It says when, so that it is no part of what a key stands for.
-    func takeNote() async throws { _ = try await store.submit(EntryPut(.inbox, told + note.fields), to: id.session) }
-    guard let key else {
-      try await takeNote()
-      return true
-    }
-    let print = SHA1.hash(body.readableBytesView).map { String($0, radix: 16) }.joined(separator: ".")
-    let put = EntryPut(
-      .inbox, told + [Entry.Field("_body", print)],
-      scope: EntryPut.scope("relay", subject: who?.subject ?? "", key: key))
-    let (place, isAgain) = try await store.submit(put, to: id.session)
-    guard isAgain else {
-      try await takeNote()
-      return true
-    }
-    let deadline = ContinuousClock.now + .seconds(15)
-    while ContinuousClock.now < deadline {
-      let look = try await store.look(at: id.response, in: id.session, after: place)
-      if look.record != nil { return false }
-      let isRefused = look.messages.contains { message in
-        let texts = message.texts
-        return texts["event"] == "relay-refused" && texts["response"] == id.response
-      }
-      if isRefused { return true }
-      try await Task.sleep(for: .milliseconds(100))
-    }
-    return true
-  }
-
-  /// Who repeats the request asks the model again.
-  private func refused(_ id: OpenAIResponseID) async {
-    let put = EntryPut(.inbox, [Entry.Field("event", "relay-refused"), Entry.Field("response", id.response)])
-    _ = try? await store.submit(put, to: id.session)
   }
 
   /// - Parameter asked: of Responses, which the model server may not know: then its Chat Completions are asked.
@@ -162,8 +104,6 @@ extension Routes {
       return second
     } catch let unsupported as ChatRequest.Unsupported {
       throw Problem.badRequest("unsupported-parameter", unsupported.words)
-    } catch let failure as Relay.Failure {
-      throw Problem(failure)
     }
   }
 

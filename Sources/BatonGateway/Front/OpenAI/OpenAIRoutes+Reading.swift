@@ -34,7 +34,7 @@ extension Routes {
     case (.post, "cancel"):
       let who = try await identity(call, query, .cancel, id.session)
       try await known(id)
-      try await cancel(id, subject: who?.subject ?? "")
+      try await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "")
       // The relay hears of it within 250 ms, wherever it runs.
       let object = try await object(of: id, call, waits: true, beats: 1)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
@@ -67,13 +67,6 @@ extension Routes {
     }
   }
 
-  private func cancel(_ id: OpenAIResponseID, subject: String) async throws {
-    let put = EntryPut(
-      .inbox, [Entry.Field("event", "cancel"), Entry.Field("response", id.response)], device: "openai", subject: subject
-    )
-    _ = try await store.submit(put, to: id.session)
-  }
-
   /// The response as an object.
   /// - Parameters:
   ///   - waits: for its end.
@@ -85,7 +78,7 @@ extension Routes {
     var wire = ResponsesWire()
     var ending: String?
     var (isLive, beats) = (false, 0)
-    let tap = try await call.tap(id.response, in: id.session, front)
+    let tap = try await call.tap(ResponseTap.Request(response: id.response), in: id.session, front)
     reading: for try await item in tap.items {
       switch item {
       case .reset: fold = ResponseFold()
@@ -118,49 +111,21 @@ extension Routes {
 
   /// The response's events, from the session.
   /// - Parameters:
-  ///   - who: for as long as the token lives.
-  ///   - cancelsWhenGone: whether it is a cancel when the client goes away before the end.
+  ///   - who: whose token's end is the stream's.
+  ///   - cancelsWhenGone: the caller's going away is a cancel.
   func stream(
-    _ id: OpenAIResponseID, _ call: Call, _ form: any RelayStream, for who: Identity?, cancelsWhenGone: Bool
+    _ id: OpenAIResponseID, _ call: Call, _ form: some OpenAIStream, for who: Identity?, cancelsWhenGone: Bool
   ) -> Response {
-    var answer = Response(
-      status: .ok,
-      body: ResponseBody { [self] writer in
-        var form = form
-        let isExpired = {
-          who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(id.session) } ?? false
-        }
-        do {
-          let tap = try await call.tap(id.response, in: id.session, front)
-          for try await item in tap.items {
-            if isExpired() { throw ChannelError.ioOnClosedChannel }
-            switch item {
-            // Numbers that somebody holds would mean something else.
-            case .reset: throw ChannelError.ioOnClosedChannel
-            case .live: continue
-            case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
-            case .entries(let entries):
-              var bytes = ByteBuffer()
-              for entry in entries { form.write(entry, into: &bytes) }
-              if bytes.readableBytes > 0 { try await writer.write(bytes) }
-              tap.taken(ResponseTap.bytes(entries))
-            }
-          }
-          var last = ByteBuffer()
-          // Read again where it is needed, so that no stream has to keep what it has sent.
-          let object = form.lacksEnd ? try await self.object(of: id, call, waits: false, beats: 3) : nil
-          form.end(object, into: &last)
-          if last.readableBytes > 0 { try await writer.write(last) }
-        } catch {
-          if cancelsWhenGone, !isExpired() { try? await cancel(id, subject: who?.subject ?? "") }
-          throw error
-        }
-        try await writer.finish(nil)
-      })
-    answer.headers[.contentType] = "text/event-stream; charset=utf-8"
-    answer.headers[.cacheControl] = "no-store, no-transform"
-    if let name = HTTPField.Name("X-Accel-Buffering") { answer.headers[name] = "no" }
-    answer.allow(call.request.headers[.origin])
-    return answer.of(id.session, id.response)
+    var gone: (@Sendable () async -> Void)?
+    if cancelsWhenGone {
+      gone = { try? await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "") }
+    }
+    return stream(
+      form, of: id.session, ResponseTap.Request(response: id.response), call, for: who, gone: gone
+    ) { form, bytes in
+      // Read again where it is needed, so that no stream has to keep what it has sent.
+      let object = form.lacksEnd ? try await self.object(of: id, call, waits: false, beats: 3) : nil
+      form.end(object, into: &bytes)
+    }.of(id.session, id.response)
   }
 }

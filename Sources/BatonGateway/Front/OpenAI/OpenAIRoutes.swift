@@ -85,31 +85,4 @@ extension Response {
     headers[.contentType] = MediaType.json.rawValue
     headers[.contentLength] = String(json.buffer.readableBytes)
   }
-
-  /// What the upstream said, as it is.
-  init(_ answer: Relay.Answer, to request: Request) {
-    self.init(
-      status: .init(code: answer.status, reasonPhrase: HTTPResponseStatus(statusCode: answer.status).reasonPhrase),
-      body: ResponseBody(byteBuffer: answer.body))
-    headers[.contentType] = answer.contentType ?? MediaType.json.rawValue
-    headers[.contentLength] = String(answer.body.readableBytes)
-    headers[.cacheControl] = "no-store"
-    if let after = answer.retryAfter { headers[.retryAfter] = after }
-    allow(request.headers[.origin])
-  }
-}
-
-extension Problem {
-  init(_ failure: Relay.Failure) {
-    switch failure {
-    case .badTarget: self = .badEncoding
-    case .unreachable(let words):
-      self.init(.badGateway, "model-unreachable", "The model server gave no answer: \(words).")
-    case .full:
-      self = Problem(.serviceUnavailable, "too-many-relays", "This node relays as many answers as it may; try again.")
-        .with(header: "Retry-After", "1")
-    case .store(let error):
-      if case .refused = error { self.init(.conflict, "not-relayed", "\(error)") } else { self = .storeUnavailable }
-    }
-  }
 }

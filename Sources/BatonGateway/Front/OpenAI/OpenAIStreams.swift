@@ -4,15 +4,14 @@ import BatonUpstream
 import NIOCore
 
 /// Entries as one of OpenAI's streams.
-protocol RelayStream: Sendable {
-  mutating func write(_ entry: Entry, into bytes: inout ByteBuffer)
+protocol OpenAIStream: RelayStream {
   /// The response has ended, and nothing that was written says so: whoever relayed it is gone.
   var lacksEnd: Bool { get }
   /// - Parameter object: the response, where `lacksEnd`.
   func end(_ object: LenientJSON?, into bytes: inout ByteBuffer)
 }
 
-struct ResponsesStream: RelayStream {
+struct ResponsesStream: OpenAIStream {
   /// The `sequence_number` of the last event that the client has.
   let after: UInt64?
   private var wire = ResponsesWire()
@@ -52,7 +51,7 @@ struct ResponsesStream: RelayStream {
   }
 }
 
-struct ChatStream: RelayStream {
+struct ChatStream: OpenAIStream {
   private var wire = ChatWire()
   private var isWhole = false
 

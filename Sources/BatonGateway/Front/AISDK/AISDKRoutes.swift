@@ -1,0 +1,198 @@
+import BatonProducer
+import BatonProtocol
+import BatonRelay
+import BatonSession
+import BatonStore
+import BatonUpstream
+import Foundation
+import HTTPTypes
+import HummingbirdCore
+import NIOCore
+import NIOHTTP1
+
+extension Routes {
+  /// What `useChat` asks its backend, with messages that outlive their connections (the article Relay).
+  func aiSDK(_ call: Call, _ path: Substring) async throws -> Response {
+    let request = call.request
+    try origins.check(request.headers[values: .origin])
+    let steps = path.dropFirst(Self.aiSDKPath.count).split(separator: "/").map(String.init)
+    let allow = steps.count == 2 && steps[1] == "stream" ? "GET, OPTIONS" : "POST, OPTIONS"
+    if request.method == .options { return preflight(request, allow: allow) }
+    let query = try Query(Target(request.head.path ?? "/").query)
+    if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
+    guard let name = steps.first else {
+      guard let relay = relays.aiSDK else { throw Problem.noBackend }
+      guard request.method == .post else { throw Problem.methodNotAllowed(allow) }
+      return try await ask(call, query, relay)
+    }
+    guard let name = Query.percentDecoded(Substring(name)) else { throw Problem.badEncoding }
+    switch (request.method, steps.dropFirst()) {
+    case (.get, ["stream"]): return try await resume(try SessionName(checking: name), call, query)
+    case (.post, ["stop"]): return try await stop(try SessionName(checking: name), call, query)
+    case (_, ["stream"]), (_, ["stop"]): throw Problem.methodNotAllowed(allow)
+    default: throw Problem.noSuchPath
+    }
+  }
+
+  static let aiSDKPath = "/v1/ai-sdk"
+
+  // MARK: asking
+
+  private func ask(_ call: Call, _ query: Query, _ relay: Relay) async throws -> Response {
+    let request = call.request
+    guard MediaType.isContent(.json, request.headers[.contentType]) else {
+      throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
+    }
+    let body = try await body(call)
+    let (values, isAll) = LenientJSON.values(body.readableBytesView)
+    guard isAll, values.count == 1, let value = values.first, let asked = UIMessageRequest(value) else {
+      throw Problem.badRequest(
+        "not-json", "The body must be one JSON object with the chat's id and its messages, as useChat sends it.")
+    }
+    let session = try SessionName(checking: asked.chat)
+    let who = try await identity(call, query, .publish, session)
+    let subject = who?.subject ?? ""
+    let given = try idempotencyKey(request)
+    let key = given ?? asked.key.map { RelayQuestion.print($0.utf8) }
+    let response = RelayQuestion.name("msg", key, subject: subject, session: session)
+    let question = RelayQuestion(
+      session: session, response: response, key: key, subject: subject, note: [Entry.Field("_wire", "ai-sdk")],
+      body: given == nil ? nil : RelayQuestion.print(body.readableBytesView))
+    var started = Relay.Request(
+      session: session.description, response: response, path: "", body: body,
+      codec: UIMessageCodec(response: response, request: asked))
+    started.headers = forwarded(request)
+    if let text = asked.text {
+      let input = try NewEntry(input: text, limit: limits.maxEntryBytes)
+      // To ask anew is to write nothing.
+      let scope = EntryPut.scope("ui", subject: subject, key: RelayQuestion.print(asked.lastMessage.utf8))
+      started.accepted = { [store] in _ = try await store.append(input, to: session, scope: scope) }
+    }
+    // What the session holds before it need not be looked through for it.
+    var place: Offset?
+    let refusal = try await ask(question) {
+      place = try await store.entries(of: session, before: nil, limit: 1).entries.first?.offset ?? .zero
+      return try await relay.start(started)
+    }
+    if let refusal { return Response(refusal, to: request) }
+    let follows = place.map { ResponseTap.Request(after: $0, response: response) } ?? .init(response: response)
+    return messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who)
+  }
+
+  /// The headers by which an app's own backend knows its people.
+  private func forwarded(_ request: Request) -> HTTPHeaders {
+    var headers = HTTPHeaders()
+    for field in request.headers {
+      let name = field.name.canonicalName
+      guard ["cookie", "authorization", "accept-language"].contains(name) || name.hasPrefix("x-") else { continue }
+      headers.add(name: name, value: field.value)
+    }
+    return headers
+  }
+
+  // MARK: reading
+
+  private func messages(
+    _ form: UIMessageStream, _ session: SessionName, _ response: String, _ follows: ResponseTap.Request, _ call: Call,
+    _ who: Identity?
+  ) -> Response {
+    var answer = stream(form, of: session, follows, call, for: who) { _, bytes in
+      bytes.writeString(UIMessageWire.done)
+    }
+    if let name = HTTPField.Name("x-vercel-ai-ui-message-stream") { answer.headers[name] = "v1" }
+    return answer.of(session, response)
+  }
+
+  private func resume(_ session: SessionName, _ call: Call, _ query: Query) async throws -> Response {
+    let who = try await identity(call, query, .read, session)
+    guard let turn = try await newestTurn(of: session), let last = turn.responses.last, isDue(turn) else {
+      return nothing(call).of(session)
+    }
+    let form = UIMessageStream(UIMessageWire(last: last), of: turn.responses)
+    return messages(form, session, last, ResponseTap.Request(after: turn.place), call, who)
+  }
+
+  private func isDue(_ turn: Turn) -> Bool {
+    guard let ended = turn.ended else { return true }
+    return Date().timeIntervalSince1970 * 1000 - Double(ended.milliseconds) <= relays.grace / .milliseconds(1)
+  }
+
+  private func nothing(_ call: Call) -> Response {
+    var response = Response(status: .noContent)
+    response.allow(call.request.headers[.origin])
+    return response
+  }
+
+  // MARK: stopping
+
+  private func stop(_ session: SessionName, _ call: Call, _ query: Query) async throws -> Response {
+    let who = try await identity(call, query, .cancel, session)
+    let subject = who?.subject ?? ""
+    var open = try await unanswered(in: session)
+    if let turn = try await newestTurn(of: session), turn.ended == nil, let last = turn.responses.last {
+      open.insert(last)
+    }
+    for response in open { try await cancel(response, in: session, by: "ai-sdk", subject: subject) }
+    return nothing(call).of(session)
+  }
+
+  /// Pages of an inbox that are looked through.
+  private static let inboxPages = 64
+
+  /// Responses that backends were asked for and that have not begun.
+  private func unanswered(in session: SessionName) async throws -> Set<String> {
+    var place = EntryID.zero
+    var asked: Set<String> = []
+    for _ in 0..<Self.inboxPages {
+      let look = try await store.look(at: "", in: session, after: place)
+      for message in look.messages {
+        let texts = message.texts
+        guard let response = texts["response"] else { continue }
+        switch texts["event"] {
+        case "relay" where texts["_wire"] == "ai-sdk": asked.insert(response)
+        case "relay-refused", "cancel": asked.remove(response)
+        default: break
+        }
+      }
+      guard look.messages.count == InboxLook.count, let last = look.messages.last else { break }
+      place = EntryID(last.id.milliseconds, last.id.sequence)
+    }
+    for response in asked where try await store.response(response, in: session) != nil { asked.remove(response) }
+    return asked
+  }
+}
+
+/// The entries of a message as a UI message stream.
+struct UIMessageStream: RelayStream {
+  private var wire: UIMessageWire
+  /// Nil: whatever comes.
+  private let responses: Set<String>?
+
+  init(_ wire: UIMessageWire, of responses: [String]? = nil) {
+    (self.wire, self.responses) = (wire, responses.map(Set.init))
+  }
+
+  var isOver: Bool { wire.isOver }
+
+  mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
+    guard responses.map({ responses in entry.response.map(responses.contains) ?? false }) ?? true else { return }
+    wire.write(entry, into: &bytes)
+  }
+}
+
+extension NewEntry {
+  /// What a person sent to an app. Of a text that is too long the beginning is kept.
+  fileprivate init(input text: String, limit: Int) throws(Problem) {
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.member("event", "input")
+      json.member("data", String(decoding: text.utf8.prefix(limit - 64), as: UTF8.self))
+    }
+    try self.init(json: json.buffer, limit: limit)
+  }
+}
+
+extension Problem {
+  fileprivate static let noBackend = Problem(
+    .notFound, "no-backend", "This gateway stands in front of no backend: start it with --ai-sdk URL.")
+}

@@ -1,0 +1,48 @@
+import BatonProducer
+import BatonRelay
+import Synchronization
+
+/// What a gateway asks on behalf of its callers, and what it appends with.
+package struct Relays: Sendable {
+  /// Nil where no model server is named.
+  var openAI: Relay?
+  /// Nil where no backend is named.
+  var aiSDK: Relay?
+  /// For how long a message that has ended is still given to who asks whether there is one to resume.
+  var grace = Duration.seconds(30)
+  /// Nil where nothing can be appended but by the store's own operations.
+  var producer: SharedProducer?
+
+  package init() {}
+
+  var all: [Relay] { [openAI, aiSDK].compactMap(\.self) }
+
+  /// Answers that are on their way.
+  var open: Int { all.reduce(0) { $0 + $1.open } }
+
+  /// The node goes away.
+  func drain() async {
+    await withTaskGroup { group in
+      for relay in all { group.addTask { await relay.drain() } }
+    }
+  }
+}
+
+/// A producer that is there once it is needed: it keeps a connection of its own.
+package final class SharedProducer: Sendable {
+  private let make: @Sendable () throws(ProducerError) -> Producer
+  private let made = Mutex<Producer?>(nil)
+
+  init(_ make: @escaping @Sendable () throws(ProducerError) -> Producer) { self.make = make }
+
+  func current() throws(ProducerError) -> Producer {
+    try made.withLock { made throws(ProducerError) in
+      if let made { return made }
+      let producer = try make()
+      made = producer
+      return producer
+    }
+  }
+
+  func shutdown() async { await made.withLock { $0 }?.shutdown() }
+}

@@ -1,0 +1,73 @@
+import BatonProducer
+import BatonProtocol
+import BatonUpstream
+import NIOCore
+
+/// Appends the events of an upstream to an open response.
+struct RelayFeed {
+  /// Bytes of one event.
+  private static let eventLimit = 8 << 20
+
+  let answer: OpenResponse
+  private var codec: any RelayCodec
+  private var decoder = EventStreamDecoder(limit: Self.eventLimit)
+  /// So many items are there already, of a response that somebody else has begun.
+  private var known: UInt64
+
+  /// - Parameter known: nil: this is the response's beginning.
+  init(_ codec: any RelayCodec, to answer: OpenResponse, known: UInt64? = nil) {
+    (self.codec, self.answer, self.known) = (codec, answer, known ?? 0)
+    isAgain = known != nil
+  }
+
+  private let isAgain: Bool
+
+  /// The upstream has said its own end.
+  var isOver: Bool { codec.end != nil }
+
+  mutating func received(_ bytes: ByteBuffer) async throws {
+    for event in decoder.received(bytes) {
+      if isAgain { codec = codec.reading(event) }
+      try await append(codec.received(event))
+    }
+  }
+
+  /// The upstream's stream has come to its end, whatever it has said.
+  mutating func ended() async throws {
+    guard !isOver else { return }
+    for event in decoder.ended() { try await append(codec.received(event)) }
+  }
+
+  /// - Parameter stop: why, where the upstream has not said its own end.
+  @discardableResult mutating func end(_ stop: RelayStop) async throws -> ResponseEnd {
+    let end: RelayEnd
+    if let told = codec.end {
+      end = told
+    } else {
+      let (items, told) = codec.stopped(stop)
+      try await append(items)
+      end = told
+    }
+    do {
+      try await answer.end(end.how, data: end.data)
+    } catch is CancellationError {
+      // It goes its way.
+    }
+    return end.how
+  }
+
+  private mutating func append(_ items: [RelayItem]) async throws {
+    let event = type(of: codec).event
+    for item in items {
+      guard known == 0 else {
+        known -= 1
+        continue
+      }
+      switch item {
+      case .delta(let text, let part): try await answer.append(text, part: part)
+      case .event(let json, let more):
+        try await answer.append(event: event, data: String(buffer: json), more: more)
+      }
+    }
+  }
+}

@@ -1,0 +1,145 @@
+"""The real `useChat` with its own transport before gateways: whatever happens to page and node, the message is that of an unbroken run."""
+
+import threading
+
+import pytest
+from support import ai_sdk
+from support.browser import Browser
+from test_ai_sdk import WORDS, answer, approval, failing, relayed, rich, sse, stop
+from test_relay import Upstream
+
+
+@pytest.fixture(scope="module")
+def upstream():
+    return Upstream([])
+
+
+@pytest.fixture(scope="module")
+def relays(upstream, tmp_path_factory, redis):
+    with relayed(upstream, tmp_path_factory.mktemp("react"), redis) as gateways:
+        yield gateways
+
+
+@pytest.fixture(scope="module")
+def page():
+    server, browser = ai_sdk.Server(), Browser()
+    yield ai_sdk.Chat(browser, server).open()
+    browser.kill()
+    server.kill()
+
+
+@pytest.fixture(autouse=True)
+def afresh(upstream):
+    upstream.events, upstream.paced, upstream.go = sse(*answer()), False, threading.Semaphore(0)
+    upstream.requests.clear()
+    upstream.gone.clear()
+
+
+def api(gateway):
+    return {"api": f"{gateway.url}/v1/ai-sdk"}
+
+
+def asked(page, gateway, session, **options):
+    page.show(session, api(gateway), **options)
+    page.wait_status("ready")
+    page.call("sendMessage", {"text": "hi"})
+    return page
+
+
+@pytest.mark.parametrize("events", [answer(messageId="m-1"), rich(), failing()], ids=["text", "rich", "error"])
+def test_left_after_each_chunk_and_resumed_on_the_other_node(relays, upstream, page, session, events):
+    events[0].setdefault("messageId", "m-1")
+    upstream.events = sse(*events)
+    ended = "error" if events[-1]["type"] == "error" else "ready"
+    asked(page, relays[0], f"{session}-whole").wait_text(text_of(events))
+    page.wait_status(ended)
+    whole = page.answers()
+    upstream.paced = True
+    for place in range(1, len(events) + 1):
+        name, node = f"{session}-{place}", place % 2
+        upstream.go = threading.Semaphore(0)
+        asked(page, relays[node], name)
+        upstream.go.release(place)
+        page.wait_text(text_of(events[:place]))
+        # What an app may have stored of it: the question, and half an answer.
+        stored = page.value("messages")[: 1 + place % 2 * bool(text_of(events[:place]))]
+        page.show(name, api(relays[1 - node]), stored)
+        upstream.go.release(len(events))
+        page.wait_text(text_of(events))
+        page.wait_status(ended)
+        assert page.answers() == whole, place
+    assert len(upstream.requests) == len(events) + 1
+
+
+def text_of(events):
+    return "".join(event["delta"] for event in events if event["type"] == "text-delta")
+
+
+def test_a_reload_in_mid_answer(relays, upstream, page, session):
+    upstream.paced = True
+    asked(page, relays[0], session)
+    upstream.go.release(5)
+    page.wait_text("Baton passes ")
+    stored = page.value("messages")
+    page.open().show(session, api(relays[1]), stored)
+    page.wait_text("Baton passes ")
+    assert page.value("status") == "streaming"
+    upstream.go.release(40)
+    page.wait_text("".join(WORDS))
+    page.wait_status("ready")
+    assert len(page.value("messages")) == 2 and page.value("messages")[0] == stored[0]
+    # Nothing is asked twice, and what has ended shows nothing twice.
+    page.open().show(session, api(relays[0]), stored)
+    page.wait_text("".join(WORDS))
+    assert len(page.value("messages")) == 2 and len(upstream.requests) == 1
+
+
+def test_stop_for_everybody(relays, upstream, page, session):
+    upstream.paced = True
+    asked(page, relays[0], session)
+    upstream.go.release(5)
+    page.wait_text("Baton passes ")
+    other = ai_sdk.Chat(page.browser, page.server, "other").show(session, api(relays[1]), page.value("messages")[:1])
+    other.wait_text("Baton passes ")
+    # Its own stop only stops to read.
+    page.call("stop")
+    page.wait_status("ready")
+    upstream.go.release(1)
+    other.wait_text("Baton passes the ")
+    stop(relays[0], session)
+    assert upstream.gone.wait(20)
+    other.wait_status("ready")
+    assert other.text() == "Baton passes the "
+
+
+def test_an_approval_after_a_reload(relays, upstream, page, session):
+    first, second = approval()
+    upstream.events = sse(*first)
+    asked(page, relays[0], session).wait_text("Shall I?")
+    page.wait_status("ready")
+    stored = page.value("messages")
+    upstream.events = sse(*second)
+    page.open().show(session, api(relays[1]), stored)
+    page.wait_status("ready")
+    assert page.text() == "Shall I?" and len(page.value("messages")) == 2
+    page.call("addToolApprovalResponse", {"id": "ap_1", "approved": True})
+    page.wait_text("Shall I?Done.")
+    page.wait_status("ready")
+    whole = page.answers()
+    assert [part.get("output") for part in whole[0]["parts"] if part["type"] == "tool-pay"] == ["paid"] and len(upstream.requests) == 2
+    # Another device, which has stored the question only.
+    page.open().show(session, api(relays[0]), stored[:1])
+    page.wait_text("Shall I?Done.")
+    page.wait_status("ready")
+    again = page.answers()
+    assert len(again) == 1 and again[0]["id"] == whole[0]["id"]
+    assert [part.get("output") for part in again[0]["parts"] if part["type"] == "tool-pay"] == ["paid"]
+
+
+def test_a_plain_producers_answer(relays, page, session, redis):
+    redis.add_tokens(session, ["Hel", "lo"], "r1")
+    page.show(session, api(relays[0]))
+    page.wait_text("Hello")
+    assert page.value("status") == "streaming"
+    redis.add(session, event="end", response="r1")
+    page.wait_status("ready")

@@ -8,7 +8,7 @@ const here = (name) => fileURLToPath(new URL(name, import.meta.url));
 
 test('the client does with what the oldest browsers have', () => {
   const { NODE_TEST_CONTEXT, ...env } = process.env; // this process is a test itself
-  const files = ['driver', 'text', 'conformance'].map((name) => here(`${name}.test.mjs`));
+  const files = ['driver', 'text', 'conformance', 'ai-sdk'].map((name) => here(`${name}.test.mjs`));
   const { stdout, status } = spawnSync(process.execPath, ['--import', here('oldest.mjs'), '--test', ...files], { env, encoding: 'utf8' });
   assert.equal(status, 0, stdout.slice(-4000));
   assert.match(stdout, /pass \d{3}/);

@@ -10,7 +10,7 @@ import httpx
 import pydantic
 import pytest
 from pydantic_ai.ui.vercel_ai import response_types
-from support.process import wait_for
+from support.process import REPOSITORY, wait_for
 from support.servers import Gateway
 from test_descriptions import Answers, operations_of
 from test_identity import SECRET, token
@@ -450,6 +450,18 @@ def partial(gateway, session, count=2500):
 
 
 # Responses from elsewhere
+
+
+CASES = json.loads((REPOSITORY / "Tests/Conformance/ui/messages.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_chunks_are_those_of_the_cases(relays, session, redis, case):
+    for entry in case["entries"]:
+        redis.add(session, *(part for name, value in entry.items() for part in (name, "1" if value is True else str(value))))
+    assert resume(relays[0], session) == case["chunks"]
+    place = relays[0].request("GET", f"/v1/ai-sdk/{session}/stream", headers={"Accept": "application/json"})
+    assert place.json == {"responses": case.get("responses", ["r1"]), "offset": "0"}
 
 
 def test_a_plain_producers_response(relays, session, redis):

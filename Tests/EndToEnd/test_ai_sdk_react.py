@@ -5,6 +5,7 @@ import threading
 import pytest
 from support import ai_sdk
 from support.browser import Browser
+from support.process import wait_for
 from test_ai_sdk import WORDS, answer, approval, failing, relayed, rich, sse, stop
 from test_relay import Upstream
 
@@ -134,6 +135,90 @@ def test_an_approval_after_a_reload(relays, upstream, page, session):
     again = page.answers()
     assert len(again) == 1 and again[0]["id"] == whole[0]["id"]
     assert [part.get("output") for part in again[0]["parts"] if part["type"] == "tool-pay"] == ["paid"]
+
+
+# With baton-ai-sdk.js
+
+
+@pytest.fixture
+def pair(upstream, tmp_path, redis):
+    """Two gateways of its own, which may be killed."""
+    with relayed(upstream, tmp_path, redis) as gateways:
+        yield gateways
+
+
+def baton(*gateways):
+    """How to show a chat that reads from these, with the client's files of the first that is there at the end."""
+    return {"url": [gateway.url for gateway in gateways]}, f"{gateways[-1].url}/baton-ai-sdk.js"
+
+
+def shown(page, session, *gateways, **options):
+    transport, client = baton(*gateways)
+    page.show(session, transport, client=client, **options)
+    page.wait_status("ready")
+    return page
+
+
+def test_a_message_goes_on_when_its_readers_gateway_dies(pair, upstream, page, session, redis):
+    """Of two nodes the one that does not relay is killed: the stream of the page that asked goes on."""
+    upstream.events, upstream.paced = sse(*rich()), True
+    shown(page, session, pair[0], pair[1])
+    page.call("sendMessage", {"text": "hi"})
+    upstream.go.release(8)
+    wait_for(lambda: page.answers() and len(page.answers()[0]["parts"]) == 3, 20, "the tool's input begins")
+    other = ai_sdk.Chat(page.browser, page.server, "other")
+    shown_other(other, session, pair[1], pair[0])
+    wait_for(lambda: other.answers() == page.answers(), 20, "the other shows the same")
+    pair[1].kill()
+    upstream.go.release(40)
+    page.wait_text(text_of(rich()))
+    other.wait_text(text_of(rich()))
+    for one in (page, other):
+        one.wait_status("ready")
+        assert not one.value("failed")
+    assert other.answers() == page.answers() and len(upstream.requests) == 1
+    upstream.paced = False
+    upstream.events = sse(*answer())
+    page.call("sendMessage", {"text": "more"})
+    page.wait_text(text_of(rich()) + "|" + "".join(WORDS))
+
+
+def shown_other(other, session, *gateways):
+    transport, client = baton(*gateways)
+    return other.show(session, transport, client=client)
+
+
+def test_a_page_hears_of_what_begins_elsewhere(relays, upstream, page, session):
+    shown(page, session, relays[0])
+    page.browser.run("""
+        import(arguments[0]).then(({ BatonChatTransport }) => {
+          window.heard = [];
+          const told = (event) => (window.isWatched ||= JSON.parse(event.data).type === 'live');
+          const platform = { WebSocket: class extends WebSocket { constructor(...given) { super(...given); this.addEventListener('message', told); } } };
+          const transport = new BatonChatTransport({ url: arguments[1], platform });
+          transport.watch(arguments[2], (response) => { heard.push(response); window.chat.resumeStream(); });
+        });""", f"{relays[0].url}/baton-ai-sdk.js", relays[0].url, session)  # fmt: skip
+    wait_for(lambda: page.browser.run("return window.isWatched"), 20, "it watches")
+    other = ai_sdk.Chat(page.browser, page.server, "other")
+    shown(other, session, relays[1])
+    other.call("sendMessage", {"text": "hi"})
+    page.wait_text("".join(WORDS))
+    assert page.answers() == other.answers() and len(page.browser.run("return heard")) == 1
+
+
+def test_batons_stop_ends_the_answer(relays, upstream, page, session):
+    upstream.paced = True
+    shown(page, session, relays[0])
+    page.call("sendMessage", {"text": "hi"})
+    upstream.go.release(5)
+    page.wait_text("Baton passes ")
+    page.browser.run("import(arguments[0]).then(({ BatonChatTransport }) => new BatonChatTransport({ url: arguments[1] }).stop(arguments[2]))",
+                     f"{relays[1].url}/baton-ai-sdk.js", relays[1].url, session)  # fmt: skip
+    assert upstream.gone.wait(20)
+    page.wait_status("ready")
+
+
+# Others' answers
 
 
 def test_a_plain_producers_answer(relays, page, session, redis):

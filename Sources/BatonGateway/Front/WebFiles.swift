@@ -48,6 +48,8 @@ package struct WebFiles: Sendable {
   }
 
   private static let others: [String: File] = [
+    "/baton-ai-sdk.js": File(script, PackageResources.baton_ai_sdk_js),
+    "/baton-ai-sdk.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_ai_sdk_d_ts),
     "/baton.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_d_ts),
     "/openapi.json": File("application/json", PackageResources.openapi_json),
     "/asyncapi.json": File("application/json", PackageResources.asyncapi_json),

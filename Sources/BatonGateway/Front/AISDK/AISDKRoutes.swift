@@ -75,6 +75,12 @@ extension Routes {
       return try await relay.start(started)
     }
     if let refusal { return Response(refusal, to: request) }
+    if wantsPlace(call) {
+      if place == nil, let turn = try await newestTurn(of: session), turn.responses.last == response {
+        place = turn.responses == [response] ? turn.place : nil
+      }
+      return told([response], place ?? .zero, session, request)
+    }
     let follows = place.map { ResponseTap.Request(after: $0, response: response) } ?? .init(response: response)
     return messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who)
   }
@@ -108,8 +114,26 @@ extension Routes {
     guard let turn = try await newestTurn(of: session), let last = turn.responses.last, isDue(turn) else {
       return nothing(call).of(session)
     }
+    if wantsPlace(call) { return told(turn.responses, turn.place, session, call.request) }
     let form = UIMessageStream(UIMessageWire(last: last), of: turn.responses)
     return messages(form, session, last, ResponseTap.Request(after: turn.place), call, who)
+  }
+
+  /// Whether somebody reads the session itself, and asks where.
+  private func wantsPlace(_ call: Call) -> Bool {
+    MediaType.accepts(.json, call.request.headers[values: .accept].flatMap { $0.split(separator: ",") })
+  }
+
+  private func told(
+    _ responses: [String], _ place: Offset, _ session: SessionName, _ request: Request
+  ) -> Response {
+    var json = JSONWriter(into: ByteBuffer())
+    json.object { json in
+      json.name("responses")
+      json.array { json in for response in responses { json.value(response) } }
+      json.member("offset", place.description)
+    }
+    return .json(json.buffer, to: request).of(session, responses.last)
   }
 
   private func isDue(_ turn: Turn) -> Bool {

@@ -347,21 +347,46 @@ def resumed_when_begun(gateway, session):
         yield stream
 
 
-def test_stop_before_the_backend_has_said_anything(relays, upstream, session):
-    held = threading.Event()
+@contextlib.contextmanager
+def held(upstream):
+    """The backend says nothing to whoever asks it meanwhile, until the event is set."""
+    go = threading.Event()
     handler = upstream.server.RequestHandlerClass
-    begin, handler.begin = handler.begin, lambda self, **headers: (held.wait(20), begin(self, **headers))
-    upstream.paced = True
+    begin, handler.begin = handler.begin, lambda self, **headers: (go.wait(20), begin(self, **headers))
     try:
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            told = pool.submit(asked, relays[0], session)
-            wait_for(lambda: upstream.requests, 20, "the backend is asked")
-            stop(relays[1], session)
-            held.set()
-            upstream.go.release()
-            assert Message(told.result(60)).end == "abort" and upstream.gone.wait(20)
+        yield go
     finally:
         handler.begin = begin
+
+
+def test_stop_before_the_backend_has_said_anything(relays, upstream, session):
+    upstream.paced = True
+    with held(upstream) as go, concurrent.futures.ThreadPoolExecutor() as pool:
+        told = pool.submit(asked, relays[0], session)
+        wait_for(lambda: upstream.requests, 20, "the backend is asked")
+        stop(relays[1], session)
+        go.set()
+        upstream.go.release()
+        assert Message(told.result(60)).end == "abort" and upstream.gone.wait(20)
+
+
+def test_resumed_before_the_backend_has_said_anything(relays, upstream, session):
+    """A page that is reloaded at once finds its answer, also where a message has ended just before."""
+    asked(relays[0], session, person("before", "u0"))
+    with held(upstream) as go, concurrent.futures.ThreadPoolExecutor() as pool:
+        told = pool.submit(asked, relays[0], session)
+        wait_for(lambda: len(upstream.requests) == 2, 20, "the backend is asked")
+        again = pool.submit(resume, relays[1], session)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            again.result(0.5)
+        go.set()
+        assert Message(again.result(60)) == Message(told.result(60))
+
+
+def test_what_was_refused_is_not_waited_for(relays, upstream, session):
+    with refusing(upstream, 500, "no"):
+        assert httpx.post(f"{relays[0].url}/v1/ai-sdk", json=body(session)).status_code == 500
+    assert nothing(relays[1], session)
 
 
 def test_who_goes_away_ends_nothing(relays, upstream, session):

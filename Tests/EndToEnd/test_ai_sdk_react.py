@@ -60,6 +60,7 @@ def test_left_after_each_chunk_and_resumed_on_the_other_node(relays, upstream, p
         name, node = f"{session}-{place}", place % 2
         upstream.go = threading.Semaphore(0)
         asked(page, relays[node], name)
+        wait_for(lambda: len(upstream.requests) == place + 1, 20, "the backend is asked")
         upstream.go.release(place)
         page.wait_text(text_of(events[:place]))
         # What an app may have stored of it: the question, and half an answer.

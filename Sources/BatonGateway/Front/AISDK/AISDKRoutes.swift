@@ -111,6 +111,7 @@ extension Routes {
 
   private func resume(_ session: SessionName, _ call: Call, _ query: Query) async throws -> Response {
     let who = try await identity(call, query, .read, session)
+    try await answered(in: session)
     guard let turn = try await newestTurn(of: session), let last = turn.responses.last, isDue(turn) else {
       return nothing(call).of(session)
     }
@@ -134,6 +135,18 @@ extension Routes {
       json.member("offset", place.description)
     }
     return .json(json.buffer, to: request).of(session, responses.last)
+  }
+
+  /// Returns once no question is on its way to the backend any more: a page may be reloaded before the answer begins.
+  private func answered(in session: SessionName) async throws {
+    // Who asked it may have died since.
+    let waits = Duration.seconds(30)
+    while true {
+      let since = Date().timeIntervalSince1970 * 1000 - waits / .milliseconds(1)
+      let place = EntryID(UInt64(max(since, 0)), 0)
+      if try await unanswered(in: session, after: place).isEmpty || state.drainingFor != nil { return }
+      try await Task.sleep(for: .milliseconds(100))
+    }
   }
 
   private func isDue(_ turn: Turn) -> Bool {
@@ -164,8 +177,8 @@ extension Routes {
   private static let inboxPages = 64
 
   /// Responses that backends were asked for and that have not begun.
-  private func unanswered(in session: SessionName) async throws -> Set<String> {
-    var place = EntryID.zero
+  private func unanswered(in session: SessionName, after place: EntryID = .zero) async throws -> Set<String> {
+    var place = place
     var asked: Set<String> = []
     for _ in 0..<Self.inboxPages {
       let look = try await store.look(at: "", in: session, after: place)

@@ -78,7 +78,7 @@ let package = Package(
       name: "BatonGateway",
       dependencies: [
         "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol", "BatonRelay", "BatonUpstream",
-        "BatonProducer",
+        "BatonProducer", "CBatonZlib",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
         hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, httpClient, deque,
       ],

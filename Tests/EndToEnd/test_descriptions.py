@@ -122,11 +122,13 @@ def test_every_problem_and_status_of_the_protocol_is_described():
 def test_every_path_of_the_gateway_is_described_and_no_other():
     front = SOURCES / "Front"
     files = set(re.findall(r'"(/[\w./-]+)": File\(', (front / "WebFiles.swift").read_text()))
-    files |= {f"/{name}.js" for name in re.findall(r'\("(baton[\w-]*)", PackageResources', (front / "WebFiles.swift").read_text())}
+    modules = re.findall(r'\("(baton[\w-]*)", PackageResources.*?_(js|d_ts)\b(, Pack)?', (front / "WebFiles.swift").read_text())
+    files |= {f"/{name}.{kind.replace('_', '.')}" for name, kind, _ in modules}
+    files |= {f"/{name}.d.ts" for name, _, has_types in modules if has_types}
     routes = set(re.findall(r'case "(/[\w./-]+)"', (front / "Routes.swift").read_text()))
     described = {path for path in OPEN["paths"] if "{" not in path}
     described |= {f"/{file}" for file in OPEN["paths"]["/{file}"]["parameters"][0]["schema"]["enum"]}
-    assert described == files | routes | {"/demo/", "/baton.bundle.js", "/v1/ai-sdk"}
+    assert described == files | routes | {"/demo/", "/baton.bundle.js", "/baton.tgz", "/v1/ai-sdk"}
     sessions = {path for path in OPEN["paths"] if path.startswith("/v1/sessions")}
     assert sessions == {"/v1/sessions/{session}" + rest for rest in (
         "", "/input", "/responses", "/responses/{response}", "/responses/{response}/cancel", "/responses/{response}/controls")}  # fmt: skip

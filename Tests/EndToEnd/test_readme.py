@@ -125,7 +125,7 @@ def test_swift_code_is_compiled(file):
 
 
 def test_every_block_is_run():
-    known = {"pip", "python-producer", "python-openai", "python-device", "redis-cli", "python", "publish", "attach", "browser", "history", "answer-back", "inbox", "token", "check"}
+    known = {"pip", "python-producer", "python-openai", "python-device", "redis-cli", "python", "publish", "attach", "browser", "react", "history", "answer-back", "inbox", "token", "check"}
     assert set(BLOCKS) == known
 
 

@@ -37,20 +37,30 @@ package struct WebFiles: Sendable {
     ("baton", PackageResources.baton_js),
   ]
 
+  /// Modules that apps import beside `baton`, each with its types.
+  private static let additions = [
+    ("baton-react", PackageResources.baton_react_js, PackageResources.baton_react_d_ts),
+    ("baton-ai-sdk", PackageResources.baton_ai_sdk_js, PackageResources.baton_ai_sdk_d_ts),
+  ]
+
   package let files: [String: File]
 
   package init() {
     var files = WebFiles.others
-    for (name, bytes) in WebFiles.modules { files["/\(name).js"] = File(WebFiles.script, bytes) }
+    let modules = WebFiles.modules + WebFiles.additions.map { ($0.0, $0.1) }
+    let types = [("baton", PackageResources.baton_d_ts)] + WebFiles.additions.map { ($0.0, $0.2) }
+    for (name, bytes) in modules { files["/\(name).js"] = File(WebFiles.script, bytes) }
+    for (name, bytes) in types { files["/\(name).d.ts"] = File("text/plain; charset=utf-8", bytes) }
+    let packed =
+      modules.map { WebPackage.File(name: "\($0.0).js", bytes: $0.1) }
+      + types.map { WebPackage.File(name: "\($0.0).d.ts", bytes: $0.1) }
+    files["/baton.tgz"] = File("application/gzip", WebPackage.archive(of: packed, entries: types.map(\.0)))
     let bundle = WebBundle.text(of: WebFiles.modules.map(WebBundle.Module.init))
     files["/baton.bundle.js"] = File(WebFiles.script, Array(bundle.utf8))
     self.files = files
   }
 
   private static let others: [String: File] = [
-    "/baton-ai-sdk.js": File(script, PackageResources.baton_ai_sdk_js),
-    "/baton-ai-sdk.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_ai_sdk_d_ts),
-    "/baton.d.ts": File("text/plain; charset=utf-8", PackageResources.baton_d_ts),
     "/openapi.json": File("application/json", PackageResources.openapi_json),
     "/asyncapi.json": File("application/json", PackageResources.asyncapi_json),
     "/demo": File(page, PackageResources.demo_html),

@@ -14,6 +14,7 @@ PAGE = """<!doctype html>
 <marimo-filename hidden></marimo-filename>
 <div id="root"></div>
 <script>window.__MARIMO_MOUNT_CONFIG__ = {};</script>
+<script type="importmap">{"imports": {"react": "data:text/javascript,export const { useEffect, useMemo, useSyncExternalStore } = React;"}}</script>
 <script type="module">
   const source = (value) => Function.prototype.toString.call(value);
   const [sdk, dom, react] = await Promise.all(%s.map((file) => import(`/assets/${file}`)));
@@ -24,8 +25,9 @@ PAGE = """<!doctype html>
   const required = (module, name) => Object.values(module)
     .filter((value) => typeof value === 'function' && value.length === 0 && source(value).includes('exports'))
     .map((value) => value()).find((value) => value?.[name]);
-  const { createElement, useRef } = required(react, 'createElement');
-  const { createRoot } = required(dom, 'createRoot');
+  window.React = required(react, 'createElement');
+  window.ReactDOM = required(dom, 'createRoot');
+  const { createElement } = React;
 
   // One answers approvals when all of a message's are answered.
   const isAnswered = ({ messages }) => {
@@ -46,7 +48,7 @@ PAGE = """<!doctype html>
     roots[name]?.unmount();
     window[name] = {};
     const Made = client ? (await import(client)).BatonChatTransport : Transport;
-    roots[name] = createRoot(document.getElementById('root').appendChild(document.createElement('div')));
+    roots[name] = ReactDOM.createRoot(document.getElementById('root').appendChild(document.createElement('div')));
     roots[name].render(createElement(Chat, { name, ...options, transport: new Made(transport) }));
   };
   window.isReady = true;

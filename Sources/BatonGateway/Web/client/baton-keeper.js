@@ -131,7 +131,7 @@ export function tabStore(storage, urls, session, token, options) {
 }
 
 /** Who the token is for, as it says itself: another person's text is not for this one. */
-function subjectOf(token) {
+export function subjectOf(token) {
   if (token === undefined) return null;
   try {
     const payload = token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/');

@@ -141,7 +141,7 @@ export interface Options {
   platform?: Partial<Record<'WebSocket' | 'fetch' | 'now' | 'random' | 'setTimeout' | 'clearTimeout' | 'window' | 'document' | 'sessionStorage', any>>;
 }
 
-/** Why something was refused: `code` is the gateway's, or `too_big`, `too_many`, `key_conflict`, `ended`, `rejected`, `one_reader`. */
+/** Why something was refused: `code` is the gateway's, or `too_big`, `too_many`, `key_conflict`, `ended`, `rejected`, `one_reader`, `not_attached` (React). */
 export class BatonError extends Error {
   code: string;
   status?: number;
@@ -173,6 +173,7 @@ export interface ResponseStep extends Response {
 /** Nothing is told after `close()` has returned. */
 export interface Session extends AsyncIterable<BatonEvent>, EventTarget {
   addEventListener<T extends keyof SessionEvents>(type: T, listener: (event: SessionEvents[T]) => void, options?: boolean | AddEventListenerOptions): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
   readonly session: string;
   /** The place after the last entry that was delivered. */
   readonly offset: string | undefined;

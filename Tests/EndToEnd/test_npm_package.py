@@ -19,6 +19,7 @@ APP = """
 import { attach, BatonError, compareOffsets, textInto, version, type Options, type Session } from 'baton';
 import { useBaton, type Baton } from 'baton/react';
 import { BatonChatTransport } from 'baton/ai-sdk';
+import { createResumableStreamContext, type ResumableStreamContext } from 'baton/resumable';
 
 const options: Options = { last: 10, token: async () => 'jwt', ontext: (text, response, added) => console.log(text.length, response, added?.length) };
 export const session: Session = attach(['https://gw-1', 'https://gw-2'], 'chat-42', options);
@@ -38,6 +39,8 @@ export function Answer(): string {
 textInto(document.body);
 export const chat: Promise<ReadableStream<string> | null> =
   new BatonChatTransport<object, string>({ url: 'https://gw-1', token: 'jwt' }).reconnectToStream({ chatId: 'chat-42' });
+const streams: ResumableStreamContext = createResumableStreamContext({ waitUntil: (promise) => void promise.then(() => {}), subscriber: {} });
+export const resumed: Promise<ReadableStream<string> | null | undefined> = streams.resumeExistingStream('a', 5);
 // @ts-expect-error no such option
 attach('', 's', { ofset: '0' });
 // @ts-expect-error a name is needed
@@ -98,7 +101,7 @@ def test_it_holds_the_files_that_are_served(gateway, archive):
 def test_node_imports_what_its_types_say(app):
     package = json.loads((app / "node_modules/baton/package.json").read_text())
     entries = {path: entry for path, entry in package["exports"].items() if path != "./package.json"}
-    assert set(entries) == {".", "./react", "./ai-sdk"}
+    assert set(entries) == {".", "./react", "./ai-sdk", "./resumable"}
     for path, entry in entries.items():
         types = (app / "node_modules/baton" / entry["types"]).read_text()
         declared = re.findall(r"^export (?:async )?(?:declare )?(?:class|function|const) (\w+)", types, re.M)

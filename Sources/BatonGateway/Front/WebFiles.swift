@@ -41,6 +41,7 @@ package struct WebFiles: Sendable {
   private static let additions = [
     ("baton-react", PackageResources.baton_react_js, PackageResources.baton_react_d_ts),
     ("baton-ai-sdk", PackageResources.baton_ai_sdk_js, PackageResources.baton_ai_sdk_d_ts),
+    ("baton-resumable", PackageResources.baton_resumable_js, PackageResources.baton_resumable_d_ts),
   ]
 
   package let files: [String: File]

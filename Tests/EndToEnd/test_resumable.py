@@ -1,0 +1,23 @@
+"""baton-resumable.js in Node, against gateways: the cases are those of resumable.test.mjs."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+from support.servers import Gateway
+
+VERSION = int(subprocess.run(["node", "-p", "parseInt(process.versions.node)"], capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(VERSION < 20, reason="needs Node 20")
+def test_the_cases(redis, tmp_path):
+    gateways = [Gateway(tmp_path, redis.url, f"resumable-{number}") for number in range(3)]
+    told = {"GATEWAYS": " ".join(one.url for one in gateways[:2]), "MORTAL": gateways[2].url, "MORTAL_PID": str(gateways[2].process.pid)}
+    try:
+        command = ["node", "--test", "--test-reporter=spec", "--test-timeout=90000", pathlib.Path(__file__).with_name("resumable.test.mjs")]
+        done = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, timeout=150)
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        for gateway in gateways:
+            gateway.kill()

@@ -269,6 +269,45 @@ def test_broken_off_after_each_chunk_and_resumed_on_the_other_node(relays, upstr
     assert len(upstream.requests) == len(events)
 
 
+def as_far(stream, events):
+    """Reads until a message is that of these events."""
+    while Message(stream.chunks) != Message(events):
+        next(stream)
+    return stream
+
+
+def test_gateways_are_killed_after_each_chunk(upstream, tmp_path, redis, session):
+    """Who reads through one that dies reads the whole on another; what it relayed itself is as far as it was known, and an error."""
+    events = rich()
+    upstream.events, upstream.paced = sse(*events), True
+    with relayed(upstream, tmp_path, redis) as (living, dying), contextlib.ExitStack() as open, concurrent.futures.ThreadPoolExecutor(40) as pool:
+        gone, readers, asking = [], [], []
+        for place in range(1, len(events) + 1):
+            for gateway in (living, dying):
+                upstream.go = threading.Semaphore(place)
+                stream = as_far(open.enter_context(post(gateway, f"{session}-{gateway.node}-{place}")), events[:place])
+                if gateway is living:
+                    asking.append((upstream.go, stream))
+                    gone.append(as_far(open.enter_context(resumed(dying, f"{session}-{living.node}-{place}")), events[:place]))
+                else:
+                    gone.append(stream)
+                    readers.append(as_far(open.enter_context(resumed(living, f"{session}-{dying.node}-{place}")), events[:place]))
+        dying.kill()
+        for stream in gone:
+            with pytest.raises(httpx.HTTPError):
+                list(stream)
+            assert not stream.done
+        for go, _ in asking:
+            go.release(len(events))
+        whole = Message(events)
+        assert all(Message(resume(living, f"{session}-{living.node}-{place}")) == whole for place in range(1, len(events) + 1))
+        assert all(Message(stream.rest()) == whole for _, stream in asking)
+        for place, chunks in enumerate(pool.map(Stream.rest, readers), 1):
+            assert Message(chunks) == Message([*events[:place], *([] if place == len(events) else [{"type": "error", "errorText": ""}])]), place
+        # It is not asked for again.
+        assert Message(asked(living, f"{session}-{dying.node}-3")).end == "error" and len(upstream.requests) == 2 * len(events)
+
+
 def test_many_readers_of_one_message(relays, upstream, session):
     upstream.paced = True
     with post(relays[0], session) as stream, concurrent.futures.ThreadPoolExecutor(20) as pool:
@@ -313,6 +352,15 @@ def test_the_same_question_at_the_same_time_is_asked_once(relays, upstream, sess
     assert all(one == told[0] for one in told) and told[0].text == "".join(WORDS) and len(upstream.requests) == 1
 
 
+def test_a_key_is_one_answer(relays, upstream, session):
+    headers = {"Idempotency-Key": "k1"}
+    for gateway in relays:
+        assert Message(asked(gateway, session, trigger="regenerate-message", headers=headers)).text == "".join(WORDS)
+    assert len(upstream.requests) == 1
+    other = httpx.post(f"{relays[0].url}/v1/ai-sdk", json=body(session, person("else")), headers=headers)
+    assert other.status_code == 409 and "key-conflict" in other.text
+
+
 def test_a_large_chunk_comes_whole(relays, upstream, session):
     call = {"toolCallId": "c"}
     output = {"deep": "é🎻" * 150_000}
@@ -345,6 +393,19 @@ def resumed_when_begun(gateway, session):
     wait_for(lambda: gateway.get(f"/v1/sessions/{session}/responses").json["responses"], 20, "it has begun")
     with resumed(gateway, session) as stream:
         yield stream
+
+
+def test_stopped_after_each_chunk(relays, upstream, session):
+    events = rich()
+    upstream.events, upstream.paced = sse(*events), True
+    for place in range(1, len(events)):
+        name, node = f"{session}-{place}", place % 2
+        upstream.go = threading.Semaphore(place)
+        with post(relays[node], name) as stream:
+            as_far(stream, events[:place])
+            stop(relays[1 - node], name)
+            stopped = Message([*events[:place], {"type": "abort"}])
+            assert Message(stream.rest()) == stopped and Message(resume(relays[1 - node], name)) == stopped, place
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import pytest
 from support import ai_sdk
 from support.browser import Browser
 from support.process import wait_for
+from support.switch import Switch
 from test_ai_sdk import WORDS, answer, approval, failing, relayed, rich, sse, stop
 from test_relay import Upstream
 
@@ -187,6 +188,35 @@ def test_a_message_goes_on_when_its_readers_gateway_dies(pair, upstream, page, s
 def shown_other(other, session, *gateways):
     transport, client = baton(*gateways)
     return other.show(session, transport, client=client)
+
+
+@pytest.mark.parametrize("events", [rich(), failing()], ids=["rich", "error"])
+def test_cut_off_after_each_chunk(relays, upstream, page, session, redis, events):
+    """One stream goes on, whatever becomes of its connections."""
+    events[0].setdefault("messageId", "m-1")
+    upstream.events, upstream.paced = sse(*events), True
+    ways = [Switch(gateway.port) for gateway in relays]
+    urls = [f"http://127.0.0.1:{way.port}" for way in ways]
+    page.show(session, {"url": urls}, client=f"{relays[0].url}/baton-ai-sdk.js")
+    page.wait_status("ready")
+    page.call("sendMessage", {"text": "hi"})
+    for place in range(1, len(events) + 1):
+        known = len(redis.stream(session))
+        upstream.go.release()
+        wait_for(lambda: len(redis.stream(session)) > known, 20, "it is in the session")
+        for way in ways:
+            way.cut()
+    upstream.go.release()
+    ended = "error" if events[-1]["type"] == "error" else "ready"
+    page.wait_text(text_of(events))
+    page.wait_status(ended)
+    cut = page.answers()
+    page.show(session, api(relays[0]), page.value("messages")[:1])
+    page.wait_text(text_of(events))
+    page.wait_status(ended)
+    assert page.answers() == cut and len(upstream.requests) == 1
+    for way in ways:
+        way.kill()
 
 
 def test_a_page_hears_of_what_begins_elsewhere(relays, upstream, page, session):

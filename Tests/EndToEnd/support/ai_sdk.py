@@ -14,13 +14,16 @@ PAGE = """<!doctype html>
 <marimo-filename hidden></marimo-filename>
 <div id="root"></div>
 <script>window.__MARIMO_MOUNT_CONFIG__ = {};</script>
-<script type="importmap">{"imports": {"react": "data:text/javascript,export const { useEffect, useMemo, useSyncExternalStore } = React;"}}</script>
+<script type="importmap">{"imports": {
+  "react": "data:text/javascript,export const { useEffect, useMemo, useSyncExternalStore } = React;",
+  "@ai-sdk/react": "data:text/javascript,export const { useChat } = window;"
+}}</script>
 <script type="module">
   const source = (value) => Function.prototype.toString.call(value);
   const [sdk, dom, react] = await Promise.all(%s.map((file) => import(`/assets/${file}`)));
   const exported = (module, fits) => Object.values(module).find((value) => typeof value === 'function' && fits(value));
   const Transport = exported(sdk, (value) => value.prototype?.reconnectToStream);
-  const useChat = exported(sdk, (value) => !value.prototype?.constructor?.length && source(value).includes('resumeStream'));
+  const useChat = (window.useChat = exported(sdk, (value) => !value.prototype?.constructor?.length && source(value).includes('resumeStream')));
   // CommonJS, packed: functions without arguments.
   const required = (module, name) => Object.values(module)
     .filter((value) => typeof value === 'function' && value.length === 0 && source(value).includes('exports'))

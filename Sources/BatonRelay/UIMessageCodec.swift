@@ -122,7 +122,9 @@ package struct UIMessageRequest: Sendable {
 
   /// Nil where members are missing.
   package init?(_ body: LenientJSON) {
-    guard let chat = body["id"]?.text, let messages = body["messages"]?.elements else { return nil }
+    // Apps often send the last message alone (`prepareSendMessagesRequest`).
+    let only = body["message"].flatMap { $0["id"] == nil ? nil : [$0] }
+    guard let chat = body["id"]?.text, let messages = body["messages"]?.elements ?? only else { return nil }
     self.chat = chat
     let last = messages.last
     let id = last?["id"]?.text ?? ""

@@ -361,6 +361,15 @@ def test_a_key_is_one_answer(relays, upstream, session):
     assert other.status_code == 409 and "key-conflict" in other.text
 
 
+def test_the_last_message_alone(relays, upstream, session, redis):
+    sent = {"id": session, "message": person("alone"), "model": "m"}
+    for gateway in relays:
+        told = httpx.post(f"{gateway.url}/v1/ai-sdk", json=sent, timeout=60)
+        assert told.status_code == 200 and told.text.endswith(DONE)
+    assert [entry.get("data") for entry in entries(redis, session) if entry.get("event") == "input"] == ["alone"]
+    assert [request[2] for request in upstream.requests] == [sent]
+
+
 def test_a_large_chunk_comes_whole(relays, upstream, session):
     call = {"toolCallId": "c"}
     output = {"deep": "é🎻" * 150_000}

@@ -68,6 +68,7 @@ def test_left_after_each_chunk_and_resumed_on_the_other_node(relays, upstream, p
         stored = page.value("messages")[: 1 + place % 2 * bool(text_of(events[:place]))]
         page.show(name, api(relays[1 - node]), stored)
         upstream.go.release(len(events))
+        page.wait_resumed()
         page.wait_text(text_of(events))
         page.wait_status(ended)
         assert page.answers() == whole, place
@@ -183,6 +184,23 @@ def test_a_message_goes_on_when_its_readers_gateway_dies(pair, upstream, page, s
     upstream.events = sse(*answer())
     page.call("sendMessage", {"text": "more"})
     page.wait_text(text_of(rich()) + "|" + "".join(WORDS))
+
+
+def test_a_gateway_dies_under_the_stock_transport(pair, upstream, page, session):
+    upstream.paced = True
+    asked(page, pair[0], session)
+    upstream.go.release(5)
+    page.wait_text("Baton passes ")
+    other = ai_sdk.Chat(page.browser, page.server, "other").show(session, api(pair[1]), page.value("messages")[:1])
+    other.wait_text("Baton passes ")
+    pair[1].kill()
+    other.wait_status("error")
+    other.show(session, api(pair[0]), other.value("messages"))
+    upstream.go.release(40)
+    for one in (page, other):
+        one.wait_text("".join(WORDS))
+        one.wait_status("ready")
+    assert other.answers() == page.answers() and len(upstream.requests) == 1
 
 
 def shown_other(other, session, *gateways):

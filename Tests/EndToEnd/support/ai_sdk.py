@@ -42,6 +42,8 @@ PAGE = """<!doctype html>
   function Chat({ name, transport, ...options }) {
     const chat = useChat({ ...options, transport, sendAutomaticallyWhen: isAnswered, onError: (error) => (window[name].failed = `${error}`) });
     Object.assign(window[name], chat);
+    (window[name].statuses ??= new Set()).add(chat.status);
+    window[name].hasBegun = window[name].statuses.size > 1;
     return createElement('pre', null, chat.messages.filter((one) => one.role === 'assistant')
       .map((one) => one.parts.filter((part) => part.type === 'text').map((part) => part.text).join('')).join('|'));
   }
@@ -126,6 +128,10 @@ class Chat:
 
     def wait_text(self, text, seconds=20):
         wait_for(lambda: self.text() == text, seconds, f"the page shows {text!r}")
+
+    def wait_resumed(self, seconds=20):
+        """Something was sent to it since it was mounted."""
+        wait_for(lambda: self.value("hasBegun"), seconds, "it has resumed")
 
     def wait_status(self, status, seconds=20):
         wait_for(lambda: self.value("status") == status, seconds, f"the chat is {status}")

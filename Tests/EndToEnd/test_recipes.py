@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from support.process import BATON, REPOSITORY, Process, free_port, wait_for
 from support.servers import request
 from test_ai_sdk import Message, Stream, asked, person, post
 from test_relay import WORDS, Upstream, chunks, sparse
+from test_resumable import VERSION
 
 ARTICLE = (REPOSITORY / "Sources/BatonGateway/BatonGateway.docc/Recipes.md").read_text()
 RECIPES = {
@@ -159,6 +161,7 @@ def test_fastapi_and_openai(app, browser, session):
 AI = """
     export const convertToModelMessages = async (messages) =>
       messages.map(({ role, parts }) => ({ role, content: parts.map(({ type, text }) => (type === 'text' ? text : '')).join('') }));
+    export const UI_MESSAGE_STREAM_HEADERS = { 'Content-Type': 'text/event-stream', 'X-Vercel-AI-UI-Message-Stream': 'v1' };
     export const generateId = () => crypto.randomUUID();
     export const consumeStream = async ({ stream }) => { for await (const _ of stream); };
     export const streamText = ({ model, messages, abortSignal }) => ({
@@ -182,10 +185,16 @@ AI = """
           for await (const chunk of chunks()) yield `data: ${JSON.stringify(chunk)}\\n\\n`;
           yield 'data: [DONE]\\n\\n';
         }
-        const [stream, copy] = ReadableStream.from(events()).tee();
+        const next = events();
+        const [stream, copy] = new ReadableStream({
+          async pull(to) {
+            const { done, value } = await next.next();
+            if (done) to.close();
+            else to.enqueue(value);
+          },
+        }).tee();
         consumeSseStream({ stream: copy });
-        const headers = { 'Content-Type': 'text/event-stream', 'X-Vercel-AI-UI-Message-Stream': 'v1' };
-        return new Response(stream.pipeThrough(new TextEncoderStream()), { headers });
+        return new Response(stream.pipeThrough(new TextEncoderStream()), { headers: UI_MESSAGE_STREAM_HEADERS });
       },
     });"""
 OPENAI = """
@@ -202,44 +211,54 @@ OPENAI = """
         }
       }
     };"""
+NEXT = "export const after = (task) => void Promise.resolve(task).catch(console.error);"
 STORE = """
-    import { writeFileSync } from 'node:fs';
-    export const save = (id, messages) => writeFileSync(`${id}.json`, JSON.stringify(messages));"""
+    import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+    export const load = (id) => (existsSync(`${id}.json`) ? JSON.parse(readFileSync(`${id}.json`)) : {});
+    export const save = (id, chat) => writeFileSync(`${id}.json`, JSON.stringify({ ...load(id), ...chat }));"""
 SERVE = """
     import { createServer } from 'node:http';
     import { Readable } from 'node:stream';
-    import { POST } from './app/api/chat/route.js';
     createServer(async (request, response) => {
+      response.setHeader('Access-Control-Allow-Origin', '*');
+      response.setHeader('Access-Control-Allow-Headers', '*');
       const { headers, method, url } = request;
+      if (method === 'OPTIONS') return response.end();
+      const id = url.match(/^\\/api\\/chat\\/([^/]+)\\/stream$/)?.[1];
+      const route = await import(id ? './app/api/chat/[id]/stream/route.js' : './app/api/chat/route.js');
       const left = new AbortController();
       response.on('close', () => left.abort());
-      const asked = { method, headers, body: Readable.toWeb(request), duplex: 'half', signal: left.signal };
-      const answer = await POST(new Request(`http://127.0.0.1${url}`, asked));
+      const asked = { method, headers, ...(id ? {} : { body: Readable.toWeb(request), duplex: 'half' }), signal: left.signal };
+      const answer = await route[method](new Request(`http://127.0.0.1${url}`, asked), { params: Promise.resolve({ id }) });
       response.writeHead(answer.status, Object.fromEntries(answer.headers));
-      Readable.fromWeb(answer.body).pipe(response);
+      if (answer.body) Readable.fromWeb(answer.body).pipe(response);
+      else response.end();
     }).listen(Number(process.argv[2]), '127.0.0.1');"""
 
 
-class Route:
-    """The route in Node, as a chat route of Next.js."""
+class Node:
+    """A recipe's routes in a process of Node, as Next.js calls them."""
 
-    def __init__(self, folder, model):
-        self.port = free_port()
-        packages = {"ai": AI, "@ai-sdk/openai": OPENAI}
+    def __init__(self, folder):
+        self.port, self.folder = free_port(), folder
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self, started, **env):
+        packages = {"ai": AI, "@ai-sdk/openai": OPENAI, "next": NEXT}
         files = {"package.json": '{"type": "module"}', "serve.js": SERVE, "store.js": STORE}
         for name, text in packages.items():
-            files |= {f"node_modules/{name}/index.js": text, f"node_modules/{name}/package.json": '{"type": "module", "exports": "./index.js"}'}
+            exports = {"exports": {".": "./index.js", "./server": "./index.js"}, "type": "module"}
+            files |= {f"node_modules/{name}/index.js": text, f"node_modules/{name}/package.json": json.dumps(exports)}
         for name, text in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        self.folder, self.model = folder, model
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_text(text)
+        started.append(Process(self.folder, f"node-{self.port}", ["env", "-C", self.folder, "node", "serve.js", self.port], env))
+        wait_for(lambda: is_open(self.port), 20, "the routes are served")
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}"
 
-    def start(self):
-        return Process(self.folder, "node", ["env", "-C", self.folder, "node", "serve.js", self.port], {"OPENAI_BASE_URL": self.model})
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -251,9 +270,9 @@ def page(browser):
 
 def test_next_js(app, page, browser, session, tmp_path, started):
     model, url = upstream([f"data: {json.dumps(chunk)}\n\n" for chunk in chunks()])
-    route = Route(tmp_path, url)
+    route = Node(tmp_path)
     next_js = app("Next.js and the AI SDK", {"http://127.0.0.1:3000": route.url, "http://127.0.0.1:8000": page.server.url.rstrip("/")})
-    started.append(route.start())
+    route.start(started, OPENAI_BASE_URL=url)
     component = (tmp_path / "app/chat/[id]/chat.jsx").read_text().replace("'baton/ai-sdk'", f"'{next_js.gateway.url}/baton-ai-sdk.js'")
     script = f"console.log(require('/usr/share/nodejs/typescript').transpile({json.dumps(component)}, {{ jsx: 2, target: 9, module: 6 }}))"
     compiled = subprocess.run(["node", "-e", script], check=True, capture_output=True, text=True, timeout=60).stdout
@@ -285,7 +304,7 @@ def test_next_js(app, page, browser, session, tmp_path, started):
     wait_for(lambda: shown() == [question, ["assistant", TEXT]], 20, "and the rest")
     saved = tmp_path / f"{session}.json"
     wait_for(saved.exists, 20, "the route has saved it")
-    assert [message["role"] for message in json.loads(saved.read_text())] == ["user", "assistant"]
+    assert [message["role"] for message in json.loads(saved.read_text())["messages"]] == ["user", "assistant"]
     wait_for(lambda: not browser.run("return document.querySelector('button')"), 20, "there is nothing to stop")
     assert len(model.requests) == 1
 
@@ -296,13 +315,44 @@ def test_next_js(app, page, browser, session, tmp_path, started):
     browser.run("document.querySelector('button').click()")
     assert model.gone.wait(20)
     wait_for(lambda: not browser.run("return document.querySelector('button')"), 20, "it is stopped")
-    wait_for(lambda: json.loads(saved.read_text())[-1]["parts"] == [{"type": "text", "text": "Baton passes "}], 20, "what there is of it is saved")
+    wait_for(lambda: json.loads(saved.read_text())["messages"][-1]["parts"] == [{"type": "text", "text": "Baton passes "}], 20, "what there is of it is saved")
     assert model.requests[1][2]["messages"][1] == {"role": "assistant", "content": TEXT}
 
     model.go = threading.Semaphore(0)
     model.go.release(20)
     asked(next_js.gateway, session, person("From another device.", "u-9"))
     wait_for(lambda: shown()[-1] == ["assistant", TEXT], 20, "it hears of an answer that begins elsewhere")
+
+
+@pytest.mark.skipif(VERSION < 20, reason="needs Node 20")
+def test_resumable_stream(app, page, session, tmp_path, started):
+    model, url = upstream([f"data: {json.dumps(chunk)}\n\n" for chunk in chunks()])
+    chatbot = app("A chatbot with resumable-stream")
+    package = tmp_path / "node_modules/baton"
+    package.mkdir(parents=True)
+    archive = httpx.get(f"{chatbot.gateway.url}/baton.tgz").content
+    subprocess.run(["tar", "-xz", "--strip-components=1", "-C", package], input=archive, check=True)
+    nodes = [Node(tmp_path), Node(tmp_path)]
+    for node in nodes:
+        node.start(started, OPENAI_BASE_URL=url, BATON_URL=chatbot.gateway.url)
+    apis = [{"api": f"{node.url}/api/chat"} for node in nodes]
+
+    page.open().show(session, apis[0])
+    page.wait_status("ready")
+    page.call("sendMessage", {"text": "What do you do?"})
+    model.go.release(3)
+    page.wait_text("Baton passes ")
+    stored = json.loads((tmp_path / f"{session}.json").read_text())["messages"]
+    page.open().show(session, apis[1], stored)
+    page.wait_text("Baton passes ")
+    model.go.release(20)
+    page.wait_text(TEXT)
+    page.wait_status("ready")
+    wait_for(lambda: json.loads((tmp_path / f"{session}.json").read_text()).get("streamId") is None, 20, "it is saved")
+    stored = json.loads((tmp_path / f"{session}.json").read_text())["messages"]
+    page.open().show(session, apis[1], stored)
+    page.wait_status("ready")
+    assert page.text() == TEXT and len(page.value("messages")) == 2 and len(model.requests) == 1
 
 
 class Weather(Upstream):
@@ -373,6 +423,7 @@ def test_your_database_first(app, browser, redis, session):
 
 def test_every_block_is_run():
     assert set(RECIPES) == {
-        "llama.cpp on a laptop", "FastAPI and openai", "Next.js and the AI SDK", "pydantic-ai", "Your database first, then attach"}  # fmt: skip
+        "llama.cpp on a laptop", "FastAPI and openai", "Next.js and the AI SDK", "A chatbot with resumable-stream", "pydantic-ai",
+        "Your database first, then attach"}  # fmt: skip
     blocks = re.findall(r"^```", ARTICLE, re.M)
     assert len(blocks) == 2 * sum(map(len, RECIPES.values()))

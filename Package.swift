@@ -30,6 +30,7 @@ let configuration: Target.Dependency = .product(
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser", condition: gateway)
 let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit", condition: gateway)
+let crypto: Target.Dependency = .product(name: "Crypto", package: "swift-crypto", condition: gateway)
 let histogram: Target.Dependency = .product(name: "Histogram", package: "hdrhistogram-swift", condition: gateway)
 let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "async-http-client", condition: gateway)
 
@@ -60,6 +61,7 @@ let package = Package(
     .package(url: "https://github.com/swift-server/async-http-client.git", from: "1.37.0"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
     .package(url: "https://github.com/vapor/jwt-kit.git", from: "5.7.1"),
+    .package(url: "https://github.com/apple/swift-crypto.git", from: "4.5.2"),
   ],
   targets: [
     // run
@@ -80,7 +82,7 @@ let package = Package(
         "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol", "BatonRelay", "BatonUpstream",
         "BatonProducer", "CBatonZlib",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
-        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, httpClient, deque,
+        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, crypto, httpClient, deque,
       ],
       resources: [.embedInCode("Web")]),
     .target(

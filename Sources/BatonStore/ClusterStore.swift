@@ -378,6 +378,28 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     attempt(session, { $0.look(at: response, in: session, after: place, completion: $1) }, completion)
   }
 
+  package func watchLeases(of session: SessionName) {
+    use(session) { $0.users += 1 }.store.watchLeases(of: session)
+    eventLoop.assumeIsolated().scheduleTask(in: SessionStore.leaseWatch) { [weak self] in
+      self?.unuse(session) { $0.users -= 1 }
+    }
+  }
+
+  package func send(
+    _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
+  ) {
+    attempt(
+      session,
+      { store, answer in
+        store.send(commands, of: session) { result in
+          answer(
+            result.flatMap { replies in
+              replies.lazy.compactMap(\.error).first(where: \.isOfMotion).map { .failure($0) } ?? .success(replies)
+            })
+        }
+      }, completion)
+  }
+
   /// Once more and again while the session's slot is in motion, up to a deadline.
   private func attempt<Value>(
     _ session: SessionName, _ send: @escaping (SessionStore, @escaping (Result<Value, RedisError>) -> Void) -> Void,

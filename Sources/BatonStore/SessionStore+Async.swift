@@ -34,6 +34,13 @@ extension SessionStoring {
   }
 
   /// - Throws: ``RedisError``.
+  package func send(_ commands: [RedisCommand], of session: SessionName) async throws -> [RESPReply] {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute { self.send(commands, of: session) { continuation.resume(with: $0) } }
+    }
+  }
+
+  /// - Throws: ``RedisError``.
   package func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {

@@ -368,6 +368,25 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     }
   }
 
+  /// Longer than a lease has to stand still.
+  static let leaseWatch = LeaseWatch.patience + .seconds(10)
+
+  package func watchLeases(of session: SessionName) {
+    guard !followed.contains(session), let leases, !leases.isWatching(session) else { return }
+    leases.begin(session)
+    leases.missed(session)
+    eventLoop.assumeIsolated().scheduleTask(in: Self.leaseWatch) { [weak self] in
+      if self?.followed.contains(session) == false { self?.leases?.end(session) }
+    }
+  }
+
+  package func send(
+    _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
+  ) {
+    guard let link = self.commands else { return completion(.failure(.stopped)) }
+    link.send(commands, of: session, completion: completion)
+  }
+
   /// A response, and what of the session's inbox comes after `place`. An inbox of another type has nothing in it.
   package func look(
     at response: String, in session: SessionName, after place: EntryID,

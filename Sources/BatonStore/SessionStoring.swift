@@ -44,6 +44,13 @@ package protocol SessionStoring: AnyObject, Sendable {
   func look(
     at response: String, in session: SessionName, after place: EntryID,
     completion: @escaping (Result<InboxLook, RedisError>) -> Void)
+  /// A session that nobody may be attached to: whoever of its producers has died is found out, as for those who are.
+  func watchLeases(of session: SessionName)
+  /// Commands for keys in a session's slot, which may be sent more than once; answered with a reply for each, refusals
+  /// among them.
+  func send(
+    _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
+  )
 }
 
 /// The responses of a session that its state tells of.

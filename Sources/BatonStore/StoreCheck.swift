@@ -44,12 +44,25 @@ package enum StoreCheck {
     ]
     tried += [stream, producers, inbox, keys].map { command("PEXPIRE", $0, "60000") }
     tried += [stream, producers, inbox, keys].map { command("DEL", $0) }
+    let channel = WebhookSlot.channel(prefix: configuration.keyPrefix)
+    if configuration.webhooks != nil {
+      let (pending, sender) = ("\(stream):pending", "\(stream):sender")
+      tried += [
+        command("HSET", pending, "-", "-"), command("HLEN", pending), command("HGETALL", pending),
+        command("HEXISTS", pending, "-"), command("HDEL", pending, "-"), command("PEXPIRE", pending, "60000"),
+        command("SET", sender, "-", "NX", "PX", "60000"), command("GET", sender), command("DEL", pending),
+        command("DEL", sender), (what: "PUBLISH \(channel)", RedisCommand("PUBLISH", .string(channel), "-")),
+      ]
+    }
     if !tag.isEmpty { tried += [command("CLUSTER", "NODES"), command("ASKING"), command("PING")] }
     if configuration.wakeup != .poll {
       // The last one makes the connection good for nothing else.
       tried += [
         command("CLIENT", "ID"), command("CLIENT", "TRACKING", "OFF"), command("SUBSCRIBE", "__redis__:invalidate"),
       ]
+      if configuration.webhooks != nil {
+        tried.append((what: "SUBSCRIBE \(channel)", RedisCommand.subscribe(channel)))
+      }
     }
     let replies = try await connection.send(tried.map(\.1), timeout: .seconds(10))
     var refusals: [Refusal] = []

@@ -16,6 +16,8 @@ package struct StoreConfiguration: Sendable {
   package var pollInterval = TimeAmount.milliseconds(20)
   package var retention = Retention(isGuests: true)
   package var rescue = ResponseRescue()
+  /// Who hears what is recorded for webhooks; nil where none are sent.
+  package var webhooks: WebhookNotices?
 
   package init() {}
 

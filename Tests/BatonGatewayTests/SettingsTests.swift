@@ -52,6 +52,10 @@ import Testing
       GatewaySettings.table, arguments: ["--redis", "redis://ann:secret@h:1/0"], environment: [:])
     #expect(settings.printed.contains("redis: redis://(hidden)@h:1/0"))
     #expect(!settings.printed.contains("secret@"))
+    let hooks = try await Settings(
+      GatewaySettings.table, arguments: ["--webhook", "https://a.example/secret", "--webhook=http://b:1/secret"],
+      environment: [:])
+    #expect(hooks.printed.contains("webhook: https://a.example/(hidden),http://b:1/(hidden)"))
   }
 
   @Test("wrong usage is 64, a wrong value 78, and both say what to mend")

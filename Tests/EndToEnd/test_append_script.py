@@ -11,6 +11,7 @@ import time
 
 import pytest
 import redis
+from redis import crc
 
 from support import versions
 from support.process import REPOSITORY
@@ -310,3 +311,33 @@ def test_the_articles_lines_hear_stop(server, session):
     assert not inbox.asks_to_stop() and not inbox.asks_to_stop()
     step.put("inbox", ["event", "cancel", "response", "r1"])
     assert inbox.asks_to_stop()
+
+
+def test_what_ends_is_recorded_only_where_webhooks_are_sent(server, session):
+    word = next(word for word in ("".join(letters) for letters in itertools.product("@ABCDEFGHIJKLMNO", repeat=4))
+                if crc.key_slot(f"{{webhooks:{word}}}".encode()) == crc.key_slot(session.encode()))  # fmt: skip
+    hash, step = f"baton:{{webhooks:{word}}}:pending", Step(server, session)
+    told = server.pubsub()
+    told.subscribe("baton:webhooks")
+    step.open("r0", "w", items=[("end",)])
+    assert not server.exists(hash)
+    server.hset(hash, "/", "1")
+    step.open("r1", "w.1", items=[("deltas", "a", "b")])
+    assert server.hgetall(hash) == {b"/": b"1", f"{session} =r1".encode(): b"open r1 2"}
+    step.append("r1", "w.2", 3, [("deltas", "c")])
+    last = step.append("r1", "w.2", 4, [("cancelled",)])[5]
+    # Once more, as after a lost reply.
+    assert step.append("r1", "w.2", 4, [("cancelled",)])[5] == last
+    step.open("r2", "w.1")
+    lost = step.expire("r2", 1, "w.1")[1]
+    posted, asked = step.put("stream", ["event", "error", "response", "r3"])[1], step.put("both", ["event", "input", "data", "x"])[1]
+    # No end of a response, and nothing that a producer would not hear.
+    step.put("stream", ["event", "end"])
+    step.put("stream", ["data", "x", "response", "r4"])
+    step.put("inbox", ["event", "cancel", "response", "r4"])
+    found = {field.decode(): value.decode() for field, value in server.hgetall(hash).items()}
+    assert found == {"/": "1", f"{session} {last}": "cancelled r1 3", f"{session} {lost}": "error r2 0",
+                     f"{session} {posted}": "error r3 0", f"{session} {asked}": "input - 0"}  # fmt: skip
+    messages = [told.get_message(timeout=5) for _ in range(5)]
+    assert [message["data"] for message in messages[1:]] == [word.encode()] * 4
+    told.close()

@@ -8,6 +8,7 @@ import measure
 import pytest
 from support.process import BATON, BUILD, REPOSITORY, wait_for
 from support.servers import HAProxy, Nginx, Redis
+from support.webhooks import Receiver, secret
 
 ARTICLES = REPOSITORY / "Sources/BatonGateway/BatonGateway.docc"
 RUNNING = (ARTICLES / "RunningBaton.md").read_text()
@@ -102,6 +103,32 @@ def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gatew
         told = check()
         assert told.returncode == 78 and right.replace("|", " ").upper() in told.stderr, (right, told.stderr)
         redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
+
+
+def test_webhooks_need_a_little_more(new_redis, new_gateway, session):
+    redis, receiver = new_redis("redis-acl-hooks"), Receiver(SECRET := secret())
+    shell("acl", redis)
+    url = redis.url.replace("://", "://baton-gateway:gateway-password@")
+    producer_url = redis.url.replace("://", "://baton-producer:producer-password@")
+    options, env = ["--redis", url, "--webhook", receiver.url], {**os.environ, "BATON_WEBHOOK_SECRET": SECRET}
+    check = lambda: subprocess.run([BATON, "serve", "--check", *options], capture_output=True, text=True, env=env)  # noqa: E731
+    assert "PUBLISH baton:webhooks" in check().stderr
+    shell("acl-webhooks", redis)
+    assert check().returncode == 0, check().stderr
+    redis.client.execute_command("ACL", "LOG", "RESET")
+    gateway = new_gateway(url, "gw-acl-hooks", *options[2:], env=env)
+    use_everything(gateway, session, producer_url)
+    assert gateway.request("POST", f"/v1/sessions/{session}/input", '{"data":"x"}', {"Content-Type": "application/json"}).status == 202
+    wait_for(lambda: sorted(event["type"] for event in receiver.of(session)) == ["end", "end", "input"], 30, "all is told")
+    wait_for(lambda: gateway.metric("baton_webhooks_pending") == 0, 30, "all is done")
+    assert redis.client.execute_command("ACL", "LOG") == [], "a right is missing"
+    line = next(line for line in BLOCKS["acl-webhooks"].splitlines() if "baton-gateway" in line)
+    for right in re.findall(r"\+([\w|]+)", line):
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"-{right}")
+        told = check()
+        assert told.returncode == 78 and right.upper() in told.stderr, (right, told.stderr)
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
+    receiver.close()
 
 
 def test_alert_rules():

@@ -17,7 +17,10 @@ extension GatewayBackend {
         name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
       limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
       metrics: parts.metrics)
-    self.init(devices: hub, sessions: StoredSessions(store: store), rescue: settings.rescue) {
+    let webhooks = settings.webhooks.map {
+      StoredWebhooks(store: store, notices: $0, keyPrefix: settings.keyPrefix)
+    }
+    self.init(devices: hub, sessions: StoredSessions(store: store), rescue: settings.rescue, webhooks: webhooks) {
       store.eventLoop.execute { store.start() }
       // Ends with the gateway.
       while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }
@@ -37,6 +40,7 @@ extension GatewayConfiguration {
     settings.sweep = sweep
     settings.pollInterval = pollInterval
     settings.retention = retention
+    if webhooks != nil { settings.webhooks = WebhookNotices() }
     return settings
   }
 }

@@ -26,6 +26,7 @@ package final class GatewayMetrics: Sendable {
   package let redisReconnects: Counter
   package let redisErrors: Counter
   package let tailSweepFinds: Counter
+  package let webhooks: WebhookMetrics
   private let wakeups: [Tail.Source: Meter]
   private let resumes: [ResumeOutcome: Counter]
   private let resets: [ResetReason: Counter]
@@ -49,6 +50,7 @@ package final class GatewayMetrics: Sendable {
     redisReconnects = counter("redis_reconnects_total")
     redisErrors = counter("redis_errors_total")
     tailSweepFinds = counter("sweep_finds_total")
+    webhooks = WebhookMetrics(registry)
     wakeups = Dictionary(
       uniqueKeysWithValues: Tail.Source.allCases.map {
         ($0, Meter(label: "wakeup", dimensions: [("mode", $0.rawValue)], factory: registry))
@@ -145,6 +147,10 @@ package final class GatewayMetrics: Sendable {
     "baton_http_refusals_total": "Requests refused, by status and by the last part of the problem's type.",
     "baton_limits_exceeded_total": "Times that a limit was exceeded, by the name of its option.",
     "baton_auth_asks_total": "Times that --auth-url was asked, or what it had said was remembered, by its answer.",
+    "baton_webhooks_sender": "1 where this node is the one that sends webhooks.",
+    "baton_webhooks_pending": "Events that are to be sent by webhooks, as far as this node has taken them up.",
+    "baton_webhooks_attempts_total": "Requests to the addresses of --webhook, by what came of them.",
+    "baton_webhooks_dropped_total": "Events that an address was not told, by the reason.",
     "baton_accept_pauses_total":
       "Times that no connection was accepted for a while because none may be open, or no descriptor was left.",
   ]

@@ -15,14 +15,16 @@ package struct GatewayBackend: Sendable {
   let devices: any DeviceAttaching
   let sessions: any SessionOperations
   let rescue: ResponseRescue
+  let webhooks: StoredWebhooks?
   /// Runs until it is cancelled.
   let run: @Sendable () async throws -> Void
 
   package init(
     devices: any DeviceAttaching, sessions: any SessionOperations, rescue: ResponseRescue = ResponseRescue(),
-    run: @escaping @Sendable () async throws -> Void
+    webhooks: StoredWebhooks? = nil, run: @escaping @Sendable () async throws -> Void
   ) {
     (self.devices, self.sessions, self.rescue, self.run) = (devices, sessions, rescue, run)
+    self.webhooks = webhooks
   }
 }
 
@@ -89,6 +91,10 @@ package final class Gateway: Service {
       let takeOver = OpenAITakeOver(store: backend.sessions, relay: relay)
       backend.rescue.current = { await takeOver.goOn(with: $1, in: $0) }
     }
+    var webhooks: WebhookSender?
+    if let options = configuration.webhooks, let stored = backend.webhooks {
+      webhooks = try WebhookSender(options, stored: stored, metrics: parts.metrics.webhooks, logger: parts.logger)
+    }
     let routes = Routes(
       store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
@@ -112,7 +118,10 @@ package final class Gateway: Service {
     // The tasks are detached: the server must not hear of a shutdown before the drain's first part is over.
     let backend = backend
     let backing = Task.detached { try await backend.run() }
-    let serving = Task.detached { try await server.run() }
+    let serving = Task.detached { [webhooks] in
+      await webhooks?.recorded(within: .seconds(5))
+      try await server.run()
+    }
     defer {
       backing.cancel()
       serving.cancel()
@@ -140,11 +149,14 @@ package final class Gateway: Service {
           logger: parts.logger)
         group.addTask { await watch.run() }
       }
-      group.addTask {
+      if let webhooks { group.addTask { await webhooks.run() } }
+      group.addTask { [webhooks] in
         // Ends when a shutdown is asked for.
         try? await gracefulShutdown()
         if Task.isCancelled { return }
+        async let handedOver: Void? = webhooks?.stop()
         try await self.drain(server, relays)
+        await handedOver
       }
       try await group.next()
       group.cancelAll()

@@ -95,6 +95,25 @@ package enum GatewaySettings {
       "relay-idle-timeout", .duration, standard: "2m",
       "How long a model server, or a backend, may be silent within an answer; 0s is as long as it likes"),
 
+    Setting(
+      "webhook", .list, placeholder: "URL,…", isSecret: true,
+      "Addresses of your app that are told by POST when an answer ends, and when somebody asks and nobody answers"),
+    Setting(
+      "webhook-secret-file", placeholder: "PATH",
+      "What webhooks are signed with, in place of BATON_WEBHOOK_SECRET: whsec_ and base64, several for a change of secrets"
+    ),
+    Setting(
+      "webhook-events", .list, standard: "end,error,cancelled,input", placeholder: "EVENT,…",
+      "What they are told of"),
+    Setting("webhook-timeout", .duration, standard: "15s", "How long the answer to a webhook may take"),
+    Setting(
+      "webhook-retry-time", .duration, standard: "24h",
+      "How old an event may be that is tried again; then it is given up"
+    ),
+    Setting(
+      "webhook-ca-file", placeholder: "PATH",
+      "PEM certificates that are trusted for --webhook, in place of the system's (or SSL_CERT_FILE)"),
+
     Setting("drain-delay", .duration, standard: "5s", "After SIGTERM: how long the listener stays open"),
     Setting(
       "drain-time", .duration, standard: "30s",

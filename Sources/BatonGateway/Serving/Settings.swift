@@ -105,7 +105,10 @@ package struct Settings: Sendable {
         let hint = near.flatMap { distance($0, name) <= 3 ? "; did you mean --\($0)?" : nil } ?? ""
         throw Mistake.usage("unknown option --\(name)\(hint)")
       }
-      if flags[name] != nil { throw Mistake.usage("--\(name) is given twice") }
+      let before = flags[name]
+      var isList = false
+      if case .list = setting.kind { isList = true }
+      if before != nil, !isList { throw Mistake.usage("--\(name) is given twice") }
       if parts.count == 2 {
         flags[name] = String(parts[1])
       } else if case .flag = setting.kind {
@@ -115,6 +118,7 @@ package struct Settings: Sendable {
       } else {
         throw Mistake.usage("--\(name) needs a value: --\(name) \(setting.placeholder)")
       }
+      if let before, let more = flags[name] { flags[name] = "\(before),\(more)" }
     }
     return flags
   }
@@ -193,12 +197,19 @@ package struct Settings: Sendable {
         case .file(let path): "file \(path)"
         case .standard: "default"
         }
-      return "\(setting.name): \(setting.isSecret ? Settings.hidden(value.text) : value.text)  # \(source)"
+      return
+        "\(setting.name): \(setting.isSecret ? Settings.hidden(value.text, setting.kind) : value.text)  # \(source)"
     }.joined(separator: "\n")
   }
 
   /// `redis://user:secret@host` without what stands before the `@`.
-  static func hidden(_ text: String) -> String {
+  static func hidden(_ text: String, _ kind: Setting.Kind = .text) -> String {
+    if case .list = kind {
+      return text.split(separator: ",").map {
+        GatewayConfiguration.origin(of: String($0)).map { "\($0)/(hidden)" } ?? "(hidden)"
+      }
+      .joined(separator: ",")
+    }
     guard let scheme = text.range(of: "://"), let at = text.lastIndex(of: "@"), at >= scheme.upperBound else {
       return text.contains("://") ? text : "(hidden)"
     }

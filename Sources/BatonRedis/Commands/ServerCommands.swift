@@ -13,6 +13,7 @@ extension RedisCommand {
   /// After it the connection's ``RedisConnection/onPush`` gets the notices; see ``RedisInvalidation``.
   package static let subscribeInvalidate = RedisCommand("SUBSCRIBE", "__redis__:invalidate")
 
+  package static func subscribe(_ channel: String) -> RedisCommand { RedisCommand("SUBSCRIBE", .string(channel)) }
   package static func info(_ section: String) -> RedisCommand { RedisCommand("INFO", .string(section)) }
 
   /// Sends notices for keys that this connection reads to the subscriber with the given `CLIENT ID`.
@@ -55,6 +56,20 @@ package enum RedisInvalidation: Equatable, Sendable {
     } else {
       return nil
     }
+  }
+}
+
+/// A message of a channel that the connection has subscribed to.
+package struct RedisMessage: Equatable, Sendable {
+  package let channel: String
+  package let text: String
+
+  /// Nil where it is none, or not text.
+  package init?(_ message: RESPReply) {
+    guard var elements = message.elements, elements.count == 3, elements.next()?.text == "message",
+      let channel = elements.next()?.text, let text = elements.next()?.text
+    else { return nil }
+    (self.channel, self.text) = (channel, text)
   }
 }
 

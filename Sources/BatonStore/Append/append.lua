@@ -116,6 +116,47 @@ local function store(response, is, time)
     table.concat({ int(is.epoch), int(is.n), is.state, is.token, is.id, int(time) }, ' '))
 end
 
+-- By which bits the letters of `webhooks:LETTERS` differ for each bit of its slot, four bits a letter: CRC-16 is linear.
+local letters = { 6906, 1773, 10107, 4364, 10897, 14784, 8035, 10111, 4356, 8712, 7146, 1229, 9019, 6540 }
+
+-- The hash of what webhooks are to tell of the session's slot in a cluster, which lies in that slot, too. 8766 is the slot
+-- of `webhooks:@@@@`.
+local function pending(session)
+  local crc, floor, xor = 0, math.floor, bit.bxor
+  for i = 1, #session do
+    local byte = string.byte(session, i)
+    crc = xor(crc * 16 % 65536, xor(floor(crc / 4096), floor(byte / 16)) * 4129)
+    crc = xor(crc * 16 % 65536, xor(floor(crc / 4096), byte % 16) * 4129)
+  end
+  local change, name = xor(crc % 16384, 8766), 0
+  for i = 1, 14 do
+    if change % 2 == 1 then name = xor(name, letters[i]) end
+    change = floor(change / 2)
+  end
+  return string.char(64 + floor(name / 4096), 64 + floor(name / 256) % 16, 64 + floor(name / 16) % 16, 64 + name % 16)
+end
+
+-- For webhooks, where a gateway that sends them has made the hash: at most 1,000 fields a slot, more are counted. Without
+-- an id: the response is open, and whoever produces it has a lease that is to be watched.
+local function tell(id, event, response, n)
+  local prefix, session = string.match(stream, '^(.-){([^{}]+)}$')
+  if not session then return end
+  local word = pending(session)
+  local hash = prefix .. '{webhooks:' .. word .. '}:pending'
+  local count = redis.pcall('HLEN', hash)
+  if type(count) ~= 'number' or count == 0 then return end
+  local open = session .. ' =' .. response
+  if id then redis.pcall('HDEL', hash, open) end
+  if count >= 1000 then
+    if id then redis.pcall('HINCRBY', hash, '/full', 1) end
+  else
+    redis.pcall('HSET', hash, id and session .. ' ' .. id or open, table.concat({ event, response, int(n) }, ' '))
+  end
+  if id then redis.pcall('PUBLISH', prefix .. 'webhooks', word) end
+end
+
+local ends = { ['end'] = true, error = true, cancelled = true }
+
 local function writer(token) return string.match(token, '^[^.]*') end
 
 -- The stream lives and its state is gone (evicted, deleted, or never written): what the newest entries say of responses is
@@ -254,6 +295,11 @@ local function write()
     store(response, is, time)
     if new then prune() end
     slide()
+    if ends[state] then
+      tell(is.id, state, response, n)
+    elseif op == 'open' and string.find(token, '.', 1, true) then
+      tell(nil, 'open', response, n)
+    end
   end
   return { 'ok', int(is.epoch), int(is.n), is.state, int(deleted), is.id, newest and newest[1] or '0-0' }
 end
@@ -268,6 +314,7 @@ local function expire()
   is.state, is.token = 'error', '-'
   store(response, is, time)
   slide()
+  tell(is.id, 'error', response, is.n)
   return { 'ok', is.id }
 end
 
@@ -313,6 +360,12 @@ local function put()
   end
   if scope ~= '' then redis.call('HSET', keys, '=' .. scope, table.concat({ print, int(time), id, inboxId }, ' ')) end
   slide()
+  local named = {}
+  for i = from, to, 2 do named[ARGV[i]] = named[ARGV[i]] or ARGV[i + 1] end
+  local response = string.match(named.response or '', '^[%w._~:@-]+$')
+  if where == 'both' and named.event == 'input' or where == 'stream' and ends[named.event] and response then
+    tell(id, named.event, response or '-', 0)
+  end
   return { 'ok', id, inboxId, 'new' }
 end
 

@@ -69,6 +69,8 @@ final class LeaseKeeper {
     if sessions[session]?.isHeld == true { walk(session) }
   }
 
+  func isWatching(_ session: SessionName) -> Bool { sessions[session] != nil }
+
   func end(_ session: SessionName) { sessions[session] = nil }
 
   func holdsLive(_ session: SessionName) -> Bool { sessions[session]?.isHeld == true }

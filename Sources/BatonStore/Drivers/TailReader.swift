@@ -279,10 +279,28 @@ final class TailReader {
   /// It is up whether or not notices are to be had over it: what is refused is asked for again later, and rarely.
   private func setUpNotices(_ connection: RedisConnection, _ done: @escaping (Result<Void, RedisError>) -> Void) {
     connection.onPush = { [weak self] message in
-      guard let self, let invalidation = RedisInvalidation(message) else { return }
-      self.noticed(invalidation)
+      guard let self else { return }
+      if let invalidation = RedisInvalidation(message) { return self.noticed(invalidation) }
+      guard let webhooks = self.configuration.webhooks, let told = RedisMessage(message),
+        told.channel == WebhookSlot.channel(prefix: self.configuration.keyPrefix)
+      else { return }
+      webhooks.came(to: told.text)
     }
-    subscribe(connection) { done($0) }
+    subscribe(connection) { [weak self] result in
+      if case .success = result { self?.subscribeToWebhooks(connection) }
+      done(result)
+    }
+  }
+
+  /// Where that is refused they are found by looking.
+  private func subscribeToWebhooks(_ connection: RedisConnection) {
+    guard let webhooks = configuration.webhooks else { return }
+    let subscription = RedisCommand.subscribe(WebhookSlot.channel(prefix: configuration.keyPrefix))
+    connection.send([subscription], deadline: eventLoop.now + .seconds(5)) { [weak self] result in
+      guard case .success(let replies) = result else { return }
+      guard let error = replies.first?.error else { return webhooks.begin() }
+      self?.observe(.refused(.notices, nil, error))
+    }
   }
 
   private func subscribe(_ connection: RedisConnection, done: @escaping (Result<Void, RedisError>) -> Void) {

@@ -1,0 +1,32 @@
+import Synchronization
+
+/// Slots in which something was recorded for webhooks, as far as notices tell of it.
+package final class WebhookNotices: Sendable {
+  private let noticed = Mutex<Set<WebhookSlot>>([])
+  private let begun = Mutex(false)
+
+  package init() {}
+
+  package func came(to letters: String) {
+    if let slot = WebhookSlot(letters: letters) { noticed.withLock { _ = $0.insert(slot) } }
+  }
+
+  /// Notices come from now on; some may have been missed before.
+  package func begin() { begun.withLock { $0 = true } }
+
+  /// Told once.
+  package func takeBegun() -> Bool {
+    begun.withLock { begun in
+      defer { begun = false }
+      return begun
+    }
+  }
+
+  /// Each is told once.
+  package func take() -> Set<WebhookSlot> {
+    noticed.withLock { noticed in
+      defer { noticed = [] }
+      return noticed
+    }
+  }
+}

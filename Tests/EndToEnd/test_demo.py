@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import signal
+import subprocess
 import threading
 import time
 
@@ -173,6 +174,8 @@ class Desk:
         whole = self.demo.answer(self.session)
         for pane in PANES:
             wait_for(lambda: self.text(pane) == whole, 20, f"{pane} shows the whole answer")
+        for wire in ("terminal", "use-chat"):
+            wait_for(lambda: self.browser.run(f"return document.getElementById('{wire}').textContent") == whole, 20, f"{wire} shows the whole answer")
         return whole
 
 
@@ -192,6 +195,9 @@ def test_one_answer_on_both_devices(desk, demo):
     wait_for(lambda: "all three agree" in desk.driver.find_element(By.ID, "agree").text, what="the counters agree")
     last = max(int(entry["n"]) for entry in demo.entries(desk.session) if "n" in entry)
     assert [count(desk, id) for id in ("producer", *PANES)] == [last] * 3
+    baton, *command = desk.driver.find_element(By.ID, "attach").text.removeprefix("$ ").split(" ")
+    told = subprocess.run([BATON, *command, "--until", "end"], capture_output=True, text=True, timeout=60)
+    assert baton == "baton" and told.stdout == demo.answer(desk.session)
 
 
 @pytest.mark.parametrize("pane", PANES)

@@ -72,6 +72,7 @@ package struct WebFiles: Sendable {
     "/demo-device.js": File(script, PackageResources.demo_device_js),
     "/demo-journal.js": File(script, PackageResources.demo_journal_js),
     "/demo-qr.js": File(script, PackageResources.demo_qr_js),
+    "/demo-wires.js": File(script, PackageResources.demo_wires_js),
   ]
 
   package func file(_ path: Substring) -> File? { files[path == "/demo/" ? "/demo" : String(path)] }

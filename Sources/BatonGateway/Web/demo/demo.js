@@ -14,11 +14,14 @@
 //   POST dev/gateways/NAME/restart   204
 
 import { QRCode } from './demo-qr.js';
+import { showWires } from './demo-wires.js';
 
 const $ = (id) => document.getElementById(id);
 const session = sessionFromAddress();
 const devices = { laptop: undefined, phone: undefined };
 let producer;
+/** Their addresses, as far as they are known. */
+let gateways = [];
 
 function sessionFromAddress() {
   const address = new URL(location.href);
@@ -119,6 +122,7 @@ async function look() {
     if (answer.status === 404) return withoutControl();
     const state = await answer.json();
     producer = state.producer ?? undefined;
+    use(state.gateways.map(({ url }) => reachable(url)));
     showGateways(state.gateways);
     showCounts();
     if (state.model === null) $('problem').textContent = state.modelTrouble ?? 'No model is running. Start with “baton dev --openai URL”, or publish from a terminal.';
@@ -129,6 +133,7 @@ async function look() {
 }
 
 function withoutControl() {
+  use([new URL('.', location.href).href]);
   for (const id of ['ask', 'written', 'fleet']) $(id).hidden = true;
   setText($('agree'), `No “baton dev” here: write to session ${session} with “baton publish ${session}”, and watch.`);
 }
@@ -153,6 +158,20 @@ function newGateway(name) {
   $('gateways').append(row);
   return row;
 }
+
+/** As this page can reach a gateway. */
+function reachable(address) {
+  const url = new URL(address);
+  if (['127.0.0.1', 'localhost', '[::1]'].includes(url.hostname)) url.hostname = location.hostname;
+  return url.href;
+}
+
+function use(addresses) {
+  gateways = addresses;
+  setText($('attach'), `$ baton attach ${session}${addresses.map((url) => ` --url ${url}`).join('')}`);
+}
+
+showWires(session, new URLSearchParams(location.hash.slice(1)).get('token') ?? undefined, () => gateways, { terminal: $('terminal'), useChat: $('use-chat') });
 
 // The way to a real phone
 

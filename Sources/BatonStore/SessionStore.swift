@@ -292,12 +292,20 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     case .appended(let segment):
       if let last = segment.entries.end { observe(.entriesRead(segment.entries.count, newest: last.id)) }
       leases?.noticed(session, segment.entries)
+      if configuration.webhooks != nil { recordEnds(session, segment.entries) }
     case .opened, .rebased: leases?.missed(session)
     case .reset(let reset, _):
       leases?.missed(session)
       observe(.continuityBroken(session, reset))
     case .wrongType: observe(.wrongType(session))
     default: break
+    }
+  }
+
+  private func recordEnds(_ session: SessionName, _ entries: Entries) {
+    for entry in entries {
+      guard let end = BareEnd(entry, of: session) else { continue }
+      commands?.send([end.recorded(prefix: configuration.keyPrefix)], of: session) { _ in }
     }
   }
 

@@ -64,8 +64,8 @@ import Testing
     record.told = ["a", "b"]
     #expect(queue.finished(attempts[1], .delivered, now: start) == .remove(record))
     queue.isRemoved(record, now: start)
-    // A reply that was on its way.
-    #expect(queue.add(record, now: start) == .nothing && queue.attempts(now: start).isEmpty && queue.count == 0)
+    // A reply that was on its way, or somebody who has read the end late.
+    #expect(queue.add(record, now: start) == .remove(record) && queue.attempts(now: start).isEmpty && queue.count == 0)
   }
 
   @Test func whoWasToldBeforeATakeOverIsNotToldAgain() throws {
@@ -132,6 +132,8 @@ import Testing
     // Those that stayed in Redis are taken up when there is room.
     #expect(queue.expire(before: 1000).count == 10)
     for number in 1...10 { queue.isRemoved(try record(number), now: start) }
+    // Not at once, as the mark of who has it may be on its way.
+    #expect(queue.add(try record(100), now: start) == .nothing && queue.attempts(now: start).isEmpty)
     let later = start + .seconds(700)
     _ = queue.attempts(now: later)
     _ = queue.add(delivered[50], now: later)

@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -172,6 +173,23 @@ def test_other_ends(place, gateway, session, how):
     Step(place.redis.client, session).open("r1", "w", items=[("deltas", "half"), (how, "data", '{"reason":"why"}')])
     [event] = place.told(session)
     assert (event["type"], event["data"]["reason"], event["data"]["text"]) == (how, "why", "half")
+
+
+def test_a_bare_end_is_told_where_somebody_is_attached(place, gateway, session, attach):
+    place.redis.add(session, event="end", response="before")
+    attach(gateway, session).until_live()
+    place.redis.add(session, data="by hand", response="r1")
+    place.redis.add(session, event="cancelled", response="r1")
+    place.redis.add(session, event="end")
+    [event] = place.told(session)
+    assert (event["type"], event["data"]["response"], event["data"]["text"]) == ("cancelled", "r1", "by hand")
+    # What the step has recorded is not recorded again.
+    end(place, session, "r2")
+    assert gateway.request("POST", f"/v1/sessions/{session}", '{"event":"end","response":"r3"}', JSON).status == 201
+    end(place, session, "r4")
+    wait_for(lambda: {"r2", "r3", "r4"} <= {event["data"]["response"] for event in place.receiver.of(session)}, 30, "the others")
+    wait_for(lambda: not any(field.startswith(f"{session} ") for field in place.recorded()), 60, "nothing is left")
+    assert len(place.receiver.of(session)) == 4
 
 
 def test_a_text_is_whole_or_not_there(place, gateway, session):
@@ -483,6 +501,21 @@ def test_only_what_is_wanted_is_told_and_signed_by_each_secret(apart, session, t
     assert event["data"]["response"] == "r2"
     assert len(place.receiver.got[0][0]["webhook-signature"].split(" ")) == 2
     wait_for(lambda: not place.recorded(), 20, "nothing is left")
+
+
+def test_over_tls_only_who_is_trusted_is_told(apart, tmp_path, session):
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, check=True, capture_output=True)  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    place = apart(context=context)
+    first = place.gateway()
+    end(place, session)
+    wait_for(lambda: first.metric("baton_webhooks_attempts_total", outcome="unreachable") >= 1, 20, "nobody is trusted by default")
+    assert "TLS" in first.process.logged() and place.receiver.got == []
+    first.kill()
+    place.gateway("--webhook-ca-file", tmp_path / "cert.pem")
+    assert len(place.told(session)) == 1
 
 
 def test_the_articles_receiver(apart, tmp_path, session):

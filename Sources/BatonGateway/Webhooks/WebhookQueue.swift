@@ -13,8 +13,9 @@ package struct WebhookQueue: Sendable {
   package static let longestPause = Duration.seconds(60)
   /// Of one record, and the most that a Retry-After is heeded.
   package static let longestWait = Duration.seconds(600)
-  /// Fields that were let go of are not taken up again at once: a reply that was on its way may have them as they were.
-  private static let remembered = Duration.seconds(10)
+  /// Fields that were let go of are not taken up again at once: a reply that was on its way may have them as they were, and
+  /// who reads a session slowly may record its end once more.
+  private static let remembered = Duration.seconds(60)
 
   package enum Outcome: Sendable, Equatable {
     case delivered
@@ -72,7 +73,8 @@ package struct WebhookQueue: Sendable {
   private var targets: [Target]
   private var items: [String: Item] = [:]
   private var forgotten: Deque<(at: Instant, field: String)> = []
-  private var recent: Set<String> = []
+  /// Whether those that were let go of have been removed.
+  private var recent: [String: Bool] = [:]
   private let random: @Sendable () -> Double
 
   /// - Parameters:
@@ -108,7 +110,8 @@ package struct WebhookQueue: Sendable {
   /// - Returns: what is to be done where nobody is to be told.
   package mutating func add(_ record: WebhookRecord, wait: Duration = .zero, now: Instant) -> Action {
     let field = record.field
-    guard !recent.contains(field), items[field]?.isRemoved != true else { return .nothing }
+    if let wasRemoved = recent[field] { return wasRemoved ? .remove(record) : .nothing }
+    guard items[field]?.isRemoved != true else { return .nothing }
     var item = items[field] ?? Item(record: record)
     let left = left(of: item.record)
     guard !left.isEmpty else {
@@ -133,7 +136,7 @@ package struct WebhookQueue: Sendable {
   package mutating func attempts(now: Instant) -> [Attempt] {
     while let first = forgotten.first, now - first.at >= Self.remembered || forgotten.count > 2 * limit {
       forgotten.removeFirst()
-      recent.remove(first.field)
+      recent[first.field] = nil
     }
     var begun: [Attempt] = []
     for index in targets.indices where !targets[index].isGone {
@@ -198,7 +201,7 @@ package struct WebhookQueue: Sendable {
       return .remove(item.record)
     }
     // Who else is to be told has no room for it now: it waits in Redis.
-    if item.failures.isEmpty { forget(field, now) }
+    if item.failures.isEmpty { forget(field, now, wasRemoved: false) }
     return .keep(item.record)
   }
 
@@ -231,13 +234,15 @@ package struct WebhookQueue: Sendable {
 
   /// A record that is old already when it is found, and was not taken up.
   package mutating func giveUp(_ record: WebhookRecord) -> Dropped? {
-    guard items[record.field] == nil, !recent.contains(record.field) else { return nil }
+    guard items[record.field] == nil, recent[record.field] == nil else { return nil }
     items[record.field] = Item(record: record, isRemoved: true)
     return Dropped(record: record, targets: left(of: record))
   }
 
   /// Redis has it no more.
-  package mutating func isRemoved(_ record: WebhookRecord, now: Instant) { forget(record.field, now) }
+  package mutating func isRemoved(_ record: WebhookRecord, now: Instant) {
+    forget(record.field, now, wasRemoved: true)
+  }
 
   private mutating func remove(_ field: String) {
     for target in (items[field]?.failures ?? [:]).keys { targets[target].held -= 1 }
@@ -245,9 +250,9 @@ package struct WebhookQueue: Sendable {
     items[field]?.isRemoved = true
   }
 
-  private mutating func forget(_ field: String, _ now: Instant) {
+  private mutating func forget(_ field: String, _ now: Instant, wasRemoved: Bool) {
     items[field] = nil
-    if recent.insert(field).inserted { forgotten.append((now, field)) }
+    if recent.updateValue(wasRemoved, forKey: field) == nil { forgotten.append((now, field)) }
   }
 
   private func pause(_ failures: Int, _ longest: Duration) -> Duration {

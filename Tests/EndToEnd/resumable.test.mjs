@@ -131,6 +131,18 @@ describe('resumable streams', { concurrency: 6 }, () => {
     assert.equal(source.count, 1);
   });
 
+  test('another one makes it where the first never begins', async () => {
+    const [context, source] = [app(), written()];
+    const headers = { 'Content-Type': 'application/json', 'Idempotency-Key': 'resumable-stream 1' };
+    const claim = await fetch(`${urls[0]}/v1/sessions/${context.keyPrefix}:a`, { method: 'POST', headers, body: '{"event":"claim","data":"x"}' });
+    assert.equal(claim.status, 201);
+    const streams = await Promise.all([0, 1].map((at) => context.another({ at }).resumableStream('a', source.make)));
+    source.write('late');
+    source.close();
+    assert.deepEqual(await Promise.all(streams.map(all)), ['late', 'late']);
+    assert.equal(source.count, 1);
+  });
+
   test('an error in the middle is everybody’s', async () => {
     const [context, source] = [app(), written()];
     const readers = [(await context.resumableStream('a', source.make)).getReader()];
@@ -246,15 +258,14 @@ describe('resumable streams', { concurrency: 6 }, () => {
     source.write('after');
     source.close();
     assert.deepEqual(await Promise.all([some(own, Infinity), some(other, Infinity)]), ['meanwhile, after', 'after']);
-    await Promise.all(context.kept);
-    assert.equal(await all(await readAgain(context)), 'before, meanwhile, after');
+    assert.deepEqual(await eventsOf(context), ['claim', 'start', 'token', 'token', 'token', 'end']);
   });
 
-  /** What the session holds of a stream that has ended. */
-  async function readAgain(context) {
-    const session = `${context.keyPrefix}:a`;
-    const { entries } = await (await fetch(`${urls[0]}/v1/sessions/${session}?limit=1000`)).json();
-    return [entries.filter(({ part }) => part).map(({ data }) => data).join('')];
+  /** What the session holds of a stream. */
+  async function eventsOf({ keyPrefix, kept }) {
+    await Promise.all(kept);
+    const { entries } = await (await fetch(`${urls[0]}/v1/sessions/${keyPrefix}:a?limit=1000`)).json();
+    return entries.map(({ event }) => event);
   }
 
   test('the process that makes it is killed', async () => {
@@ -279,5 +290,6 @@ describe('resumable streams', { concurrency: 6 }, () => {
     source.write('still there');
     source.close();
     assert.deepEqual([await all(stream), await all(again)], ['still there', 'still there']);
+    assert.deepEqual(await eventsOf(living), ['start', 'token', 'end']);
   });
 });

@@ -26,6 +26,7 @@ const giveUpAfter = 60_000;
 const endWithin = 2000;
 /** Between a claim and the stream's beginning. */
 const beginWithin = 10_000;
+const maxTurns = 5;
 
 const passing = new Set([408, 425, 429, 500, 502, 503, 504]);
 const ends = new Set(['end', 'error', 'cancelled']);
@@ -160,18 +161,21 @@ class Gateways {
 
   /** Of those that come at the same time one makes the stream, and gets undefined; the others get what it begins. */
   async claimed(session) {
-    try {
-      // The same key with another body is a conflict, and with the same body it is the same request.
-      await this.ask('POST', session, '', { key: 'resumable-stream', body: JSON.stringify({ event: 'claim', data: randomKey() }) });
-      return undefined;
-    } catch (failure) {
-      if (failure.problem !== 'key-conflict') throw failure;
+    for (let turn = 1; turn <= maxTurns; turn++) {
+      try {
+        // The same key with another body is a conflict, and with the same body it is the same request.
+        await this.ask('POST', session, '', { key: `resumable-stream ${turn}`, body: JSON.stringify({ event: 'claim', data: randomKey() }) });
+        return undefined;
+      } catch (failure) {
+        if (failure.problem !== 'key-conflict') throw failure;
+      }
+      for (const begun = performance.now(); performance.now() - begun < beginWithin; await pause(50)) {
+        const found = await this.newest(session);
+        if (found) return found;
+      }
+      // Who was to make it has died, or was refused.
     }
-    for (const begun = performance.now(); performance.now() - begun < beginWithin; await pause(50)) {
-      const found = await this.newest(session);
-      if (found) return found;
-    }
-    throw new Error('Who was to make this stream has not begun it.');
+    throw new Error('Nobody of those who were to make this stream has begun it.');
   }
 
   /**

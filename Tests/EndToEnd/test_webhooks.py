@@ -123,7 +123,7 @@ def by_lines(place, gateway, session):
 
 
 def by_post(place, gateway, session):
-    for entry in ({"data": "one "}, {"data": "two"}, {"event": "end", "data": '{"reason":"stop"}'}):
+    for entry in ({"event": "start"}, {"data": "one "}, {"data": "two"}, {"event": "end", "data": '{"reason":"stop"}'}):
         assert gateway.request("POST", f"/v1/sessions/{session}", json.dumps({"response": "r1", **entry}), JSON).status == 201
 
 
@@ -182,7 +182,10 @@ def test_a_bare_end_is_told_where_somebody_is_attached(place, gateway, session, 
     place.redis.add(session, event="cancelled", response="r1")
     place.redis.add(session, event="end")
     [event] = place.told(session)
-    assert (event["type"], event["data"]["response"], event["data"]["text"]) == ("cancelled", "r1", "by hand")
+    assert (event["type"], event["data"]["response"]) == ("cancelled", "r1")
+    # Without numbers and a start Redis 6 can't tell that nothing was trimmed.
+    counts = "entries-added" in place.redis.client.xinfo_stream(key(session))
+    assert event["data"].get("text") == ("by hand" if counts else None)
     # What the step has recorded is not recorded again.
     end(place, session, "r2")
     assert gateway.request("POST", f"/v1/sessions/{session}", '{"event":"end","response":"r3"}', JSON).status == 201

@@ -130,13 +130,15 @@ public final class Producer: Sendable {
   /// Begins a response, or takes over one that is open: its former producer is fenced, and the numbers go on. It has to be
   /// ended; ``respond(in:response:data:_:)`` does that by itself.
   /// - Parameters:
-  ///   - session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`.
-  ///   - response: likewise; a fresh name unless told.
+  ///   - session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`; of a tenant `TENANT/NAME`.
+  ///   - response: 1 to 128 of these characters; a fresh name unless told.
   ///   - data: for the `start` entry.
   /// - Throws: ``ProducerError``; ``ProducerError/ended(_:)`` where the response is over; `CancellationError` at once in a
   ///   cancelled task.
   public func open(session: String, response: String? = nil, data: String? = nil) async throws -> OpenResponse {
-    guard let session = SessionName(session) else { throw ProducerError.refused("'\(session)' can't name a session") }
+    guard let session = SessionName(qualified: session) else {
+      throw ProducerError.refused("'\(session)' can't name a session")
+    }
     let name = response ?? "r-" + String(UInt64.random(in: 0 ... .max), radix: 36)
     guard Shape.name(name.utf8, upTo: 128) else { throw ProducerError.refused("'\(name)' can't name a response") }
     try Task.checkCancellation()

@@ -22,13 +22,13 @@ package struct SessionKeys: Sendable, Equatable {
 
 extension SessionName {
   /// The session's stream: the braces keep all keys of a session in one Redis Cluster slot.
-  package func key(prefix: String) -> String { "\(prefix){\(description)}" }
+  package func key(prefix: String) -> String { "\(prefix){\(qualified)}" }
 
   /// The session of a stream's key; nil for any other key.
   package init?(key: String, prefix: String) {
     guard key.hasPrefix(prefix), key.hasSuffix("}") else { return nil }
     let rest = key.dropFirst(prefix.count)
     guard rest.hasPrefix("{") else { return nil }
-    self.init(String(rest.dropFirst().dropLast()))
+    self.init(qualified: String(rest.dropFirst().dropLast()))
   }
 }

@@ -24,6 +24,12 @@ struct Token: AsyncParsableCommand {
   @Option(help: "Comma-separated: read, publish, input, cancel, delete, revoke.")
   var scope = "read"
 
+  @Option(help: "Whose sessions these are, where the gateways were given --tenant-claim.")
+  var tenant: String?
+
+  @Option(help: "What the gateways' --tenant-claim is.")
+  var tenantClaim = Authenticator.standardTenantClaim
+
   @Option(help: "How long it is valid: 30s, 5m, 24h.")
   var expires = "1h"
 
@@ -39,6 +45,12 @@ struct Token: AsyncParsableCommand {
     for scope in list(scope) where Identity.Scope(rawValue: scope) == nil {
       let known = Identity.Scope.allCases.map(\.rawValue).joined(separator: ", ")
       throw ValidationError("The scope '\(scope)' is unknown; \(known) are known.")
+    }
+    if let tenant, !SessionName.isTenant(tenant) {
+      throw ValidationError("The tenant '\(tenant)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    }
+    if let objection = GatewayConfiguration.objection(toTenantClaim: tenantClaim) {
+      throw ValidationError("--tenant-claim \(objection)")
     }
     guard let milliseconds = Quantity.milliseconds(expires), milliseconds >= 1000 else {
       throw ValidationError("--expires must be a time of at least 1s, such as 30s, 5m or 24h.")
@@ -60,8 +72,8 @@ struct Token: AsyncParsableCommand {
     }
     let claims = Authenticator.Claims(
       sub: subject, exp: (Date().timeIntervalSince1970 + Double(Quantity.milliseconds(expires) ?? 0) / 1000).rounded(),
-      sessions: list(sessions), scope: list(scope))
-    let token = try await Authenticator.sign(claims, secret: secret)
+      sessions: list(sessions), scope: list(scope), tenant: tenant)
+    let token = try await Authenticator.sign(claims, secret: secret, tenantClaim: tenantClaim)
     do {
       try StandardOutput.write(token + "\n")
     } catch {

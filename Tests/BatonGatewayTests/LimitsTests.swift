@@ -94,6 +94,39 @@ import Testing
     #expect(registry.count == 0)
   }
 
+  @Test("a tenant's devices and subjects are its own")
+  func tenantsPlaces() throws {
+    let registry = DeviceRegistry(limits: .init(perSubject: 1, perTenant: 2), settings: DeviceSettings())
+    let one = try SessionName(checking: "one")
+    let places = try (0..<4).map { _ in try registry.reserve() }
+    try places[0].take(one.of("a"), subject: "ada")
+    try places[1].take(one.of("b"), subject: "ada")
+    #expect(throws: Problem.tooManyDevicesOfSubject) { try places[2].take(one.of("a"), subject: "ada") }
+    try places[2].take(one.of("a"), subject: nil)
+    #expect(throws: Problem.tooManyDevicesOfTenant) { try places[3].take(one.of("a"), subject: "eve") }
+    places[0].leave()
+    try places[3].take(one.of("a"), subject: "eve")
+  }
+
+  @Test("what a tenant appends: ten seconds of it at once, whatever is larger once, and back with time")
+  func quotas() throws {
+    let quotas = TenantQuotas(.init(entries: 2, bytes: 100))
+    let (a, b) = (try SessionName(checking: "s").of("a"), try SessionName(checking: "s").of("b"))
+    for _ in 0..<20 { try quotas.take(a, bytes: 1, now: now) }
+    let refusal = #expect(throws: Problem.self) { try quotas.take(a, bytes: 1, now: now) }
+    #expect(refusal?.limit == .entriesPerTenant && refusal?.status == .tooManyRequests)
+    #expect(quotas.wait(a, bytes: 1, now: now) > .zero)
+    try quotas.take(a, bytes: 1, now: now + .milliseconds(500))
+    try quotas.take(b, bytes: 1 << 40, now: now)
+    let other = #expect(throws: Problem.self) { try quotas.take(b, bytes: 1, now: now + .seconds(60)) }
+    #expect(other?.limit == .bytesPerTenant)
+    for n in 0..<5000 {
+      try quotas.take(try SessionName(checking: "s").of("t\(n)"), bytes: 1, now: now + .seconds(Int64(n)))
+    }
+    #expect(quotas.remembered < 3000)
+    for _ in 0..<99 { try quotas.take(try SessionName(checking: "s"), bytes: 1 << 40, now: now) }
+  }
+
   private func head(_ uri: String = "/", _ hosts: String..., version: HTTPVersion = .http1_1) -> HTTPRequestHead {
     HTTPRequestHead(version: version, method: .GET, uri: uri, headers: HTTPHeaders(hosts.map { ("Host", $0) }))
   }

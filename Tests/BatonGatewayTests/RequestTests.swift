@@ -218,6 +218,29 @@ import Testing
     await #expect(throws: Problem.self) { try await authenticator.identify(token, now: 1060) }
   }
 
+  @Test("a token's tenant: nobody names another's sessions, and nobody goes without")
+  func tenants() async throws {
+    var keys = TokenKeys()
+    try await keys.add(secret: Self.secret)
+    let authenticator = Authenticator(keys: keys, tenantClaim: "org")
+    var claims = Self.claims
+    claims.tenant = "a"
+    let token = try await Authenticator.sign(claims, secret: Self.secret, tenantClaim: "org")
+    let identity = try await authenticator.identify(token, now: 999)
+    let session = try SessionName(checking: "one")
+    #expect(identity.own(session) == session.of("a"))
+    #expect(identity.may(.read, session.of("a")))
+    #expect(!identity.may(.read, session.of("b")))
+    #expect(!identity.may(.read, session), "a name that was not made its tenant's")
+    for claim in ["tenant", "org"] {
+      claims.tenant = claim == "org" ? "a/b" : "a"
+      let wrong = try await Authenticator.sign(claims, secret: Self.secret, tenantClaim: claim)
+      await #expect(throws: Problem.self, "\(claim)") { try await authenticator.identify(wrong, now: 999) }
+    }
+    let other = try await Self.authenticator().identify(token, now: 999)
+    #expect(other.tenant == nil && other.own(session) == session)
+  }
+
   @Test("the first credentials found win")
   func places() throws {
     let query = try Query("token=q")

@@ -16,6 +16,24 @@ struct RevocationsTests {
     #expect(!revocations.refuses(subject: "x", token: "ada", issued: 99, now: 101), "a subject's name is no token's")
   }
 
+  @Test func eachTenantHasItsOwn() throws {
+    let session = try #require(SessionName("s"))
+    for var order in [
+      Revocations.Order(subject: "ada", now: 100), .init(token: "j", now: 100), .init(session: "s", now: 100),
+    ] {
+      order.tenant = "a"
+      revocations.take(order, now: 100)
+    }
+    #expect(revocations.refuses(subject: "ada", token: nil, of: "a", issued: 5, now: 101))
+    #expect(revocations.refuses(subject: "x", token: "j", of: "a", issued: 5, now: 101))
+    #expect(revocations.refuses(session: session.of("a"), issued: 5, now: 101))
+    for tenant in ["b", nil] {
+      #expect(!revocations.refuses(subject: "ada", token: "j", of: tenant, issued: 5, now: 101))
+    }
+    #expect(!revocations.refuses(session: session.of("b"), issued: 5, now: 101))
+    #expect(!revocations.refuses(session: session, issued: 5, now: 101))
+  }
+
   @Test func itEnds() {
     revocations.take(Revocations.Order(token: "j", now: 100, until: 200), now: 100)
     #expect(revocations.refuses(subject: "ada", token: "j", issued: 5, now: 199))

@@ -38,7 +38,7 @@ def test_publish_over_a_gateway(redis, gateway, session):
 
 
 def test_publish_refuses_a_wrong_session_name(redis):
-    assert run("publish", "a/b", "--redis", redis.url, input=b"x\n").returncode == 64
+    assert run("publish", "a/b/c", "--redis", redis.url, input=b"x\n").returncode == 64
 
 
 def test_attach_prints_the_answers_text(redis, gateway, session):

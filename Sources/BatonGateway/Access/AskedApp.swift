@@ -16,6 +16,8 @@ package final class AskedApp: Sendable {
     package var cacheBytes: Int
     /// Asks at a time.
     package var mostAsks: Int
+    /// Which claim names the tenant; nil: there are none.
+    package var tenantClaim: String?
   }
 
   package static let standardHeaders = ["cookie", "authorization", "origin", "user-agent"]
@@ -100,7 +102,9 @@ package final class AskedApp: Sendable {
     }
     switch answer.status {
     case 200...299:
-      guard let given = try? JSONDecoder().decode(Authenticator.Claims.self, from: Data(answer.body.readableBytesView))
+      guard
+        let given = try? Authenticator.Claims(
+          json: Data(answer.body.readableBytesView), tenantClaim: options.tenantClaim)
       else { throw failed("status \(answer.status) without the claims sub, exp, sessions, scope as JSON") }
       claims = given
       metrics.asked(.allowed)
@@ -158,7 +162,8 @@ struct ClaimsCache {
   mutating func keep(_ claims: Authenticator.Claims?, of key: String) {
     remove(key)
     guard let claims else { return }
-    let texts = claims.sessions + claims.scope + [claims.sub, claims.iss ?? ""] + (claims.aud?.names ?? [])
+    let texts =
+      claims.sessions + claims.scope + [claims.sub, claims.iss ?? "", claims.tenant ?? ""] + (claims.aud?.names ?? [])
     let size = key.utf8.count + texts.reduce(ClaimsCache.overhead) { $0 + $1.utf8.count + 16 }
     guard size <= limit else { return }
     turn += 1

@@ -19,12 +19,24 @@ package final class Authenticator: Sendable {
     package var jti: String?
     package var sessions: [String]
     package var scope: [String]
+    /// Of the claim that names it, whatever that is called.
+    package var tenant: String?
 
-    package init(sub: String, exp: Double, sessions: [String], scope: [String]) {
+    private enum CodingKeys: String, CodingKey { case sub, exp, nbf, iat, iss, aud, jti, sessions, scope }
+
+    package init(sub: String, exp: Double, sessions: [String], scope: [String], tenant: String? = nil) {
       self.sub = sub
       self.exp = exp
       self.sessions = sessions
       self.scope = scope
+      self.tenant = tenant
+    }
+
+    /// - Parameter tenantClaim: which claim names the tenant; nil: none is looked at.
+    package init(json: Data, tenantClaim: String?) throws {
+      self = try JSONDecoder().decode(Claims.self, from: json)
+      guard let tenantClaim else { return }
+      tenant = JSONValue(ByteBuffer(bytes: json))?.members?[tenantClaim]?.text
     }
 
     package func verify(using algorithm: some JWTAlgorithm) throws {}
@@ -57,6 +69,7 @@ package final class Authenticator: Sendable {
   private let keys: NIOLockedValueBox<TokenKeys>
   private let issuer: String?
   private let audience: String?
+  private let tenantClaim: String?
   private let addresses: AddressLimits?
   private let remoteKeys: RemoteKeys?
   private let app: AskedApp?
@@ -65,11 +78,16 @@ package final class Authenticator: Sendable {
   /// - Parameters:
   ///   - issuer: what `iss` must be; nil: anything.
   ///   - audience: what must be in `aud`; nil: anything.
+  ///   - tenantClaim: the claim that says which tenant's sessions a token is about, and must be there; nil: there are no
+  ///     tenants.
   ///   - addresses: counts who shows invalid tokens.
   package convenience init(
-    keys: TokenKeys, issuer: String? = nil, audience: String? = nil, addresses: AddressLimits? = nil
+    keys: TokenKeys, issuer: String? = nil, audience: String? = nil, tenantClaim: String? = nil,
+    addresses: AddressLimits? = nil
   ) {
-    self.init(keys: keys, remoteKeys: nil, app: nil, issuer: issuer, audience: audience, addresses: addresses)
+    self.init(
+      keys: keys, remoteKeys: nil, app: nil, issuer: issuer, audience: audience, tenantClaim: tenantClaim,
+      addresses: addresses)
   }
 
   /// - Parameters:
@@ -77,10 +95,10 @@ package final class Authenticator: Sendable {
   ///   - app: who is asked about requests without a token, and about those with one where there are no keys.
   init(
     keys: TokenKeys, remoteKeys: RemoteKeys?, app: AskedApp?, issuer: String?, audience: String?,
-    addresses: AddressLimits?
+    tenantClaim: String?, addresses: AddressLimits?
   ) {
     self.keys = NIOLockedValueBox(keys)
-    (self.issuer, self.audience, self.addresses) = (issuer, audience, addresses)
+    (self.issuer, self.audience, self.tenantClaim, self.addresses) = (issuer, audience, tenantClaim, addresses)
     (self.remoteKeys, self.app) = (remoteKeys, app)
   }
 
@@ -166,7 +184,7 @@ package final class Authenticator: Sendable {
 
   private func check(_ token: String, now: Double) async throws -> Identity {
     let payload = try await payload(token)
-    guard let claims = try? JSONDecoder().decode(Claims.self, from: payload) else {
+    guard let claims = try? Claims(json: payload, tenantClaim: tenantClaim) else {
       throw Problem.unauthenticated(
         "The token lacks one of the claims sub, exp, sessions, scope, or has one of another type.")
     }
@@ -186,12 +204,19 @@ package final class Authenticator: Sendable {
     guard [claims.nbf, claims.iat].allSatisfy({ $0 ?? now <= now + Authenticator.leeway }) else {
       throw .unauthenticated("The token is not valid yet (nbf, iat); check the clocks.")
     }
-    guard !revocations.refuses(subject: claims.sub, token: claims.jti, issued: claims.iat, now: now) else {
+    if let tenantClaim, !(claims.tenant.map(SessionName.isTenant) ?? false) {
+      throw .unauthenticated(
+        "The token lacks the claim \(tenantClaim), the name of a tenant: 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -"
+      )
+    }
+    guard !revocations.refuses(subject: claims.sub, token: claims.jti, of: claims.tenant, issued: claims.iat, now: now)
+    else {
       throw .unauthenticated("The token was revoked; get a new one.")
     }
     var identity = Identity(
       subject: claims.sub, sessions: claims.sessions, scopes: Set(claims.scope.compactMap(Identity.Scope.init)),
       expires: claims.exp > now ? claims.exp : claims.exp + Authenticator.leeway)
+    identity.tenant = claims.tenant
     (identity.tokenID, identity.issued) = (claims.jti, claims.iat)
     identity.revocations = revocations
     return identity
@@ -231,10 +256,43 @@ package final class Authenticator: Sendable {
     }
   }
 
-  package static func sign(_ claims: Claims, secret: [UInt8]) async throws -> String {
+  /// What the claim is called that names a token's tenant, unless told.
+  package static let standardTenantClaim = "tenant"
+
+  package static func sign(
+    _ claims: Claims, secret: [UInt8], tenantClaim: String = standardTenantClaim
+  ) async throws -> String {
     let keys = JWTKeyCollection()
     await keys.add(hmac: HMACKey(from: secret), digestAlgorithm: .sha256)
-    return try await keys.sign(claims)
+    return try await keys.sign(NamedClaims(claims: claims, tenantClaim: tenantClaim))
+  }
+
+  /// Claims with the tenant's by its name.
+  private struct NamedClaims: JWTPayload {
+    let claims: Claims
+    let tenantClaim: String
+
+    private struct Key: CodingKey {
+      let stringValue: String
+      var intValue: Int? { nil }
+
+      init(stringValue: String) { self.stringValue = stringValue }
+      init?(intValue: Int) { nil }
+    }
+
+    init(claims: Claims, tenantClaim: String) { (self.claims, self.tenantClaim) = (claims, tenantClaim) }
+
+    init(from decoder: any Decoder) throws {
+      try self.init(claims: Claims(from: decoder), tenantClaim: Authenticator.standardTenantClaim)
+    }
+
+    func encode(to encoder: any Encoder) throws {
+      try claims.encode(to: encoder)
+      var others = encoder.container(keyedBy: Key.self)
+      try others.encodeIfPresent(claims.tenant, forKey: Key(stringValue: tenantClaim))
+    }
+
+    func verify(using algorithm: some JWTAlgorithm) throws {}
   }
 
   /// The first credentials that a request brings (PROTOCOL 3).

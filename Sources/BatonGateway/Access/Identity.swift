@@ -8,6 +8,8 @@ package struct Identity: Sendable, Equatable {
   }
 
   package var subject: String
+  /// Whose sessions it is about; nil where there are no tenants.
+  package var tenant: String?
   /// Session names, or prefixes that end in `*`.
   package var sessions: [String]
   package var scopes: Set<Scope>
@@ -29,23 +31,28 @@ package struct Identity: Sendable, Equatable {
   }
 
   package static func == (one: Identity, other: Identity) -> Bool {
-    one.subject == other.subject && one.sessions == other.sessions && one.scopes == other.scopes
+    one.subject == other.subject && one.tenant == other.tenant && one.sessions == other.sessions
+      && one.scopes == other.scopes
       && one.expires == other.expires && one.credentials == other.credentials && one.tokenID == other.tokenID
       && one.issued == other.issued
   }
 
   /// It was taken back since.
   package var isRevoked: Bool {
-    revocations?.refuses(subject: subject, token: tokenID, issued: issued) ?? false
+    revocations?.refuses(subject: subject, token: tokenID, of: tenant, issued: issued) ?? false
   }
 
+  /// The session that it means by a name.
+  package func own(_ session: SessionName) -> SessionName { tenant.map(session.of) ?? session }
+
+  /// - Parameter session: as ``own(_:)`` has it; another tenant's is refused.
   package func mayUse(_ session: SessionName) -> Bool {
-    guard session.description != Revocations.session,
+    guard session.tenant == tenant, session.qualified != Revocations.session,
       revocations?.refuses(session: session, issued: issued) != true
     else { return false }
+    let name = session.description
     return sessions.contains { pattern in
-      pattern.hasSuffix("*")
-        ? session.description.hasPrefix(pattern.dropLast()) : session.description == pattern
+      pattern.hasSuffix("*") ? name.hasPrefix(pattern.dropLast()) : name == pattern
     }
   }
 

@@ -15,6 +15,9 @@ package enum Limit: String, CaseIterable, Sendable {
   case devices = "max-devices"
   case devicesPerSession = "max-devices-per-session"
   case devicesPerSubject = "max-devices-per-subject"
+  case devicesPerTenant = "max-devices-per-tenant"
+  case entriesPerTenant = "max-entries-per-tenant"
+  case bytesPerTenant = "max-bytes-per-tenant"
   case messages = "max-messages-per-second"
   case pings = "max-pings-per-second"
   case frames = "max-frames-per-second"
@@ -54,6 +57,18 @@ extension Problem {
     "too-many-devices-of-subject",
     "The token's subject has as many devices on this node as --max-devices-per-subject allows; close some.",
     .devicesPerSubject, wait: .seconds(5))
+
+  static let tooManyDevicesOfTenant = tooMany(
+    "too-many-devices-of-tenant",
+    "The token's tenant has as many devices on this node as --max-devices-per-tenant allows; close some.",
+    .devicesPerTenant, wait: .seconds(5))
+
+  static func tooMuch(of limit: Limit, wait: TimeAmount) -> Problem {
+    tooMany(
+      "too-much-of-tenant",
+      "The token's tenant appends more on this node than --\(limit.rawValue) allows; try again later.", limit,
+      wait: wait)
+  }
 
   static let tooManyRequests = Problem(
     .serviceUnavailable, "too-many-requests",

@@ -12,6 +12,8 @@ package final class Revocations: Sendable {
     package var subject: String?
     package var token: String?
     package var session: String?
+    /// Whose tokens; nil where there are no tenants.
+    package var tenant: String?
     /// Tokens that were issued before are refused.
     package var before: Double
     /// After it there is no such token any more.
@@ -29,18 +31,25 @@ package final class Revocations: Sendable {
 
     fileprivate var key: Key? {
       switch (subject, token, session) {
-      case (let name?, nil, nil): .subject(name)
-      case (nil, let name?, nil): .token(name)
-      case (nil, nil, let name?): .session(name)
+      case (let name?, nil, nil): Key(tenant, .subject(name))
+      case (nil, let name?, nil): Key(tenant, .token(name))
+      case (nil, nil, let name?): Key(tenant, .session(name))
       default: nil
       }
     }
   }
 
-  fileprivate enum Key: Hashable {
-    case subject(String)
-    case token(String)
-    case session(String)
+  fileprivate struct Key: Hashable {
+    enum What: Hashable {
+      case subject(String)
+      case token(String)
+      case session(String)
+    }
+
+    let tenant: String?
+    let what: What
+
+    init(_ tenant: String?, _ what: What) { (self.tenant, self.what) = (tenant, what) }
   }
 
   /// Nobody's: where nodes tell each other.
@@ -79,11 +88,13 @@ package final class Revocations: Sendable {
 
   /// - Parameter issued: nil is before everything.
   package func refuses(
-    subject: String, token: String?, issued: Double?, now: Double = Date().timeIntervalSince1970
+    subject: String, token: String?, of tenant: String? = nil, issued: Double?,
+    now: Double = Date().timeIntervalSince1970
   ) -> Bool {
     orders.withLockedValue { orders in
-      func holds(_ key: Key) -> Bool {
-        orders[key].map { (issued ?? -.infinity) < $0.before && now < $0.until } ?? false
+      if orders.isEmpty { return false }
+      func holds(_ what: Key.What) -> Bool {
+        orders[Key(tenant, what)].map { (issued ?? -.infinity) < $0.before && now < $0.until } ?? false
       }
       return holds(.subject(subject)) || token.map { holds(.token($0)) } == true
     }
@@ -93,7 +104,9 @@ package final class Revocations: Sendable {
     session: SessionName, issued: Double?, now: Double = Date().timeIntervalSince1970
   ) -> Bool {
     orders.withLockedValue { orders in
-      orders[.session(session.description)].map { (issued ?? -.infinity) < $0.before && now < $0.until } ?? false
+      if orders.isEmpty { return false }
+      let order = orders[Key(session.tenant, .session(session.description))]
+      return order.map { (issued ?? -.infinity) < $0.before && now < $0.until } ?? false
     }
   }
 }

@@ -70,20 +70,21 @@ struct StoreReports: Sendable {
       troubles.occurred(
         "refused \(error.code ?? "")", .warning, "Redis refuses",
         metadata: [
-          "connection": "\(connection.rawValue)", "session": "\(session?.description ?? "")", "error": "\(error)",
+          "connection": "\(connection.rawValue)", "session": "\(session?.qualified ?? "")", "error": "\(error)",
         ])
     case .continuityBroken(let session, let reset):
       logger.notice(
         "continuity is broken",
         metadata: [
-          "session": "\(session)", "reason": "\(reset.reason.rawValue)", "offset": "\(reset.requested)",
+          "session": "\(session.qualified)", "reason": "\(reset.reason.rawValue)", "offset": "\(reset.requested)",
         ])
     case .wrongType(let session):
-      troubles.occurred("wrong type", .warning, "the key holds another type", metadata: ["session": "\(session)"])
+      troubles.occurred(
+        "wrong type", .warning, "the key holds another type", metadata: ["session": "\(session.qualified)"])
     case .producerLost(let session, let response, let id):
       logger.notice(
         "a producer was lost",
-        metadata: ["session": "\(session)", "response": "\(response)", "offset": "\(id)"])
+        metadata: ["session": "\(session.qualified)", "response": "\(response)", "offset": "\(id)"])
     }
   }
 

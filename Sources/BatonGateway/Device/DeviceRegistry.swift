@@ -21,16 +21,26 @@ package final class DeviceRegistry: Sendable {
     package var all: Int
     package var perSession: Int
     package var perSubject: Int
+    package var perTenant: Int
 
-    package init(all: Int = 100_000, perSession: Int = 20_000, perSubject: Int = 1000) {
-      (self.all, self.perSession, self.perSubject) = (all, perSession, perSubject)
+    package init(
+      all: Int = 100_000, perSession: Int = 20_000, perSubject: Int = 1000, perTenant: Int = .max
+    ) {
+      (self.all, self.perSession, self.perSubject, self.perTenant) = (all, perSession, perSubject, perTenant)
     }
   }
 
   fileprivate struct Counts {
     var all = 0
     var sessions: [SessionName: Int] = [:]
-    var subjects: [String: Int] = [:]
+    var subjects: [Subject: Int] = [:]
+    var tenants: [String: Int] = [:]
+  }
+
+  /// Two tenants' subjects are two, whatever they are called.
+  fileprivate struct Subject: Hashable {
+    let tenant: String?
+    let name: String
   }
 
   package init(limits: Limits, settings: DeviceSettings) {
@@ -55,7 +65,7 @@ package final class DeviceRegistry: Sendable {
   package final class Place: Sendable {
     private struct State {
       var session: SessionName?
-      var subject: String?
+      var subject: Subject?
       var hasLeft = false
     }
 
@@ -64,13 +74,17 @@ package final class DeviceRegistry: Sendable {
 
     fileprivate init(_ registry: DeviceRegistry) { self.registry = registry }
 
-    /// - Throws: `Problem` 429 where the session or the subject has all the devices that it may.
-    package func take(_ session: SessionName, subject: String?) throws(Problem) {
+    /// - Throws: `Problem` 429 where the session, its tenant or the subject has all the devices that it may.
+    package func take(_ session: SessionName, subject name: String?) throws(Problem) {
       let limits = registry.limits
+      let tenant = session.tenant
+      let subject = name.map { Subject(tenant: tenant, name: $0) }
       let problem: Problem? = registry.counts.withLockedValue { counts in
         if counts.sessions[session, default: 0] >= limits.perSession { return .tooManyDevicesOfSession }
         if let subject, counts.subjects[subject, default: 0] >= limits.perSubject { return .tooManyDevicesOfSubject }
+        if let tenant, counts.tenants[tenant, default: 0] >= limits.perTenant { return .tooManyDevicesOfTenant }
         counts.sessions[session, default: 0] += 1
+        if let tenant { counts.tenants[tenant, default: 0] += 1 }
         if let subject { counts.subjects[subject, default: 0] += 1 }
         return nil
       }
@@ -86,7 +100,10 @@ package final class DeviceRegistry: Sendable {
       guard !left.hasLeft else { return }
       registry.counts.withLockedValue { counts in
         counts.all -= 1
-        if let session = left.session { counts.sessions.decrement(session) }
+        if let session = left.session {
+          counts.sessions.decrement(session)
+          if let tenant = session.tenant { counts.tenants.decrement(tenant) }
+        }
         if let subject = left.subject { counts.subjects.decrement(subject) }
       }
     }

@@ -12,6 +12,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   private let life: DeviceLife
   private let socket: WebSocketHandler
   private let authenticator: Authenticator?
+  private let quotas: TenantQuotas
   private let metrics: GatewayMetrics
   private var messages = RateMeter()
   private var pings = RateMeter()
@@ -21,7 +22,11 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   private var sincePing = TimeAmount.zero
   private var heldRead = false
 
-  init(_ life: DeviceLife, socket: WebSocketHandler, authenticator: Authenticator?, metrics: GatewayMetrics) {
+  init(
+    _ life: DeviceLife, socket: WebSocketHandler, authenticator: Authenticator?, quotas: TenantQuotas,
+    metrics: GatewayMetrics
+  ) {
+    self.quotas = quotas
     self.life = life
     self.socket = socket
     self.authenticator = authenticator
@@ -79,6 +84,9 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       tooManyMessages(key: message.text("key"))
     } else if type == "auth", let authenticator {
       authenticate(message.text("token"), authenticator)
+    } else if type == "input", let problem = quotas.problem(life.request.attach.session, bytes: bytes.readableBytes) {
+      if let limit = problem.limit { metrics.exceeded(limit) }
+      send(.error(code: "rate_limited", message: problem.detail, key: message.text("key")))
     } else if !life.driver.received(message) {
       let text = "This gateway knows no frame of that type; it was ignored."
       send(.error(code: "unsupported", message: text, key: message.text("key")))

@@ -17,12 +17,13 @@ package final class DeviceFront: Sendable {
   private let metrics: GatewayMetrics
   private let refusals: Refusals
   private let authenticator: Authenticator?
+  let quotas: TenantQuotas
   private let logger: Logger
 
   package init(
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, hosts: HostRule,
     addresses: AddressLimits, settings: DeviceSettings, state: NodeState, metrics: GatewayMetrics, refusals: Refusals,
-    authenticator: Authenticator?, logger: Logger
+    authenticator: Authenticator?, quotas: TenantQuotas, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -34,6 +35,7 @@ package final class DeviceFront: Sendable {
     self.metrics = metrics
     self.refusals = refusals
     self.authenticator = authenticator
+    self.quotas = quotas
     self.logger = logger
   }
 
@@ -106,9 +108,10 @@ package final class DeviceFront: Sendable {
     if let authenticator {
       admitted = eventLoop.makeFutureWithTask {
         let identity = try await authenticator.identify(asked.credentials, from: address)
-        let session = asked.request.attach.session
+        let session = identity.own(asked.request.attach.session)
         guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
         var request = asked.request
+        request.attach.session = session
         (request.identity, request.address) = (identity, address)
         return request
       }.flatMap { request in self.admit(asked, request, place, on: eventLoop, until: gone) }
@@ -367,7 +370,7 @@ package final class DeviceFront: Sendable {
         let decoder = end.makeDecoder()
         let socket = WebSocketHandler(role: .server, end: end)
         let device = WebSocketDevice(
-          life, socket: socket, authenticator: front.authenticator, metrics: front.metrics)
+          life, socket: socket, authenticator: front.authenticator, quotas: front.quotas, metrics: front.metrics)
         try pipeline.addHandlers([decoder, socket, device], position: .before(gate))
         let context = try pipeline.context(handler: decoder)
         read = { decoder.channelRead(context: context, data: $0) }

@@ -180,7 +180,7 @@ package struct ResponseUpload {
 
 extension ResponseItem {
   /// Bytes of names and values, without `response` and `n`.
-  fileprivate var size: Int {
+  var size: Int {
     switch self {
     case .deltas(let deltas, _): "data".utf8.count + deltas.reduce(0) { $0 + $1.readableBytes }
     case .start(let fields): "eventstart".utf8.count + Entry.Field.size(fields)

@@ -367,12 +367,18 @@ package struct Routes: Sendable {
     try await admitted(name, scope, call, query).session
   }
 
-  private func admitted(
+  func admitted(
     _ name: String, _ scope: Identity.Scope, _ call: Call, _ query: Query
   ) async throws -> (session: SessionName, identity: Identity?) {
-    let session = try SessionName(checking: name)
-    let identity = try await identity(call, query)
-    if let identity, !identity.may(scope, session) { throw Problem.notAllowed(scope, session) }
+    try await admitted(try SessionName(checking: name), scope, call, query)
+  }
+
+  func admitted(
+    _ name: SessionName, _ scope: Identity.Scope, _ call: Call, _ query: Query
+  ) async throws -> (session: SessionName, identity: Identity?) {
+    guard let identity = try await identity(call, query) else { return (name, nil) }
+    let session = identity.own(name)
+    guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
     return (session, identity)
   }
 
@@ -457,13 +463,14 @@ package struct Routes: Sendable {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
     }
     guard let members = JSONValue(try await body(call))?.members,
-      let order = Revocations.Order(members, now: Date().timeIntervalSince1970)
+      var order = Revocations.Order(members, now: Date().timeIntervalSince1970)
     else {
       throw Problem.badRequest(
         "bad-revocation",
         "The body is an object with one of subject, token (a jti) and session, of 1 to \(Revocations.longestName) bytes, and "
           + "perhaps until: seconds since 1970, in the future.")
     }
+    order.tenant = identity.tenant
     guard let session = SessionName(Revocations.session),
       let data = try? String(decoding: JSONEncoder().encode(order), as: UTF8.self)
     else { throw Problem.unexpectedAnswer }

@@ -80,15 +80,18 @@ package final class Gateway: Service {
     let addresses = configuration.addresses
     let authenticator = await makeAuthenticator()
     self.authenticator.withLockedValue { $0 = authenticator }
+    let quotas = TenantQuotas(configuration.tenantQuotas)
+    var sessions = backend.sessions
+    if configuration.tenantClaim != nil { sessions = TenantSessions(sessions: sessions, quotas: quotas) }
     let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
     let front = DeviceFront(
       attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
       hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
-      metrics: parts.metrics, refusals: refusals, authenticator: authenticator,
+      metrics: parts.metrics, refusals: refusals, authenticator: authenticator, quotas: quotas,
       logger: parts.logger)
     let relays = try makeRelays()
     if let relay = relays.openAI {
-      let takeOver = OpenAITakeOver(store: backend.sessions, relay: relay)
+      let takeOver = OpenAITakeOver(store: sessions, relay: relay)
       backend.rescue.current = { await takeOver.goOn(with: $1, in: $0) }
     }
     var webhooks: WebhookSender?
@@ -96,7 +99,7 @@ package final class Gateway: Service {
       webhooks = try WebhookSender(options, stored: stored, metrics: parts.metrics.webhooks, logger: parts.logger)
     }
     let routes = Routes(
-      store: backend.sessions, front: front, origins: configuration.origins, operators: configuration.operators,
+      store: sessions, front: front, origins: configuration.origins, operators: configuration.operators,
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
       limits: configuration.http, relays: relays, logger: parts.logger)
     let onListening = onListening
@@ -116,7 +119,7 @@ package final class Gateway: Service {
       eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
 
     // The tasks are detached: the server must not hear of a shutdown before the drain's first part is over.
-    let backend = backend
+    let (backend, watched) = (backend, sessions)
     let backing = Task.detached { try await backend.run() }
     let serving = Task.detached { [webhooks] in
       await webhooks?.recorded(within: .seconds(5))
@@ -145,7 +148,7 @@ package final class Gateway: Service {
       }
       if let authenticator {
         let watch = RevocationWatch(
-          store: backend.sessions, revocations: authenticator.revocations, registry: parts.registry,
+          store: watched, revocations: authenticator.revocations, registry: parts.registry,
           logger: parts.logger)
         group.addTask { await watch.run() }
       }
@@ -193,7 +196,7 @@ package final class Gateway: Service {
     }
     return Authenticator(
       keys: configuration.tokenKeys ?? TokenKeys(), remoteKeys: remoteKeys, app: app, issuer: configuration.issuer,
-      audience: configuration.audience, addresses: configuration.addresses)
+      audience: configuration.audience, tenantClaim: configuration.tenantClaim, addresses: configuration.addresses)
   }
 
   private func drain(_ server: Server<GateChannel>, _ relays: Relays) async throws {

@@ -37,6 +37,9 @@ package struct GatewayConfiguration: Sendable {
   package var authTimeout = TimeAmount.seconds(5)
   package var issuer: String?
   package var audience: String?
+  /// The claim that names a token's tenant; nil: there are no tenants.
+  package var tenantClaim: String?
+  package var tenantQuotas = TenantQuotas.Bounds()
   package var operators = OperatorRule()
   package var tls: ListenerTLS?
   package var drainDelay = TimeAmount.seconds(5)
@@ -173,7 +176,13 @@ package struct GatewayConfiguration: Sendable {
     func count(_ limit: Limit, _ standard: Int) -> Int { settings.count(limit.rawValue) ?? standard }
     deviceLimits = DeviceRegistry.Limits(
       all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),
-      perSubject: count(.devicesPerSubject, deviceLimits.perSubject))
+      perSubject: count(.devicesPerSubject, deviceLimits.perSubject),
+      perTenant: count(.devicesPerTenant, deviceLimits.perTenant))
+    tenantQuotas = TenantQuotas.Bounds(
+      entries: settings.count(Limit.entriesPerTenant.rawValue), bytes: settings.bytes(Limit.bytesPerTenant.rawValue))
+    if let bytes = tenantQuotas.bytes, bytes < 1024 {
+      throw settings.mistake(Limit.bytesPerTenant.rawValue, "must be at least 1024 bytes")
+    }
     devices = DeviceSettings(
       pingInterval: try time("ping-interval", atLeast: 100), maxStall: try time("max-stall", atLeast: 100),
       retry: try time("retry"))
@@ -288,15 +297,24 @@ package struct GatewayConfiguration: Sendable {
     guard let cacheBytes = settings.bytes("auth-cache-bytes"), cacheBytes >= 1024 else {
       throw settings.mistake("auth-cache-bytes", "must be at least 1024 bytes")
     }
+    tenantClaim = settings.text("tenant-claim")
+    if let objection = tenantClaim.flatMap(Self.objection(toTenantClaim:)) {
+      throw settings.mistake("tenant-claim", objection)
+    }
     if let url = settings.text("auth-url") {
       app = AskedApp.Options(
         url: url, headers: headers, timeout: authTimeout, cacheBytes: cacheBytes,
-        mostAsks: settings.count(Limit.authAsks.rawValue) ?? 1000)
+        mostAsks: settings.count(Limit.authAsks.rawValue) ?? 1000, tenantClaim: tenantClaim)
     }
     (issuer, audience) = (settings.text("auth-issuer"), settings.text("auth-audience"))
     for option in ["auth-issuer", "auth-audience"]
     where tokenKeys == nil && jwksURL == nil && settings.text(option) != nil {
       throw settings.mistake(option, "needs a key: give --auth-secret-file, --auth-jwks or --auth-jwks-url, too")
+    }
+    if tenantClaim != nil, !asksWho {
+      throw settings.mistake(
+        "tenant-claim",
+        "needs tokens: give --auth-secret-file, --auth-jwks, --auth-jwks-url or --auth-url, too")
     }
     if let path = settings.text("metrics-secret-file") {
       let objection = { settings.mistake("metrics-secret-file", $0) }
@@ -331,6 +349,12 @@ package struct GatewayConfiguration: Sendable {
     #endif
     guard getrlimit(resource, &limit) == 0 else { return 1024 }
     return max(16, Int(clamping: limit.rlim_cur) - 64)
+  }
+
+  /// Nil where a claim of this name can say whose a token is.
+  package static func objection(toTenantClaim name: String) -> String? {
+    let known = ["sub", "exp", "nbf", "iat", "iss", "aud", "jti", "sessions", "scope"]
+    return known.contains(name) || name.isEmpty ? "must name a claim that says nothing else, such as tenant" : nil
   }
 
   /// Whether anybody is asked for credentials.

@@ -64,6 +64,10 @@ package enum GatewaySettings {
     Setting("auth-issuer", placeholder: "TEXT", "What the claim iss of a token must be"),
     Setting("auth-audience", placeholder: "TEXT", "What must be in the claim aud of a token"),
     Setting(
+      "tenant-claim", placeholder: "NAME",
+      "The claim that names a token's tenant, and must be there: sessions of the same name of two tenants are two, and nobody names another's; default: there are no tenants"
+    ),
+    Setting(
       "metrics-secret-file", placeholder: "PATH",
       "What /metrics is read with, as Authorization: Bearer, at least 16 bytes; without it whoever asks directly from a private address may"
     ),
@@ -163,6 +167,16 @@ package enum GatewaySettings {
     Setting(
       "max-devices-per-subject", .count(1...10_000_000), standard: "1000",
       "Devices of one token's subject on this node; more are refused with 429"),
+    Setting(
+      "max-devices-per-tenant", .count(1...10_000_000),
+      "Devices of one tenant on this node; more are refused with 429; default: as many as come"),
+    Setting(
+      "max-entries-per-tenant", .count(1...10_000_000),
+      "Entries that one tenant appends on this node in a second, those of 10 s at once; more are refused with 429, uploads held back; default: as many as come"
+    ),
+    Setting(
+      "max-bytes-per-tenant", .size,
+      "Their names and values in a second, those of 10 s at once; likewise; default: as many as come"),
     Setting(
       "max-messages-per-second", .count(1...1_000_000), standard: "50",
       "What one device sends by input, cancel, auth and the like, that of 10 s at once; more is answered with rate_limited"

@@ -21,6 +21,7 @@ package struct WebhookMessage: Sendable {
       json.member("timestamp", timestamp)
       json.name("data")
       json.object { json in
+        if let tenant = record.session.tenant { json.member("tenant", tenant) }
         json.member("session", record.session.description)
         if let response = record.response { json.member("response", response) }
         json.member("offset", entry?.offset.description ?? record.id.description)

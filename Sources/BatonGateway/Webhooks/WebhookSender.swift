@@ -397,7 +397,7 @@ package actor WebhookSender {
 
   private static func metadata(_ record: WebhookRecord, _ more: Logger.Metadata) -> Logger.Metadata {
     var metadata = more
-    metadata["session"] = "\(record.session)"
+    metadata["session"] = "\(record.session.qualified)"
     metadata["offset"] = "\(record.id)"
     if let response = record.response { metadata["response"] = "\(response)" }
     return metadata

@@ -1,19 +1,55 @@
-/// The name of a session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`, and not `.` or `..`.
+/// The name of a session: 1 to 128 characters of `A-Z a-z 0-9 . _ ~ : @ -`, and not `.` or `..`. Where a gateway has
+/// tenants it is a name among those of one tenant.
 public struct SessionName: Hashable, Sendable, CustomStringConvertible {
-  public let description: String
+  /// As Redis has it: `TENANT/NAME`, or the name alone where it is no tenant's. No name holds the separator.
+  public let qualified: String
   /// Names are looked up far more often than made.
   private let hash: Int
 
   public init?(_ text: String) {
     guard Shape.name(text.utf8, upTo: 128), text != ".", text != ".." else { return nil }
-    description = text
-    hash = text.hashValue
+    self.init(unchecked: text)
+  }
+
+  /// - Parameter qualified: `TENANT/NAME`, or a name alone.
+  public init?(qualified: String) {
+    guard let separator = qualified.utf8.firstIndex(of: SessionName.separator) else {
+      self.init(qualified)
+      return
+    }
+    let name = qualified[qualified.utf8.index(after: separator)...]
+    guard SessionName.isTenant(String(qualified[..<separator])), SessionName(String(name)) != nil else { return nil }
+    self.init(unchecked: qualified)
+  }
+
+  private init(unchecked qualified: String) {
+    self.qualified = qualified
+    hash = qualified.hashValue
+  }
+
+  private static let separator = UInt8(ascii: "/")
+
+  /// A tenant has a name as sessions have.
+  package static func isTenant(_ text: String) -> Bool { SessionName(text) != nil }
+
+  /// The session of this name of a tenant.
+  package func of(_ tenant: String) -> SessionName { SessionName(unchecked: "\(tenant)/\(description)") }
+
+  /// Among its tenant's.
+  public var description: String {
+    guard let separator = qualified.utf8.firstIndex(of: SessionName.separator) else { return qualified }
+    return String(qualified[qualified.utf8.index(after: separator)...])
+  }
+
+  /// Whose it is, where there are tenants.
+  public var tenant: String? {
+    qualified.utf8.firstIndex(of: SessionName.separator).map { String(qualified[..<$0]) }
   }
 
   public func hash(into hasher: inout Hasher) { hasher.combine(hash) }
 
   public static func == (one: SessionName, other: SessionName) -> Bool {
-    one.hash == other.hash && one.description == other.description
+    one.hash == other.hash && one.qualified == other.qualified
   }
 }
 

@@ -99,7 +99,8 @@ class Producer:
     ) -> None:
         self.session = session
         self.response = response or f"r-{secrets.token_hex(8)}"
-        for name in (session, self.response):
+        # A tenant's session is TENANT/NAME.
+        for name in (*session.split("/", 1), self.response):
             if not re.fullmatch(r"[A-Za-z0-9._~:@-]{1,128}", name) or name in (".", ".."):
                 raise ValueError(f"{name!r} can't name a session or a response")
         if retention < 0.001 or max_entries < 1:

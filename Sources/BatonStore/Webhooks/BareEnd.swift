@@ -27,7 +27,7 @@ struct BareEnd {
     let slot = WebhookSlot(of: session)
     let words = [
       Self.script, "2", SessionKeys(session, prefix: prefix).producers, slot.key(prefix: prefix),
-      response, "\(entry.id)", "\(session) \(entry.id)", "\(entry.event) \(response) 0",
+      response, "\(entry.id)", "\(session.qualified) \(entry.id)", "\(entry.event) \(response) 0",
       WebhookSlot.channel(prefix: prefix), slot.letters,
     ]
     return RedisCommand("EVAL", words.map { .string($0) })

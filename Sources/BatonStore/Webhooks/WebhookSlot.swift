@@ -20,7 +20,7 @@ package struct WebhookSlot: Sendable, Hashable {
   package init(_ index: Int) { self.index = index }
 
   /// The slot of a session.
-  package init(of session: SessionName) { self.init(RedisSlot.of("{\(session)}")) }
+  package init(of session: SessionName) { self.init(RedisSlot.of("{\(session.qualified)}")) }
 
   /// Nil unless it is four letters of a slot, as in a notice.
   package init?(letters: String) {
@@ -51,11 +51,13 @@ package struct WebhookWatch: Sendable, Hashable {
   /// Nil for any other shape.
   package init?(field: String) {
     let name = field.split(separator: " ", omittingEmptySubsequences: false)
-    guard name.count == 2, let session = SessionName(String(name[0])), name[1].hasPrefix("=") else { return nil }
+    guard name.count == 2, let session = SessionName(qualified: String(name[0])), name[1].hasPrefix("=") else {
+      return nil
+    }
     (self.session, response) = (session, String(name[1].dropFirst()))
   }
 
-  package var field: String { "\(session) =\(response)" }
+  package var field: String { "\(session.qualified) =\(response)" }
 }
 
 /// An end, or an input that nobody may have taken: a field of a slot's hash.
@@ -75,7 +77,7 @@ package struct WebhookRecord: Sendable, Equatable {
   package init?(field: String, value: String) {
     let name = field.split(separator: " ", omittingEmptySubsequences: false)
     let parts = value.split(separator: " ", omittingEmptySubsequences: false)
-    guard name.count == 2, let session = SessionName(String(name[0])), let id = EntryID(name[1]),
+    guard name.count == 2, let session = SessionName(qualified: String(name[0])), let id = EntryID(name[1]),
       (3...4).contains(parts.count), let n = UInt64(parts[2])
     else { return nil }
     (self.session, self.id, self.n) = (session, id, n)
@@ -83,7 +85,7 @@ package struct WebhookRecord: Sendable, Equatable {
     told = parts.count == 4 ? Set(parts[3].split(separator: ",").map(String.init)) : []
   }
 
-  package var field: String { "\(session) \(id)" }
+  package var field: String { "\(session.qualified) \(id)" }
   package var slot: WebhookSlot { WebhookSlot(of: session) }
 
   package var value: String {

@@ -93,8 +93,10 @@ struct Publish: AsyncParsableCommand {
   var record: String?
 
   func validate() throws {
-    guard SessionName(session) != nil else {
-      throw ValidationError("The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    guard url == nil ? SessionName(qualified: session) != nil : SessionName(session) != nil else {
+      throw ValidationError(
+        "The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -; in Redis perhaps TENANT/ before them"
+      )
     }
     if let response, !Shape.name(response.utf8, upTo: 128) {
       throw ValidationError("The response '\(response)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
@@ -122,7 +124,7 @@ struct Publish: AsyncParsableCommand {
   }
 
   private func publish() async throws {
-    guard let name = SessionName(session) else { return }
+    guard let name = SessionName(qualified: session) else { return }
     let recorder = try record.map { (path) throws(CannotRecord) in try PublishRecorder(path, session: session) }
     let source = try await source()
     let opening = Opening(

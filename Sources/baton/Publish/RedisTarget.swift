@@ -25,7 +25,7 @@ struct RedisTarget: PublishTarget {
     configuration.patience = Self.patience
     do {
       producer = try Producer(redis: url, configuration)
-      let session = opening.session.description
+      let session = opening.session.qualified
       let known = try await producer.open(session: session, response: opening.response)
       let hasBegun = await known.onAcknowledgement { _ in } > 0
       guard hasBegun, !opening.isResumable else {

@@ -20,6 +20,18 @@ import Testing
     #expect(SessionName(text) == nil)
   }
 
+  @Test func isOneOfItsTenants() {
+    let name: SessionName = "chat-42"
+    let (a, b) = (name.of("a"), name.of("b"))
+    #expect(a != b && a != name && a.of("b") == b)
+    #expect((a.description, a.tenant, a.qualified) == ("chat-42", "a", "a/chat-42"))
+    #expect((name.description, name.tenant, name.qualified) == ("chat-42", nil, "chat-42"))
+    #expect(SessionName(qualified: "a/chat-42") == a && SessionName(qualified: "chat-42") == name)
+    for none in ["", "/", "a/", "/b", "a/b/c", "a/..", "../b", "a//b", "a b/c"] {
+      #expect(SessionName(qualified: none) == nil, "\(none)")
+    }
+  }
+
   @Test func namesItsStream() {
     #expect(SessionName("chat-42").key(prefix: "baton:") == "baton:{chat-42}")
   }

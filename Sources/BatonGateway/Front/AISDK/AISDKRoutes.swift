@@ -27,8 +27,8 @@ extension Routes {
     }
     guard let name = Query.percentDecoded(Substring(name)) else { throw Problem.badEncoding }
     switch (request.method, steps.dropFirst()) {
-    case (.get, ["stream"]): return try await resume(try SessionName(checking: name), call, query)
-    case (.post, ["stop"]): return try await stop(try SessionName(checking: name), call, query)
+    case (.get, ["stream"]): return try await resume(name, call, query)
+    case (.post, ["stop"]): return try await stop(name, call, query)
     case (_, ["stream"]), (_, ["stop"]): throw Problem.methodNotAllowed(allow)
     default: throw Problem.noSuchPath
     }
@@ -49,8 +49,7 @@ extension Routes {
       throw Problem.badRequest(
         "not-json", "The body must be one JSON object with the chat's id and its messages, as useChat sends it.")
     }
-    let session = try SessionName(checking: asked.chat)
-    let who = try await identity(call, query, .publish, session)
+    let (session, who) = try await admitted(asked.chat, .publish, call, query)
     let subject = who?.subject ?? ""
     let given = try idempotencyKey(request)
     let key = given ?? asked.key.map { RelayQuestion.print($0.utf8) }
@@ -59,7 +58,7 @@ extension Routes {
       session: session, response: response, key: key, subject: subject, note: [Entry.Field("_wire", "ai-sdk")],
       body: given == nil ? nil : RelayQuestion.print(body.readableBytesView))
     var started = Relay.Request(
-      session: session.description, response: response, path: "", body: body,
+      session: session.qualified, response: response, path: "", body: body,
       codec: UIMessageCodec(response: response, request: asked))
     started.headers = forwarded(request)
     if let text = asked.text {
@@ -109,8 +108,8 @@ extension Routes {
     return answer.of(session, response)
   }
 
-  private func resume(_ session: SessionName, _ call: Call, _ query: Query) async throws -> Response {
-    let who = try await identity(call, query, .read, session)
+  private func resume(_ name: String, _ call: Call, _ query: Query) async throws -> Response {
+    let (session, who) = try await admitted(name, .read, call, query)
     try await answered(in: session)
     guard let turn = try await newestTurn(of: session), let last = turn.responses.last, isDue(turn) else {
       return nothing(call).of(session)
@@ -162,8 +161,8 @@ extension Routes {
 
   // MARK: stopping
 
-  private func stop(_ session: SessionName, _ call: Call, _ query: Query) async throws -> Response {
-    let who = try await identity(call, query, .cancel, session)
+  private func stop(_ name: String, _ call: Call, _ query: Query) async throws -> Response {
+    let (session, who) = try await admitted(name, .cancel, call, query)
     let subject = who?.subject ?? ""
     var open = try await unanswered(in: session)
     if let turn = try await newestTurn(of: session), turn.ended == nil, let last = turn.responses.last {

@@ -26,7 +26,7 @@ extension Routes {
     let pace = NIOLockedValueBox(UploadPace())
     do {
       let upload = try await RelayUpload(
-        session: session.description, response: response, codec: UIMessageCodec(response: response),
+        session: session.qualified, response: response, codec: UIMessageCodec(response: response),
         producer: try producer.current())
       let pieces = body.map { bytes in
         pace.withLockedValue { $0.heard(bytes.readableBytes) }

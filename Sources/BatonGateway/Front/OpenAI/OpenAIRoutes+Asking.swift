@@ -24,7 +24,7 @@ extension Routes {
     }
     let streams = asked["stream"]?.isSomething == true
     if wire == .chat, !streams {
-      _ = try await identity(call, query, .publish, nil)
+      _ = try await identity(call, query, .publish)
       return Response(try await passed(relay, .POST, wire.path, body), to: request)
     }
     if asked["previous_response_id"]?.isSomething == true {
@@ -37,10 +37,16 @@ extension Routes {
       request.headers.first { $0.name.canonicalName == "baton-session" }?.value
       ?? asked["metadata"]?["baton_session"]?.text
     let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) }
-    let who = try await identity(call, query, .publish, named)
+    let who =
+      if let named {
+        try await admitted(named, .publish, call, query).identity
+      } else {
+        try await identity(call, query, .publish)
+      }
     let subject = who?.subject ?? ""
     let response = RelayQuestion.name("resp", key, subject: subject, session: named)
-    guard let session = named ?? SessionName(response) else { throw Problem.badResponse }
+    guard let name = named ?? SessionName(response) else { throw Problem.badResponse }
+    let session = who?.own(name) ?? name
     if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session) }
     let id = OpenAIResponseID(response: response, session: session)
     let model = asked["model"]?.text ?? ""
@@ -53,7 +59,7 @@ extension Routes {
       forwarded = forwarded.setting("metadata", metadata.removing(["baton_session"]))
     }
     let started = Relay.Request(
-      session: session.description, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
+      session: session.qualified, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
       codec: note.codec(id))
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
     let question = RelayQuestion(
@@ -139,7 +145,7 @@ extension Routes {
   }
 
   func pass(_ call: Call, _ target: String, _ query: Query, _ relay: Relay) async throws -> Response {
-    _ = try await identity(call, query, call.request.method == .get ? .read : .publish, nil)
+    _ = try await identity(call, query, call.request.method == .get ? .read : .publish)
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
     return Response(try await passed(relay, method, target, body), to: call.request)

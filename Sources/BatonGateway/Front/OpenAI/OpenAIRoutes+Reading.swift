@@ -13,12 +13,16 @@ extension Routes {
   private static let maxObjectBytes = 32 << 20
 
   func response(
-    _ id: OpenAIResponseID, _ action: String?, _ call: Call, _ query: Query
+    _ asked: OpenAIResponseID, _ action: String?, _ call: Call, _ query: Query
   ) async throws -> Response {
     let request = call.request
+    func admitted(_ scope: Identity.Scope) async throws -> (OpenAIResponseID, Identity?) {
+      let (session, who) = try await self.admitted(asked.session, scope, call, query)
+      return (OpenAIResponseID(response: asked.response, session: session), who)
+    }
     switch (request.method, action) {
     case (.get, nil):
-      let who = try await identity(call, query, .read, id.session)
+      let (id, who) = try await admitted(.read)
       try await known(id)
       if try query.one("stream") == "true" {
         let after = try query.one("starting_after").map { (text) throws(Problem) in
@@ -32,14 +36,14 @@ extension Routes {
       let object = try await object(of: id, call, waits: false, beats: 3)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.post, "cancel"):
-      let who = try await identity(call, query, .cancel, id.session)
+      let (id, who) = try await admitted(.cancel)
       try await known(id)
       try await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "")
       // The relay hears of it within 250 ms, wherever it runs.
       let object = try await object(of: id, call, waits: true, beats: 1)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.delete, nil):
-      _ = try await identity(call, query, .delete, id.session)
+      let (id, _) = try await admitted(.delete)
       try await known(id)
       guard id.session.description == id.response else {
         throw Problem(

@@ -45,14 +45,11 @@ extension Routes {
     var path: String { self == .responses ? "responses" : "chat/completions" }
   }
 
-  /// - Parameter session: nil where none is named: then the scope alone counts.
-  func identity(
-    _ call: Call, _ query: Query, _ scope: Identity.Scope, _ session: SessionName?
-  ) async throws -> Identity? {
+  /// Where no session is named: the scope alone counts.
+  func identity(_ call: Call, _ query: Query, _ scope: Identity.Scope) async throws -> Identity? {
     guard let identity = try await identity(call, query) else { return nil }
-    guard identity.scopes.contains(scope), session.map(identity.mayUse) ?? true else {
-      throw session.map { Problem.notAllowed(scope, $0) }
-        ?? Problem(.forbidden, "not-allowed", "The token's scope does not hold \(scope.rawValue).")
+    guard identity.scopes.contains(scope) else {
+      throw Problem(.forbidden, "not-allowed", "The token's scope does not hold \(scope.rawValue).")
     }
     return identity
   }

@@ -48,7 +48,7 @@ struct OpenAITakeOver: Sendable {
     guard OpenAIResponseID(id.description) != nil, let note = await note(of: id) else { return false }
     return await relay.goOn(
       with: Relay.Request(
-        session: session.description, response: response, path: "", body: ByteBuffer(), codec: note.codec(id)))
+        session: session.qualified, response: response, path: "", body: ByteBuffer(), codec: note.codec(id)))
   }
 
   private func note(of id: OpenAIResponseID) async -> Note? {

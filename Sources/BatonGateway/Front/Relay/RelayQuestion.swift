@@ -60,6 +60,8 @@ extension Routes {
     func takeNote() async throws {
       _ = try await store.submit(EntryPut(.inbox, told + question.note), to: question.session)
     }
+    // What is answered then is not: it is the answer to this.
+    try front.quotas.take(question.session, bytes: 0)
     guard let key = question.key else {
       try await takeNote()
       return true

@@ -93,6 +93,18 @@ extension Problem {
   package static let badHost = Problem.badRequest(
     "bad-host", "An HTTP/1.1 request has one header Host, with the name that the gateway is reached by.")
 
+  private static func unanswered(_ status: HTTPResponseStatus, _ name: String, _ detail: String) -> Problem {
+    Problem(status, name, detail)
+  }
+
+  /// Counted and logged; the connection is closed without an answer.
+  static func badProxyHeader(_ problem: ProxyHeader.Problem) -> Problem {
+    unanswered(
+      .badRequest, "bad-proxy-header",
+      "a proxy of --trusted-proxies sent no PROXY protocol header that can be read (\(problem)): its connection was closed"
+    )
+  }
+
   /// RFC 9112 section 6.1.
   package static let unknownTransferCoding = Problem(
     .notImplemented, "unknown-transfer-coding", "The only transfer coding of a request that is known is chunked.")

@@ -18,12 +18,14 @@ package final class DeviceFront: Sendable {
   private let refusals: Refusals
   private let authenticator: Authenticator?
   let quotas: TenantQuotas
+  private let readsProxyHeaders: Bool
+  private let proxied = ProxiedConnections()
   private let logger: Logger
 
   package init(
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, hosts: HostRule,
     addresses: AddressLimits, settings: DeviceSettings, state: NodeState, metrics: GatewayMetrics, refusals: Refusals,
-    authenticator: Authenticator?, quotas: TenantQuotas, logger: Logger
+    authenticator: Authenticator?, quotas: TenantQuotas, readsProxyHeaders: Bool, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -36,6 +38,7 @@ package final class DeviceFront: Sendable {
     self.refusals = refusals
     self.authenticator = authenticator
     self.quotas = quotas
+    self.readsProxyHeaders = readsProxyHeaders
     self.logger = logger
   }
 
@@ -82,12 +85,30 @@ package final class DeviceFront: Sendable {
   func connectionIsBusy(_ isBusy: Bool) { state.connectionIsBusy(isBusy) }
 
   /// Whose request it is.
-  func client(_ remote: SocketAddress?, _ values: (String) -> [String]) -> PeerAddress? {
-    addresses.proxies.client(remote, values)
+  func client(_ channel: any Channel, _ values: (String) -> [String]) -> PeerAddress? {
+    addresses.proxies.client(proxied.peer(of: channel), values)
   }
 
-  func client(_ remote: SocketAddress?, _ head: HTTPRequestHead) -> PeerAddress? {
-    client(remote) { head.headers[$0] }
+  func client(_ channel: any Channel, _ head: HTTPRequestHead) -> PeerAddress? {
+    client(channel) { head.headers[$0] }
+  }
+
+  /// Where the connection is a trusted proxy's, which says first whose it is.
+  func proxyHeader(of channel: any Channel) -> ProxyHeaderHandler? {
+    guard readsProxyHeaders, addresses.proxies.contains(channel.remoteAddress) else { return nil }
+    return ProxyHeaderHandler { [addresses, proxied, metrics] header in
+      guard let client = header.client else { return true }
+      let address = PeerAddress(client)
+      guard addresses.opened(address) else {
+        metrics.exceeded(.connectionsPerAddress)
+        return false
+      }
+      channel.closeFuture.whenComplete { _ in addresses.closed(address) }
+      proxied.began(channel, for: client)
+      return true
+    } refused: { [refusals] problem in
+      refusals.note(.badProxyHeader(problem), uri: "", origin: nil)
+    }
   }
 
   /// Nil where nothing is left to be sent.

@@ -290,7 +290,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
     let gone = context.channel.closeFuture
-    let address = front.client(context.remoteAddress, held.head)
+    let address = front.client(context.channel, held.head)
     front.admit(held.head, wire, from: address, on: context.eventLoop, until: gone).assumeIsolated().map(\.value)
       .whenComplete {
         result in

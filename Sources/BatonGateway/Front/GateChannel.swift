@@ -37,6 +37,7 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
       try channel.syncOptions?.setOption(
         .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 512, maximum: 65_536))
       let pipeline = channel.pipeline.syncOperations
+      if let handler = front.proxyHeader(of: channel) { try pipeline.addHandler(handler) }
       if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls.context)) }
       var decoderLimits = NIOHTTPDecoderLimitConfiguration()
       decoderLimits.maxHeaderFieldSize = limits.maxHeaderBytes

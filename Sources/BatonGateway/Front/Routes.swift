@@ -66,7 +66,7 @@ package struct Routes: Sendable {
     init(_ request: Request, _ channel: any Channel, _ front: DeviceFront) {
       self.request = request
       self.channel = channel
-      address = front.client(channel.remoteAddress) { name in
+      address = front.client(channel) { name in
         HTTPField.Name(name).map { request.headers[values: $0] } ?? []
       }
     }

@@ -53,6 +53,8 @@ package struct GatewayConfiguration: Sendable {
   package var http = HTTPLimits()
   package var maxConnections = GatewayConfiguration.mostConnections
   package var addresses = AddressLimits()
+  /// Trusted proxies say first, by the PROXY protocol, whose connection each is.
+  package var readsProxyHeaders = false
   package var deviceLimits = DeviceRegistry.Limits()
   package var devices = DeviceSettings()
   package var sweep = TimeAmount.seconds(30)
@@ -173,6 +175,10 @@ package struct GatewayConfiguration: Sendable {
       connections: settings.count("max-connections-per-address"),
       handshakes: settings.count("max-handshakes-per-address"),
       failures: settings.count("max-auth-failures-per-address"), proxies: try Self.proxies(settings))
+    readsProxyHeaders = settings.flag("proxy-protocol")
+    if readsProxyHeaders, settings.list("trusted-proxies")?.isEmpty ?? true {
+      throw settings.mistake("proxy-protocol", "needs --trusted-proxies: nobody else is believed")
+    }
     func count(_ limit: Limit, _ standard: Int) -> Int { settings.count(limit.rawValue) ?? standard }
     deviceLimits = DeviceRegistry.Limits(
       all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),

@@ -36,6 +36,11 @@ package enum GatewaySettings {
     ),
 
     Setting(
+      "proxy-protocol", .flag,
+      "Every connection of --trusted-proxies begins with a PROXY protocol header (version 1 or 2), before TLS: its client is whose the connection is; one without is closed"
+    ),
+
+    Setting(
       "auth-secret-file", placeholder: "PATH",
       "The key of devices' tokens, at least 32 bytes; without it, --auth-jwks, --auth-jwks-url and --auth-url nobody is asked who they are"
     ),

@@ -42,7 +42,8 @@ def gateway(tmp_path, redis, started):
 
 
 def connect(gateway, trusts, **versions):
-    context = ssl.create_default_context(cafile=trusts)
+    """`trusts`: a file with whose certificates, or a context."""
+    context = trusts if isinstance(trusts, ssl.SSLContext) else ssl.create_default_context(cafile=trusts)
     context.set_alpn_protocols(["h2", "http/1.1"])
     for name, value in versions.items():
         setattr(context, name, value)

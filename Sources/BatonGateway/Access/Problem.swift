@@ -97,6 +97,12 @@ extension Problem {
     Problem(status, name, detail)
   }
 
+  /// Counted and logged; TLS has its own answer.
+  static let badCertificate = unanswered(
+    .forbidden, "bad-certificate",
+    "a TLS handshake failed: the client has no certificate of --tls-client-ca that is valid now, or none was wanted of us"
+  )
+
   /// Counted and logged; the connection is closed without an answer.
   static func badProxyHeader(_ problem: ProxyHeader.Problem) -> Problem {
     unanswered(

@@ -19,13 +19,15 @@ package final class DeviceFront: Sendable {
   private let authenticator: Authenticator?
   let quotas: TenantQuotas
   private let readsProxyHeaders: Bool
+  private let asksForCertificates: Bool
   private let proxied = ProxiedConnections()
   private let logger: Logger
 
   package init(
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, hosts: HostRule,
     addresses: AddressLimits, settings: DeviceSettings, state: NodeState, metrics: GatewayMetrics, refusals: Refusals,
-    authenticator: Authenticator?, quotas: TenantQuotas, readsProxyHeaders: Bool, logger: Logger
+    authenticator: Authenticator?, quotas: TenantQuotas, readsProxyHeaders: Bool,
+    asksForCertificates: Bool, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -39,6 +41,7 @@ package final class DeviceFront: Sendable {
     self.authenticator = authenticator
     self.quotas = quotas
     self.readsProxyHeaders = readsProxyHeaders
+    self.asksForCertificates = asksForCertificates
     self.logger = logger
   }
 
@@ -336,6 +339,11 @@ package final class DeviceFront: Sendable {
   }
 
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }
+
+  /// A TLS handshake that may have wanted a certificate of the client.
+  func handshakeFailed() {
+    if asksForCertificates { refusals.note(.badCertificate, uri: "", origin: nil) }
+  }
 
   func problem(for error: any Error) -> Problem {
     if let problem = error as? Problem { return problem }

@@ -5,6 +5,7 @@ import NIOCore
 import NIOHTTP1
 import NIOHTTPTypes
 import NIOHTTPTypesHTTP1
+import NIOSSL
 
 /// Stands right behind NIO's HTTP/1 codec and tells attach requests from all others, on every request of a connection:
 /// proxies use their connections again, so a device may come on one that has carried control requests before.
@@ -32,6 +33,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   /// The request that attaches or is refused.
   private var held: (head: HTTPRequestHead, wire: DeviceRequest.Wire?, problem: Problem?)?
   private var hasHTTP = false
+  private var hasHeard = false
   private var closesWhenHeard = false
   private var wasBusy = false
   private var leftovers: [NIOAny] = []
@@ -101,6 +103,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     // Behind the device's handlers bytes come only while the decoder is taken away.
     guard !state.isDevice else { return leftovers.append(data) }
     let part = unwrapInboundIn(data)
+    hasHeard = true
     let action: GateState.Action
     switch part {
     case .head(let head): action = arrived(head)
@@ -152,6 +155,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
     // The decoder reports every byte that comes after one that it could not read.
     guard !state.isLingering else { return }
+    if error is NIOSSLError, !hasHeard { front.handshakeFailed() }
     guard error is HTTPParserError else { return context.close(promise: nil) }
     if held == nil {
       held = (

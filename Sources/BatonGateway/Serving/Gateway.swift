@@ -88,7 +88,8 @@ package final class Gateway: Service {
       attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
       hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
       metrics: parts.metrics, refusals: refusals, authenticator: authenticator, quotas: quotas,
-      readsProxyHeaders: configuration.readsProxyHeaders, logger: parts.logger)
+      readsProxyHeaders: configuration.readsProxyHeaders, asksForCertificates: configuration.tls?.clients != nil,
+      logger: parts.logger)
     let relays = try makeRelays()
     if let relay = relays.openAI {
       let takeOver = OpenAITakeOver(store: sessions, relay: relay)

@@ -336,12 +336,18 @@ package struct GatewayConfiguration: Sendable {
     case (nil, nil): break
     case (let cert?, let key?):
       do {
-        tls = try ListenerTLS(certPath: cert, keyPath: key)
+        let clients = settings.text("tls-client-ca").map {
+          ListenerTLS.Clients(path: $0, isRequired: settings.text("tls-client-auth") != "request")
+        }
+        tls = try ListenerTLS(certPath: cert, keyPath: key, clients: clients)
       } catch {
         throw settings.mistake(error.option, error.text)
       }
     case (_?, nil): throw settings.mistake("tls-cert", "needs --tls-key")
     case (nil, _?): throw settings.mistake("tls-key", "needs --tls-cert")
+    }
+    if tls == nil, settings.text("tls-client-ca") != nil {
+      throw settings.mistake("tls-client-ca", "needs --tls-cert and --tls-key")
     }
   }
 

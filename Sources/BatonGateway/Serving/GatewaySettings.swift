@@ -82,6 +82,14 @@ package enum GatewaySettings {
       "PEM certificate chain; with --tls-key the gateway speaks TLS, 1.2 or newer; SIGHUP reads both again"
     ),
     Setting("tls-key", placeholder: "PATH", "PEM private key of --tls-cert"),
+    Setting(
+      "tls-client-ca", placeholder: "PATH",
+      "PEM certificates of the authorities that sign clients' own: who connects proves that it has one, before any request; SIGHUP reads it again"
+    ),
+    Setting(
+      "tls-client-auth", .choice(["require", "request"]), standard: "require",
+      "Whether a client of --tls-client-ca may come without a certificate (request); with a wrong or expired one none may"
+    ),
 
     Setting(
       "openai", placeholder: "URL", isSecret: true,

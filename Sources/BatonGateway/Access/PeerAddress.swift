@@ -2,7 +2,7 @@ import NIOCore
 
 /// Who connects, as limits tell them apart: an IPv4 address, or the network that an IPv6 host chooses its address in
 /// (RFC 4291 section 2.5.1).
-package struct PeerAddress: Hashable, Sendable {
+package struct PeerAddress: Hashable, Sendable, CustomStringConvertible {
   /// IPv4: the address. IPv6: its first 64 bits.
   private let bits: UInt64
   private let isIPv6: Bool
@@ -35,6 +35,12 @@ package struct PeerAddress: Hashable, Sendable {
   private init(ipv4: UInt32) { self.init(bits: UInt64(ipv4), isIPv6: false) }
 
   private init(bits: UInt64, isIPv6: Bool) { (self.bits, self.isIPv6) = (bits, isIPv6) }
+
+  /// `198.51.100.7`, or `2001:db8:0:1::/64`.
+  package var description: String {
+    if !isIPv6 { return [24, 16, 8, 0].map { "\(bits >> UInt64($0) & 0xFF)" }.joined(separator: ".") }
+    return [48, 32, 16, 0].map { String(bits >> UInt64($0) & 0xFFFF, radix: 16) }.joined(separator: ":") + "::/64"
+  }
 
   /// Not of the public internet: loopback, private and link-local addresses (RFC 1918, 3927, 4193, 6598), where
   /// proxies and operators are.

@@ -19,6 +19,8 @@ package struct Problem: Error, Sendable, Equatable {
   package var members: [(name: String, value: Member)] = []
   /// What was exceeded, if anything.
   package var limit: Limit?
+  /// Who was refused, where that is known; for the audit log alone.
+  var identity: Identity?
 
   package struct Header: Sendable, Equatable {
     package var name: String
@@ -51,6 +53,12 @@ package struct Problem: Error, Sendable, Equatable {
   package func with(number name: String, _ value: UInt64) -> Problem {
     var problem = self
     problem.members.append((name, .number(value)))
+    return problem
+  }
+
+  func refusing(_ identity: Identity?) -> Problem {
+    var problem = self
+    problem.identity = identity
     return problem
   }
 

@@ -29,6 +29,11 @@ package final class Revocations: Sendable {
       self.until = until ?? now + 24 * 60 * 60
     }
 
+    /// What it takes back, for who reads of it.
+    var what: (kind: String, name: String) {
+      subject.map { ("subject", $0) } ?? token.map { ("token", $0) } ?? ("session", session ?? "")
+    }
+
     fileprivate var key: Key? {
       switch (subject, token, session) {
       case (let name?, nil, nil): Key(tenant, .subject(name))

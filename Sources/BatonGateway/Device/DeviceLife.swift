@@ -14,6 +14,7 @@ final class DeviceLife {
   private var stall = StallWatch()
   private let ticker: DeviceTicker
   private let authenticator: Authenticator?
+  private let audit: AuditLog?
   private var tick: (() -> Void)?
   private weak var wire: (any DeviceWire)?
   private var ended: (() -> Void)?
@@ -21,8 +22,9 @@ final class DeviceLife {
   /// - Parameter ended: called once, when the connection is gone.
   init(
     request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ticker: DeviceTicker,
-    authenticator: Authenticator?, ended: @escaping () -> Void
+    authenticator: Authenticator?, audit: AuditLog?, ended: @escaping () -> Void
   ) {
+    self.audit = audit
     self.authenticator = authenticator
     self.ticker = ticker
     self.request = request
@@ -99,7 +101,14 @@ final class DeviceLife {
     stall.isOver(channel, interval: settings.tick, limit: settings.maxStall)
   }
 
-  /// The wire is closing.
+  /// The wire closes the device.
+  func closes(_ code: CloseCode, _ reason: String) {
+    stopTicking()
+    guard code == .unauthenticated || code == .notAllowed else { return }
+    let facts = AuditLog.Facts(address: request.address, session: request.attach.session, identity)
+    audit?.closed(Int(code.rawValue), reason, facts)
+  }
+
   func stopTicking() {
     tick = nil
     ticker.remove(self)

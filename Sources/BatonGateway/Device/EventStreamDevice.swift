@@ -107,7 +107,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   func close(_ code: CloseCode, reason: String) {
     guard isOpen, let context else { return }
     isOpen = false
-    life.stopTicking()
+    life.closes(code, reason)
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
     let written = context.eventLoop.makePromise(of: Void.self)
     written.futureResult.whenComplete { _ in bound.value.context?.close(promise: nil) }

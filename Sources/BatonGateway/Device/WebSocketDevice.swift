@@ -205,7 +205,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   func writeAndFlush(_ bytes: ByteBuffer) { socket.writeAndFlush(bytes) }
 
   func close(_ code: CloseCode, reason: String) {
-    life.stopTicking()
+    if socket.isOpen { life.closes(code, reason) }
     socket.close(code, reason: reason)
   }
 

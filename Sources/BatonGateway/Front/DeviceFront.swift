@@ -18,6 +18,7 @@ package final class DeviceFront: Sendable {
   private let refusals: Refusals
   private let authenticator: Authenticator?
   let quotas: TenantQuotas
+  let audit: AuditLog?
   private let readsProxyHeaders: Bool
   private let asksForCertificates: Bool
   private let proxied = ProxiedConnections()
@@ -27,7 +28,7 @@ package final class DeviceFront: Sendable {
     attaching: any DeviceAttaching, registry: DeviceRegistry, origins: OriginRule, hosts: HostRule,
     addresses: AddressLimits, settings: DeviceSettings, state: NodeState, metrics: GatewayMetrics, refusals: Refusals,
     authenticator: Authenticator?, quotas: TenantQuotas, readsProxyHeaders: Bool,
-    asksForCertificates: Bool, logger: Logger
+    asksForCertificates: Bool, audit: AuditLog?, logger: Logger
   ) {
     self.attaching = attaching
     self.registry = registry
@@ -40,6 +41,7 @@ package final class DeviceFront: Sendable {
     self.refusals = refusals
     self.authenticator = authenticator
     self.quotas = quotas
+    self.audit = audit
     self.readsProxyHeaders = readsProxyHeaders
     self.asksForCertificates = asksForCertificates
     self.logger = logger
@@ -110,7 +112,8 @@ package final class DeviceFront: Sendable {
       proxied.began(channel, for: client)
       return true
     } refused: { [refusals] problem in
-      refusals.note(.badProxyHeader(problem), uri: "", origin: nil)
+      refusals.note(
+        .badProxyHeader(problem), uri: "", origin: nil, from: PeerAddress(channel.remoteAddress))
     }
   }
 
@@ -133,7 +136,7 @@ package final class DeviceFront: Sendable {
       admitted = eventLoop.makeFutureWithTask {
         let identity = try await authenticator.identify(asked.credentials, from: address)
         let session = identity.own(asked.request.attach.session)
-        guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session) }
+        guard identity.may(.read, session) else { throw Problem.notAllowed(.read, session).refusing(identity) }
         var request = asked.request
         request.attach.session = session
         (request.identity, request.address) = (identity, address)
@@ -341,8 +344,9 @@ package final class DeviceFront: Sendable {
   static func randomName() -> String { "d-" + String(UInt64.random(in: .min ... .max), radix: 36) }
 
   /// A TLS handshake that may have wanted a certificate of the client.
-  func handshakeFailed() {
-    if asksForCertificates { refusals.note(.badCertificate, uri: "", origin: nil) }
+  func handshakeFailed(_ channel: any Channel) {
+    guard asksForCertificates else { return }
+    refusals.note(.badCertificate, uri: "", origin: nil, from: PeerAddress(proxied.peer(of: channel)))
   }
 
   func problem(for error: any Error) -> Problem {
@@ -351,8 +355,8 @@ package final class DeviceFront: Sendable {
     return Problem(.internalServerError, "internal", "The gateway failed; this is logged. Try again.")
   }
 
-  func refused(_ problem: Problem, _ head: HTTPRequestHead) {
-    refusals.note(problem, uri: head.uri, origin: head.headers["Origin"].first)
+  func refused(_ problem: Problem, _ head: HTTPRequestHead, _ channel: any Channel) {
+    refusals.note(problem, uri: head.uri, origin: head.headers["Origin"].first, from: client(channel, head))
   }
 
   /// A device that was let in, on its event loop.
@@ -391,7 +395,7 @@ package final class DeviceFront: Sendable {
       }
       let life = DeviceLife(
         request: request, driver: driver, settings: front.settings, ticker: front.registry.ticker(eventLoop),
-        authenticator: front.authenticator, ended: ended)
+        authenticator: front.authenticator, audit: front.audit, ended: ended)
       switch request.wire {
       case .webSocket:
         let end = WebSocketEnd(

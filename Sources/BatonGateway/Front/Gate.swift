@@ -155,7 +155,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
     // The decoder reports every byte that comes after one that it could not read.
     guard !state.isLingering else { return }
-    if error is NIOSSLError, !hasHeard { front.handshakeFailed() }
+    if error is NIOSSLError, !hasHeard { front.handshakeFailed(context.channel) }
     guard error is HTTPParserError else { return context.close(promise: nil) }
     if held == nil {
       held = (
@@ -360,7 +360,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func refuse(
     _ context: ChannelHandlerContext, _ problem: Problem, _ request: HTTPRequestHead, _ wire: DeviceRequest.Wire? = nil
   ) {
-    front.refused(problem, request)
+    front.refused(problem, request, context.channel)
     if let wire, wire != .webSocket, let block = EventStream.block(passing: problem, as: wire, retry: front.retry) {
       return wait(context, request, block)
     }

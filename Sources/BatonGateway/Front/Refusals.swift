@@ -7,25 +7,34 @@ import NIOCore
 package final class Refusals: Sendable {
   private let metrics: GatewayMetrics
   private let logger: Logger
+  private let audit: AuditLog?
   private let paces = NIOLockedValueBox<[String: Pace]>([:])
 
-  package init(metrics: GatewayMetrics, logger: Logger) {
+  package init(metrics: GatewayMetrics, logger: Logger, audit: AuditLog? = nil) {
     self.metrics = metrics
     self.logger = logger
+    self.audit = audit
   }
 
-  /// - Parameter uri: the request target; its query is never logged.
-  func note(_ problem: Problem, uri: String, origin: String?, now: NIODeadline = .now()) {
+  /// - Parameters:
+  ///   - uri: the request target; its query is never logged.
+  ///   - address: whose request it is.
+  func note(
+    _ problem: Problem, uri: String, origin: String?, from address: PeerAddress?, now: NIODeadline = .now()
+  ) {
     metrics.refused(status: problem.status.code, reason: problem.name)
     if let limit = problem.limit { metrics.exceeded(limit) }
+    let session: SessionName? =
+      switch Target(uri).resource {
+      case .session(let name), .response(_, let name), .controls(_, let name), .responses(let name), .input(let name),
+        .cancel(_, let name):
+        SessionName(name)
+      case .other, .malformed: nil
+      }
+    audit?.refused(problem, AuditLog.Facts(address: address, session: session, problem.identity), now: now)
     guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
     var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
-    switch Target(uri).resource {
-    case .session(let name), .response(_, let name), .controls(_, let name), .responses(let name), .input(let name),
-      .cancel(_, let name):
-      if let session = SessionName(name) { metadata["session"] = "\(session)" }
-    case .other, .malformed: break
-    }
+    if let session { metadata["session"] = "\(session)" }
     if let origin { metadata["origin"] = "\(origin.prefix(200))" }
     if left > 0 { metadata["unlogged"] = "\(left)" }
     logger.info("refused a request: \(problem.detail)", metadata: metadata)
@@ -54,5 +63,14 @@ package final class Refusals: Sendable {
       defer { left = 0 }
       return left
     }
+
+    /// How many were left out and not told of.
+    mutating func settle() -> Int {
+      defer { left = 0 }
+      return left
+    }
+
+    /// Nothing has come for so long that it might as well be new.
+    func isIdle(_ now: NIODeadline) -> Bool { now - last > .seconds(60) }
   }
 }

@@ -22,6 +22,7 @@ package struct Routes: Sendable {
   package let refusals: Refusals
   package let limits: HTTPLimits
   package let logger: Logger
+  var audit: AuditLog? { front.audit }
   private let troubles: TroubleLog
   private let web = WebFiles()
 
@@ -50,8 +51,9 @@ package struct Routes: Sendable {
     let isOfSession = Target(request.head.path ?? "/").resource != .other
     let hasPlace = isOfSession && state.beginRequest(atMost: limits.maxRequests)
     defer { if hasPlace { state.endRequest() } }
+    let call = Call(request, channel, front)
     let response =
-      isOfSession && !hasPlace ? refused(.tooManyRequests, request) : await answer(Call(request, channel, front))
+      isOfSession && !hasPlace ? refused(.tooManyRequests, call) : await answer(call)
     // HEAD has the length of what it leaves out (RFC 9110 section 8.6).
     let body = request.method == .head ? ResponseBody() : response.body
     try await writer.write(response: response.head, body: body)
@@ -101,7 +103,7 @@ package struct Routes: Sendable {
     do {
       return try await route(call)
     } catch {
-      return refused(problem(for: error, call.request), call.request)
+      return refused(problem(for: error, call.request), call)
     }
   }
 
@@ -120,12 +122,15 @@ package struct Routes: Sendable {
     }
   }
 
-  func note(_ problem: Problem, _ request: Request) {
-    refusals.note(problem, uri: request.head.path ?? "/", origin: request.headers[.origin])
+  func note(_ problem: Problem, _ call: Call) {
+    let request = call.request
+    refusals.note(
+      problem, uri: request.head.path ?? "/", origin: request.headers[.origin], from: call.address)
   }
 
-  private func refused(_ problem: Problem, _ request: Request) -> Response {
-    note(problem, request)
+  private func refused(_ problem: Problem, _ call: Call) -> Response {
+    note(problem, call)
+    let request = call.request
     var response = Response(problem)
     if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
     return response
@@ -187,8 +192,9 @@ package struct Routes: Sendable {
     case .post:
       return try await post(name, call, query)
     case .delete:
-      let session = try await session(name, .delete, call, query)
+      let (session, identity) = try await admitted(name, .delete, call, query)
       try await store.delete(session)
+      audit?.acted("deleted", AuditLog.Facts(address: call.address, session: session, identity))
       var response = Response(status: .noContent)
       response.allow(request.headers[.origin])
       return response
@@ -378,7 +384,7 @@ package struct Routes: Sendable {
   ) async throws -> (session: SessionName, identity: Identity?) {
     guard let identity = try await identity(call, query) else { return (name, nil) }
     let session = identity.own(name)
-    guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session) }
+    guard identity.may(scope, session) else { throw Problem.notAllowed(scope, session).refusing(identity) }
     return (session, identity)
   }
 
@@ -457,7 +463,7 @@ package struct Routes: Sendable {
       throw Problem(.forbidden, "nothing-to-revoke", "This gateway asks nobody for a token.")
     }
     guard identity.scopes.contains(.revoke) else {
-      throw Problem(.forbidden, "not-allowed", "The token's scope does not hold revoke.")
+      throw Problem(.forbidden, "not-allowed", "The token's scope does not hold revoke.").refusing(identity)
     }
     guard MediaType.isContent(.json, request.headers[.contentType]) else {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
@@ -482,6 +488,10 @@ package struct Routes: Sendable {
     _ = try await store.append(NewEntry(json: json.buffer, limit: limits.maxEntryBytes), to: session, scope: "")
     authenticator.revocations.take(order)
     front.judgeAgain()
+    let taken = order.what
+    audit?.acted(
+      "revoked", AuditLog.Facts(address: call.address, identity),
+      [("what", taken.kind), ("name", taken.name), ("until", "\(Int(order.until))")])
     var response = Response(status: .noContent)
     response.allow(request.headers[.origin])
     return response
@@ -517,7 +527,9 @@ package struct Routes: Sendable {
       try method(request, .get)
       try origins.check(request.headers[values: .origin])
       try operators.check(request.headers, from: call.address)
-      let text = metrics.text(isReady: state.unreadiness(at: .now()) == nil, relays: relays.open)
+      let text = metrics.text(
+        isReady: state.unreadiness(at: .now()) == nil, relays: relays.open,
+        auditLinesDropped: audit?.dropped ?? 0)
       return .text(text, type: MetricsRegistry.contentType)
     default:
       return try web.response(to: request, path: path)

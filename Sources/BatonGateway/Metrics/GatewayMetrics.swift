@@ -103,7 +103,7 @@ package final class GatewayMetrics: Sendable {
   }
 
   /// The Prometheus text.
-  package func text(isReady: Bool, relays: Int = 0) -> String {
+  package func text(isReady: Bool, relays: Int = 0, auditLinesDropped: UInt64 = 0) -> String {
     var delivered: UInt64 = 0
     var bytes: UInt64 = 0
     for loop in loops.withLockedValue({ $0 }) {
@@ -115,7 +115,7 @@ package final class GatewayMetrics: Sendable {
     let values: [(name: String, type: String, UInt64)] = [
       ("baton_ready", "gauge", isReady ? 1 : 0), ("baton_entries_delivered_total", "counter", delivered),
       ("baton_bytes_sent_total", "counter", bytes), ("baton_log_lines_dropped_total", "counter", dropped),
-      ("baton_relays", "gauge", UInt64(relays)),
+      ("baton_audit_lines_dropped_total", "counter", auditLinesDropped), ("baton_relays", "gauge", UInt64(relays)),
     ]
     for (name, type, value) in values {
       if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
@@ -135,6 +135,7 @@ package final class GatewayMetrics: Sendable {
     "baton_entries_delivered_total": "Entries sent to devices, once a device.",
     "baton_bytes_sent_total": "Bytes of frames that carried entries.",
     "baton_log_lines_dropped_total": "Lines that standard error did not take.",
+    "baton_audit_lines_dropped_total": "Lines that --audit-log did not take.",
     "baton_misshapen_fields_total": "Fields of a wrong shape, forwarded as they are.",
     "baton_lag_seconds": "From an entry's id to the read that brought it.",
     "baton_redis_latency_seconds": "From a command to its reply.",

@@ -34,6 +34,8 @@ package final class Gateway: Service {
   private let backend: GatewayBackend
   private let parts: GatewayParts
   private let onListening: @Sendable (SocketAddress) -> Void
+  /// Nil where nobody wants one.
+  private let audit: AuditLog?
   private let authenticator = NIOLockedValueBox<Authenticator?>(nil)
 
   /// - Parameter onListening: called once, with the address that devices reach.
@@ -45,12 +47,23 @@ package final class Gateway: Service {
     self.parts = parts
     self.backend = backend
     self.onListening = onListening
+    audit = configuration.auditFile.map { file in
+      AuditLog(node: configuration.node, lost: { file.output.dropped }, write: { file.output.write($0) })
+    }
   }
 
   /// Reads the keys of tokens and the listener's certificate again; what is in use stays where they can't be read.
   package func reload() async {
     let authenticator = authenticator.withLockedValue { $0 }
-    if authenticator == nil, configuration.tls == nil {
+    if let file = configuration.auditFile {
+      do {
+        try file.reopen()
+        parts.logger.notice("the audit log was opened again")
+      } catch {
+        parts.logger.error("the audit log stays as it was", metadata: ["error": "\(error.text)"])
+      }
+    }
+    if authenticator == nil, configuration.tls == nil, configuration.auditFile == nil {
       parts.logger.notice("ignored a signal: nobody is asked for a token, and there is no TLS: nothing is read again")
     }
     if let authenticator { await reloadKeys(authenticator) }
@@ -58,7 +71,9 @@ package final class Gateway: Service {
     do {
       try tls.reload()
       parts.logger.notice("the certificate was read again")
+      audit?.acted("certificate-read")
     } catch {
+      audit?.acted("certificate-kept", AuditLog.Facts(), [("option", error.option)])
       parts.logger.error("the certificate stays as it was", metadata: ["error": "--\(error.option) \(error.text)"])
     }
   }
@@ -70,7 +85,9 @@ package final class Gateway: Service {
       await authenticator.refreshKeys()
       parts.logger.notice(
         "the keys of tokens were read again", metadata: ["for": "\(keys.known.joined(separator: " "))"])
+      audit?.acted("keys-read")
     } catch {
+      audit?.acted("keys-kept")
       let text = (error as? TokenKeySources.Objection).map { "--\($0.option) \($0.text)" } ?? "\(error)"
       parts.logger.error("the keys of tokens stay as they were", metadata: ["error": "\(text)"])
     }
@@ -83,13 +100,14 @@ package final class Gateway: Service {
     let quotas = TenantQuotas(configuration.tenantQuotas)
     var sessions = backend.sessions
     if configuration.tenantClaim != nil { sessions = TenantSessions(sessions: sessions, quotas: quotas) }
-    let refusals = Refusals(metrics: parts.metrics, logger: parts.logger)
+    let audit = audit
+    let refusals = Refusals(metrics: parts.metrics, logger: parts.logger, audit: audit)
     let front = DeviceFront(
       attaching: backend.devices, registry: parts.registry, origins: configuration.origins,
       hosts: configuration.hosts, addresses: addresses, settings: configuration.devices, state: parts.state,
       metrics: parts.metrics, refusals: refusals, authenticator: authenticator, quotas: quotas,
       readsProxyHeaders: configuration.readsProxyHeaders, asksForCertificates: configuration.tls?.clients != nil,
-      logger: parts.logger)
+      audit: audit, logger: parts.logger)
     let relays = try makeRelays()
     if let relay = relays.openAI {
       let takeOver = OpenAITakeOver(store: sessions, relay: relay)
@@ -147,6 +165,7 @@ package final class Gateway: Service {
           backing.cancel()
         }
       }
+      if let audit { group.addTask { await audit.run() } }
       if let authenticator {
         let watch = RevocationWatch(
           store: watched, revocations: authenticator.revocations, registry: parts.registry,

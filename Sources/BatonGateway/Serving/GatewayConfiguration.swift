@@ -45,6 +45,7 @@ package struct GatewayConfiguration: Sendable {
   package var drainDelay = TimeAmount.seconds(5)
   package var drainTime = TimeAmount.seconds(30)
   package var logsJSON = false
+  package var auditFile: AuditFile?
   package var logLevel = Logger.Level.info
   package var maxEntryBytes = 256 << 10
   package var windowBytes = 256 << 10
@@ -155,6 +156,13 @@ package struct GatewayConfiguration: Sendable {
     drainDelay = try time("drain-delay", atLeast: 0)
     drainTime = try time("drain-time", atLeast: 0)
     logsJSON = settings.text("log-format") == "json"
+    if let path = settings.text("audit-log") {
+      do throws(AuditFile.Objection) {
+        auditFile = try AuditFile(path)
+      } catch {
+        throw settings.mistake("audit-log", error.text)
+      }
+    }
     logLevel = settings.text("log-level").flatMap { Logger.Level(rawValue: $0) } ?? .info
     maxEntryBytes = try size("max-entry-bytes", atLeast: 1024)
     windowBytes = try size("window-bytes", atLeast: 1024)

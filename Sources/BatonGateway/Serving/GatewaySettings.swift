@@ -141,6 +141,10 @@ package enum GatewaySettings {
       "The least severe level that is logged"),
 
     Setting(
+      "audit-log", placeholder: "PATH",
+      "A file, pipe or standard output (-) for one line of JSON about each refusal and each administrative act; SIGHUP opens it again"
+    ),
+    Setting(
       "max-entry-bytes", .size, standard: "256KiB", "Entries larger than this are announced as skipped, not sent"),
     Setting("window-bytes", .size, standard: "256KiB", "Newest entries kept in memory for one session"),
     Setting(

@@ -87,6 +87,7 @@ package enum ServeCommand {
     defer { for task in tasks { task.cancel() } }
     if configuration.exitsWithStandardInput { exitWithStandardInput() }
     do {
+      defer { configuration.auditFile?.output.flush(within: .seconds(1)) }
       try await group.run()
       if case .unix(let path) = configuration.listen { unlink(path) }
       return 0

@@ -47,7 +47,7 @@ extension Routes {
     let response = RelayQuestion.name("resp", key, subject: subject, session: named)
     guard let name = named ?? SessionName(response) else { throw Problem.badResponse }
     let session = who?.own(name) ?? name
-    if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session) }
+    if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session).refusing(who) }
     let id = OpenAIResponseID(response: response, session: session)
     let model = asked["model"]?.text ?? ""
     let note = OpenAITakeOver.Note(

@@ -43,7 +43,7 @@ extension Routes {
       let object = try await object(of: id, call, waits: true, beats: 1)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.delete, nil):
-      let (id, _) = try await admitted(.delete)
+      let (id, who) = try await admitted(.delete)
       try await known(id)
       guard id.session.description == id.response else {
         throw Problem(
@@ -51,6 +51,7 @@ extension Routes {
           "This response is part of session \(id.session); delete the session to delete it.")
       }
       try await store.delete(id.session)
+      audit?.acted("deleted", AuditLog.Facts(address: call.address, session: id.session, who))
       var json = JSONWriter(into: ByteBuffer())
       json.object { json in
         json.member("id", id.description)

@@ -32,7 +32,7 @@ extension Routes {
       }
     } catch {
       let problem = problem(for: error, request)
-      note(problem, request)
+      note(problem, call)
       var response = Response(openAI: problem)
       if origins.allows(request.headers[values: .origin]) { response.allow(request.headers[.origin]) }
       return response
@@ -50,6 +50,7 @@ extension Routes {
     guard let identity = try await identity(call, query) else { return nil }
     guard identity.scopes.contains(scope) else {
       throw Problem(.forbidden, "not-allowed", "The token's scope does not hold \(scope.rawValue).")
+        .refusing(identity)
     }
     return identity
   }

@@ -36,8 +36,8 @@ package struct RelayUpload: Sendable {
           stop.why.withLock { $0 = .cancelled }
           return nil
         }
-        // The response has ended: the reader says how.
-        try await Task.sleep(for: .seconds(1 << 30))
+        // The response has ended, or the upload is given up: the reader says how.
+        try? await Task.sleep(for: .seconds(1 << 30))
         return nil
       }
       group.addTask {

@@ -1,12 +1,13 @@
 """Tokens that are taken back before their time, on every node (section 3)."""
 
+import http.client
 import json
 import time
 
 import pytest
 from support.event_stream import EventStream
 from support.process import wait_for
-from support.servers import Gateway
+from support.servers import Answer, Gateway
 from test_identity import SECRET, bearer, token
 
 
@@ -118,3 +119,45 @@ def test_the_orders_are_nobodys(nodes, redis):
         answer = nodes[0].request(method, path, body, {"Content-Type": "application/json", **bearer(value)})
         assert answer.status == 403, (method, answer.body)
     nodes[0].upgrade(path, bearer(value)).problem(403)
+
+
+class Upload:
+    """A body that has begun and goes on."""
+
+    def __init__(self, gateway, path, value, kind, first):
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        self.connection.putrequest("POST", path)
+        for name, told in {"Content-Type": kind, "Transfer-Encoding": "chunked", **bearer(value)}.items():
+            self.connection.putheader(name, told)
+        self.connection.endheaders()
+        self.connection.send(f"{len(first):x}\r\n{first}\r\n".encode())
+
+
+@pytest.mark.parametrize("order, status", [("subject", 401), ("session", 403)])
+def test_what_is_under_way_is_cut(nodes, redis, session, order, status):
+    value, path = issued(sub=f"up-{session}"), f"/v1/sessions/{session}"
+    lines = Upload(nodes[1], f"{path}?epoch=1", value, "application/x-ndjson", '{"response":"r","n":1,"data":"x"}\n')
+    chunk = 'data: {"type":"start"}\n\ndata: {"type":"text-start","id":"1"}\n\ndata: {"type":"text-delta","id":"1","delta":"x"}\n\n'
+    chunks = Upload(nodes[1], f"{path}?response=ui", value, "text/event-stream", chunk)
+    controls = http.client.HTTPConnection("127.0.0.1", nodes[1].port, timeout=60)
+    controls.request("GET", f"{path}/responses/r/controls", headers=bearer(value))
+    following = controls.getresponse()
+    assert following.status == 200
+    wait_for(lambda: {dict(fields).get(b"response") for _, fields in redis.stream(session)} >= {b"r", b"ui"}, 20, "both have begun")
+    revoke(nodes[0], **{order: f"up-{session}" if order == "subject" else session})
+    answer = Answer(lines.connection.getresponse()).problem(status)
+    assert (answer["response"], answer["n"]) == ("r", 1)
+    assert Answer(chunks.connection.getresponse()).problem(status)["response"] == "ui"
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        following.read()
+
+
+def test_a_page_that_waits_is_not_given(nodes, redis, session):
+    value, last = issued(sub=f"page-{session}"), redis.add(session, data="x")
+    page = http.client.HTTPConnection("127.0.0.1", nodes[1].port, timeout=60)
+    page.request("GET", f"/v1/sessions/{session}?after={last}&wait=30s", headers=bearer(value))
+    wait_for(lambda: (nodes[1].metric("baton_sessions") or 0) >= 1, 20, "it waits")
+    revoke(nodes[0], subject=f"page-{session}")
+    wait_for(lambda: status(nodes[1], session, value) == 401, 20, "the refusal")
+    redis.add(session, data="y")
+    assert Answer(page.getresponse()).status == 401

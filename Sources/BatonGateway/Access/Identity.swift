@@ -56,5 +56,11 @@ package struct Identity: Sendable, Equatable {
     }
   }
 
+  /// Why a request that was let in must not go on; nil: it may.
+  func objection(to scope: Scope, _ session: SessionName) -> Problem? {
+    if isRevoked { return Problem.unauthenticated("The token was revoked; get a new one.").refusing(self) }
+    return may(scope, session) ? nil : Problem.notAllowed(scope, session).refusing(self)
+  }
+
   package func may(_ scope: Scope, _ session: SessionName) -> Bool { scopes.contains(scope) && mayUse(session) }
 }

@@ -20,8 +20,8 @@ struct ControlStream: Sendable {
   let session: SessionName
   /// Nil: cancels from the inbox's beginning on, and inputs from now on.
   let after: EntryID?
-  /// Seconds since 1970.
-  let expires: Double?
+  /// Whose token's end is the stream's.
+  let identity: Identity?
   let store: any SessionOperations
   let state: NodeState
 
@@ -46,7 +46,9 @@ struct ControlStream: Sendable {
     var place = after ?? .zero
     var beaten = ContinuousClock.now
     try await writer.write(ByteBuffer(string: ": controls of \(response)\n\n"))
-    while !Task.isCancelled, !state.endsUploads, Date().timeIntervalSince1970 < expires ?? .infinity {
+    while !Task.isCancelled, !state.endsUploads, Date().timeIntervalSince1970 < identity?.expires ?? .infinity,
+      identity?.objection(to: .publish, session) == nil
+    {
       var (isMore, pause) = (false, Self.patience)
       // While the store is away the producer waits.
       if let look = try? await store.look(at: response, in: session, after: place) {

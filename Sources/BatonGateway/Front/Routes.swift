@@ -179,7 +179,7 @@ package struct Routes: Sendable {
     switch request.method {
     case .get, .head:
       if request.method == .head, request.headers[.upgrade] != nil { throw Problem.methodNotAllowed("GET") }
-      let session = try await session(name, .read, call, query)
+      let (session, identity) = try await admitted(name, .read, call, query)
       let asked = try HistoryRequest(session: session, query: query)
       guard let page = try await history(asked, call) else {
         throw Problem(
@@ -187,6 +187,7 @@ package struct Routes: Sendable {
           "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
         )
       }
+      if asked.wait != nil, let problem = identity?.objection(to: .read, session) { throw problem }
       if let charge = page.charge { call.answerCosts(charge) }
       return .json(page.json(session: session), to: request).of(session)
     case .post:
@@ -226,7 +227,9 @@ package struct Routes: Sendable {
         .unsupportedMediaType, "unsupported-content-encoding", "Send the body without Content-Encoding."
       ).with(header: "Accept-Encoding", "identity")
     }
-    if MediaType.isContent(.eventStream, type) { return try await upload(call.body, to: session, request, query) }
+    if MediaType.isContent(.eventStream, type) {
+      return try await upload(call.body, to: session, by: identity, request, query)
+    }
     let ids: [EntryID]
     var isReplayed = false
     if MediaType.isContent(.ndjson, type) {
@@ -244,7 +247,8 @@ package struct Routes: Sendable {
         throw Problem.badRequest("bad-lease", "lease=keep: another upload follows this one within 15 s.")
       }
       let upload = UploadTask(
-        epoch: epoch, keepsLeases: lease != nil, to: session, store: store, limits: limits, state: state)
+        epoch: epoch, keepsLeases: lease != nil, to: session, by: identity, store: store, limits: limits,
+        state: state)
       ids = try await upload.run(call.body)
     } else if MediaType.isContent(.json, type) {
       let key = try idempotencyKey(request)
@@ -356,7 +360,7 @@ package struct Routes: Sendable {
     let given = try request.headers.first { $0.name.canonicalName == "last-event-id" }?.value ?? query.one("after")
     let after = try given.map { (text) throws(Problem) in try Offset(checking: text, name: "after").id }
     let controls = ControlStream(
-      response: response, session: session, after: after, expires: identity?.expires, store: store, state: state)
+      response: response, session: session, after: after, identity: identity, store: store, state: state)
     // Refused now, where a status can say so.
     let first = try await controls.begin()
     var answer = Response(status: .ok, body: ResponseBody { writer in try await controls.run(first, &writer) })

@@ -9,6 +9,7 @@ import NIOCore
 actor UploadTask {
   private let store: any SessionOperations
   private let session: SessionName
+  private let identity: Identity?
   private let keepsLeases: Bool
   private let limits: HTTPLimits
   private let state: NodeState
@@ -24,13 +25,17 @@ actor UploadTask {
   private static let renewal = Duration.seconds(5)
   private static let tick = Duration.milliseconds(250)
 
-  /// - Parameter keepsLeases: whether the body's end leaves them, for the upload that follows.
+  /// - Parameters:
+  ///   - keepsLeases: whether the body's end leaves them, for the upload that follows.
+  ///   - identity: who uploads; once it is revoked the upload is refused.
   init(
-    epoch: UInt64, keepsLeases: Bool, to session: SessionName, store: any SessionOperations, limits: HTTPLimits,
+    epoch: UInt64, keepsLeases: Bool, to session: SessionName, by identity: Identity?, store: any SessionOperations,
+    limits: HTTPLimits,
     state: NodeState
   ) {
     self.store = store
     self.session = session
+    self.identity = identity
     self.keepsLeases = keepsLeases
     self.limits = limits
     self.state = state
@@ -90,6 +95,7 @@ actor UploadTask {
     while true {
       try await Task.sleep(for: min(UploadTask.tick, silence / 4))
       if state.endsUploads { throw Problem.draining(retryAfter: 1) }
+      if let problem = identity?.objection(to: .publish, session) { throw problem }
       if .now - heard >= silence { throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too") }
       let most = Duration.nanoseconds(limits.maxUploadTime.nanoseconds)
       if .now - began >= most { throw Problem.bodyTime(most, "--max-upload-time; go on in another one", .uploadTime) }

@@ -9,8 +9,9 @@ import NIOCore
 
 extension Routes {
   /// A UI message stream that an app's own route uploads as it makes it (PROTOCOL 8).
-  func upload(_ body: RequestBody, to session: SessionName, _ request: Request, _ query: Query) async throws -> Response
-  {
+  func upload(
+    _ body: RequestBody, to session: SessionName, by identity: Identity?, _ request: Request, _ query: Query
+  ) async throws -> Response {
     guard let response = try query.one("response"), Shape.name(response.utf8, upTo: 128) else {
       throw Problem.badResponse
     }
@@ -24,6 +25,7 @@ extension Routes {
     }
     let how: ResponseEnd
     let pace = NIOLockedValueBox(UploadPace())
+    let refusal = NIOLockedValueBox<Problem?>(nil)
     do {
       let upload = try await RelayUpload(
         session: session.qualified, response: response, codec: UIMessageCodec(response: response),
@@ -34,12 +36,16 @@ extension Routes {
       }
       how = try await upload.run(pieces) { [limits, state] in
         while !state.endsUploads, pace.withLockedValue({ $0.problem(limits) }) == nil {
+          if let problem = identity?.objection(to: .publish, session) {
+            return refusal.withLockedValue { $0 = problem }
+          }
           do { try await Task.sleep(for: .milliseconds(250)) } catch { return }
         }
       }
     } catch let error as ProducerError {
       throw Problem(Relay.Failure.store(error))
     }
+    if let problem = refusal.withLockedValue({ $0 }) { throw problem.with(member: "response", response) }
     if let problem = pace.withLockedValue({ $0.exceeded }) { throw problem.with(member: "response", response) }
     var json = JSONWriter(into: ByteBuffer())
     json.object { json in

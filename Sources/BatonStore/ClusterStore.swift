@@ -365,6 +365,24 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     attempt(session, { $0.record(of: response, in: session, completion: $1) }, completion)
   }
 
+  /// One master after the other.
+  package func sessions(
+    like prefix: String, from place: KeyPlace?, completion: @escaping (Result<SessionStep, RedisError>) -> Void
+  ) {
+    let masters = (watch?.map.masters ?? []).sorted()
+    guard let node = place?.node ?? masters.first, let shard = shard(node) else {
+      return completion(.failure(.connectFailed("a master of the cluster is not there any more; begin again")))
+    }
+    let cursor = KeyPlace(node: node, cursor: place?.cursor ?? "0")
+    shard.store.sessions(like: prefix, from: cursor) { result in
+      completion(
+        result.map { step in
+          guard step.next == nil, let other = masters.first(where: { $0 > node }) else { return step }
+          return SessionStep(sessions: step.sessions, next: KeyPlace(node: other, cursor: "0"))
+        })
+    }
+  }
+
   package func responses(
     in session: SessionName, completion: @escaping (Result<ResponseList, RedisError>) -> Void
   ) {

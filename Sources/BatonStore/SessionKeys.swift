@@ -24,6 +24,19 @@ extension SessionName {
   /// The session's stream: the braces keep all keys of a session in one Redis Cluster slot.
   package func key(prefix: String) -> String { "\(prefix){\(qualified)}" }
 
+  /// The session of a key that holds its entries or what was sent to it; nil for any other key, its state's among them:
+  /// of a deleted session a tombstone stays.
+  package init?(contentKey key: String, prefix: String) {
+    let suffix = [":inbox", ":keys"].first { key.hasSuffix("}" + $0) } ?? ""
+    self.init(key: String(key.dropLast(suffix.count)), prefix: prefix)
+  }
+
+  /// What keys of sessions match whose qualified names begin so (`SCAN`).
+  package static func pattern(of names: String, prefix: String) -> String {
+    let special: Set<Character> = ["*", "?", "[", "]", "^", "\\"]
+    return prefix.map { special.contains($0) ? "\\\($0)" : "\($0)" }.joined() + "{\(names)*"
+  }
+
   /// The session of a stream's key; nil for any other key.
   package init?(key: String, prefix: String) {
     guard key.hasPrefix(prefix), key.hasSuffix("}") else { return nil }

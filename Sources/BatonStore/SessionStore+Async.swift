@@ -41,6 +41,13 @@ extension SessionStoring {
   }
 
   /// - Throws: ``RedisError``.
+  package func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep {
+    try await withCheckedThrowingContinuation { continuation in
+      eventLoop.execute { self.sessions(like: prefix, from: place) { continuation.resume(with: $0) } }
+    }
+  }
+
+  /// - Throws: ``RedisError``.
   package func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook {
     try await withCheckedThrowingContinuation { continuation in
       eventLoop.execute {

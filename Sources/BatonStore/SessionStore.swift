@@ -349,6 +349,33 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     }
   }
 
+  package func sessions(
+    like prefix: String, from place: KeyPlace?, completion: @escaping (Result<SessionStep, RedisError>) -> Void
+  ) {
+    let keyPrefix = configuration.keyPrefix
+    let command = RedisCommand(
+      "SCAN", .string(place?.cursor ?? "0"), "MATCH", .string(SessionName.pattern(of: prefix, prefix: keyPrefix)),
+      "COUNT", .integer(Int64(SessionStep.keys)))
+    commands?.send([command]) { result in
+      completion(
+        result.flatMap { replies in
+          Result { () throws(RedisError) in
+            guard var parts = try replies.first?.accepted().elements, let next = parts.next()?.text,
+              var keys = parts.next()?.elements
+            else { throw .unexpectedReply("SCAN") }
+            var step = SessionStep()
+            while let key = keys.next() {
+              if let session = key.text.flatMap({ SessionName(contentKey: $0, prefix: keyPrefix) }) {
+                step.sessions.append(session)
+              }
+            }
+            if next != "0" { step.next = KeyPlace(node: place?.node ?? "", cursor: next) }
+            return step
+          }
+        })
+    }
+  }
+
   package func responses(
     in session: SessionName, completion: @escaping (Result<ResponseList, RedisError>) -> Void
   ) {

@@ -51,6 +51,27 @@ package protocol SessionStoring: AnyObject, Sendable {
   func send(
     _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
   )
+  /// One step of a walk through all keys: sessions whose qualified names begin so, some of them perhaps twice. What was
+  /// there throughout the walk is found, but for what has moved to another server meanwhile.
+  /// - Parameter place: nil: from the beginning.
+  func sessions(
+    like prefix: String, from place: KeyPlace?, completion: @escaping (Result<SessionStep, RedisError>) -> Void)
+}
+
+/// A place in a walk through all keys.
+package struct KeyPlace: Sendable, Equatable {
+  /// The server, where there are several.
+  package var node: String
+  package var cursor: String
+}
+
+package struct SessionStep: Sendable {
+  /// Keys that Redis looks at in one step.
+  static let keys = 1000
+
+  package var sessions: [SessionName] = []
+  /// Nil: the walk is over.
+  package var next: KeyPlace?
 }
 
 /// The responses of a session that its state tells of.

@@ -45,6 +45,8 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
 
   func delete(_ session: SessionName) async throws {}
 
+  func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep { SessionStep() }
+
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? { nil }
 
   func submit(_ put: EntryPut, to session: SessionName) async throws -> (inboxID: EntryID, again: Bool) {

@@ -129,7 +129,7 @@ def test_every_path_of_the_gateway_is_described_and_no_other():
     described = {path for path in OPEN["paths"] if "{" not in path}
     described |= {f"/{file}" for file in OPEN["paths"]["/{file}"]["parameters"][0]["schema"]["enum"]}
     assert described == files | routes | {"/demo/", "/baton.bundle.js", "/baton.tgz", "/v1/ai-sdk"}
-    sessions = {path for path in OPEN["paths"] if path.startswith("/v1/sessions")}
+    sessions = {path for path in OPEN["paths"] if path.startswith("/v1/sessions/")}
     assert sessions == {"/v1/sessions/{session}" + rest for rest in (
         "", "/input", "/responses", "/responses/{response}", "/responses/{response}/cancel", "/responses/{response}/controls")}  # fmt: skip
 
@@ -306,6 +306,9 @@ def test_responses(gateway, asks, session):
     asks(gateway, "POST", f"{path}/input", 202, body='{"data":"Go on"}', headers=JSON)
     asks(gateway, "POST", f"{path}/responses/r1/cancel", 202, body="{}", headers=JSON)
     asks(gateway, "DELETE", path, 204)
+    asks(gateway, "DELETE", f"/v1/sessions?prefix={session}", 200)
+    asks(gateway, "DELETE", "/v1/sessions?prefix=a%20b", 400, "bad-prefix")
+    asks(gateway, "OPTIONS", "/v1/sessions", 204)
 
 
 def test_attaching_and_heads(gateway, asks, session):

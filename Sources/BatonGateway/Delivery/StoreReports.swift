@@ -96,9 +96,9 @@ struct StoreReports: Sendable {
 }
 
 extension Problem {
-  init(_ error: RedisError, _ session: SessionName) {
+  init(_ error: RedisError, _ session: SessionName?) {
     switch error.meaning {
-    case _ where error.code == "WRONGTYPE": self = .wrongType(session)
+    case _ where error.code == "WRONGTYPE": self = session.map(Problem.wrongType) ?? .storeUnavailable
     // Another server is looked for.
     case .refusesWrites where error.code == "READONLY": self = .storeUnavailable
     case .refusesWrites:

@@ -189,6 +189,14 @@ struct StoredSessions: SessionOperations {
     if parts.first == "wrong_type" { throw Problem.wrongType(session) }
   }
 
+  func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep {
+    do {
+      return try await store.sessions(like: prefix, from: place)
+    } catch let error as RedisError {
+      throw Problem(error, nil)
+    }
+  }
+
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
     do {
       return try await store.record(of: response, in: session)

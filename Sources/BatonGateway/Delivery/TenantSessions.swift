@@ -56,6 +56,11 @@ struct TenantSessions: SessionOperations {
     try await sessions.delete(session)
   }
 
+  func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep {
+    guard prefix.contains("/") else { throw Problem.notAllToDelete(prefix) }
+    return try await sessions.sessions(like: prefix, from: place)
+  }
+
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord? {
     try check(session)
     return try await sessions.response(response, in: session)

@@ -507,16 +507,19 @@ package struct Routes: Sendable {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
     if path == Self.aiSDKPath || path.hasPrefix(Self.aiSDKPath + "/") { return try await aiSDK(call, path) }
-    if let relay = relays.openAI, path.hasPrefix("/v1/"), path != "/v1/revocations", !path.hasPrefix("/v1/sessions/") {
+    if let relay = relays.openAI, path.hasPrefix("/v1/"), path != "/v1/revocations", path != "/v1/sessions",
+      !path.hasPrefix("/v1/sessions/")
+    {
       return await openAI(call, path, relay)
     }
-    if request.method == .options, path != "/v1/revocations" {
+    if request.method == .options, path != "/v1/revocations", path != "/v1/sessions" {
       // OPTIONS * asks about the server as a whole (RFC 9110 section 9.3.7).
       guard path == "*" || web.file(path) != nil else { throw Problem.noSuchPath }
       return preflight(request, allow: "GET, HEAD, OPTIONS")
     }
     switch path {
     case "/v1/revocations": return try await revoke(call)
+    case "/v1/sessions": return try await deleteSessions(call)
     case "/healthz":
       try method(request, .get)
       return .text("ok\nbaton \(batonVersion)\n")

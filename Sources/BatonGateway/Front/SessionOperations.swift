@@ -17,6 +17,8 @@ package protocol SessionOperations: Sendable {
   func append(_ call: AppendCall, to session: SessionName) async throws -> WriteReply
   /// Every key of the session; a tombstone stays for 1 h.
   func delete(_ session: SessionName) async throws
+  /// One step of a walk through all sessions whose qualified names begin so; nil: from the beginning.
+  func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep
   /// Nil where nothing is known of the response.
   func response(_ response: String, in session: SessionName) async throws -> ResponseRecord?
   /// What a person wants, for the process that holds the response: `again` where its key came before.

@@ -213,6 +213,17 @@ def test_openais_clients(nodes, upstream, redis, session):
     assert nodes[1].request("DELETE", path, headers=A).status == 200
 
 
+def test_what_a_model_server_keeps_is_nobodys(nodes, upstream):
+    asked = len(upstream.requests)
+    kept = [("GET", "files"), ("GET", "files/file-1/content"), ("DELETE", "files/file-1"), ("POST", "files"), ("GET", "chat/completions"),
+            ("POST", "chat/completions/cmpl-1"), ("GET", "conversations/conv_1"), ("POST", "batches"), ("GET", "models/../files"), ("GET", "models/%2e%2E/files"), ("POST", "embeddings/../files")]  # fmt: skip
+    for method, path in kept:
+        answer = nodes[0].request(method, f"/v1/{path}", "{}" if method == "POST" else None, {**JSON, **A})
+        assert answer.status == 403 and "tenant" in answer.json["error"]["message"], (path, answer.body)
+    assert len(upstream.requests) == asked
+    assert nodes[0].request("GET", "/v1/models", headers=A).json["data"][0]["id"] == "m"
+
+
 def test_the_ai_sdks_clients(nodes, upstream, redis, session):
     upstream.events = sse(*ui_answer())
     asked(nodes[0], session, headers=A)

@@ -144,8 +144,27 @@ extension Routes {
     }
   }
 
+  /// What is answered at once, so that nothing is left for another tenant to ask for.
+  private static func keepsNothing(_ method: HTTPRequest.Method, _ target: String) -> Bool {
+    let path = target.prefix { $0 != "?" }
+    guard let plain = Query.percentDecoded(path), !plain.contains("..") else { return false }
+    if method == .get || method == .head { return path.split(separator: "/").first == "models" }
+    let answered = [
+      "chat/completions", "completions", "embeddings", "moderations", "rerank", "score", "tokenize", "detokenize",
+      "audio/speech", "audio/transcriptions", "audio/translations", "images/generations", "images/edits",
+      "images/variations",
+    ]
+    return method == .post && answered.contains(String(path))
+  }
+
   func pass(_ call: Call, _ target: String, _ query: Query, _ relay: Relay) async throws -> Response {
-    _ = try await identity(call, query, call.request.method == .get ? .read : .publish)
+    let who = try await identity(call, query, call.request.method == .get ? .read : .publish)
+    guard who?.tenant == nil || Self.keepsNothing(call.request.method, target) else {
+      throw Problem(
+        .forbidden, "not-allowed",
+        "What the model server keeps is not any one tenant's; of it tenants may ask for models, and for what it answers at once."
+      ).refusing(who)
+    }
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
     return Response(try await passed(relay, method, target, body), to: call.request)

@@ -41,8 +41,8 @@ def api(gateway):
     return {"api": f"{gateway.url}/v1/ai-sdk"}
 
 
-def asked(page, gateway, session, **options):
-    page.show(session, api(gateway), **options)
+def asked(page, gateway, session):
+    page.show(session, api(gateway), resume=False)
     page.wait_status("ready")
     page.call("sendMessage", {"text": "hi"})
     return page
@@ -86,8 +86,8 @@ def test_a_reload_in_mid_answer(relays, upstream, page, session):
     page.wait_text("Baton passes ")
     stored = page.value("messages")
     page.open().show(session, api(relays[1]), stored)
+    page.wait_status("streaming")
     page.wait_text("Baton passes ")
-    assert page.value("status") == "streaming"
     upstream.go.release(40)
     page.wait_text("".join(WORDS))
     page.wait_status("ready")
@@ -124,6 +124,7 @@ def test_an_approval_after_a_reload(relays, upstream, page, session):
     stored = page.value("messages")
     upstream.events = sse(*second)
     page.open().show(session, api(relays[1]), stored)
+    page.wait_resumed()
     page.wait_status("ready")
     assert page.text() == "Shall I?" and len(page.value("messages")) == 2
     page.call("addToolApprovalResponse", {"id": "ap_1", "approved": True})
@@ -155,9 +156,9 @@ def baton(*gateways):
     return {"url": [gateway.url for gateway in gateways]}, f"{gateways[-1].url}/baton-ai-sdk.js"
 
 
-def shown(page, session, *gateways, **options):
+def shown(page, session, *gateways):
     transport, client = baton(*gateways)
-    page.show(session, transport, client=client, **options)
+    page.show(session, transport, client=client, resume=False)
     page.wait_status("ready")
     return page
 
@@ -215,7 +216,7 @@ def test_cut_off_after_each_chunk(relays, upstream, page, session, redis, events
     upstream.events, upstream.paced = sse(*events), True
     ways = [Switch(gateway.port) for gateway in relays]
     urls = [f"http://127.0.0.1:{way.port}" for way in ways]
-    page.show(session, {"url": urls}, client=f"{relays[0].url}/baton-ai-sdk.js")
+    page.show(session, {"url": urls}, client=f"{relays[0].url}/baton-ai-sdk.js", resume=False)
     page.wait_status("ready")
     page.call("sendMessage", {"text": "hi"})
     for place in range(1, len(events) + 1):
@@ -274,6 +275,6 @@ def test_a_plain_producers_answer(relays, page, session, redis):
     redis.add_tokens(session, ["Hel", "lo"], "r1")
     page.show(session, api(relays[0]))
     page.wait_text("Hello")
-    assert page.value("status") == "streaming"
+    page.wait_status("streaming")
     redis.add(session, event="end", response="r1")
     page.wait_status("ready")

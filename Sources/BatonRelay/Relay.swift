@@ -31,6 +31,7 @@ package final class Relay: Sendable {
     /// Below the upstream's address: `responses`, `chat/completions`; empty for the address itself.
     package var path: String
     package var body: ByteBuffer
+    package var contentType: String? = "application/json"
     package var codec: any RelayCodec
     /// The caller's, as far as the upstream is to see them.
     package var headers: HTTPHeaders = [:]
@@ -202,7 +203,7 @@ package final class Relay: Sendable {
         isAgain
         ? try self.request(.GET, Self.stream(of: request.response) + "&from=0", ByteBuffer(), contentType: nil)
         : try self.request(
-          .POST, request.path, request.body, contentType: "application/json", headers: request.headers)
+          .POST, request.path, request.body, contentType: request.contentType, headers: request.headers)
       if !isAgain, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
       response.execute(asked, on: web.client)
       reading: for try await part in response.parts {

@@ -9,6 +9,8 @@ package enum RelayItem: Sendable, Equatable {
   case delta(ByteBuffer, part: String?)
   /// JSON that is kept as it is, in an entry with the codec's event; `more`: it goes on in the next one.
   case event(ByteBuffer, more: Bool)
+  /// An event of a stream that nothing is known of, as it came; each nil where it had none.
+  case verbatim(ByteBuffer?, name: String?, id: String?, more: Bool)
 
   /// Cut as the producer cuts deltas, so that each item has the number of its entry.
   static func deltas(_ text: String, part: String?) -> [RelayItem] {
@@ -59,12 +61,16 @@ package enum RelayStop: Error, Sendable {
 package protocol RelayCodec: Sendable {
   /// Of the entries that hold JSON as it came.
   static var event: String { get }
+  /// Whether it takes `EventStreamDecoder.Item.verbatim`.
+  static var isVerbatim: Bool { get }
   /// The data of the response's start, JSON; asked for once the upstream has accepted.
   var start: String { get }
   mutating func received(_ event: EventStreamDecoder.Item) -> [RelayItem]
   /// Itself, or another one where the first event is none of this wire: asked before each event of an answer that is read
   /// again.
   func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec
+  /// The upstream has closed its stream as HTTP wants it closed.
+  mutating func ended()
   /// Nil before the upstream's own end.
   var end: RelayEnd? { get }
   /// It ends otherwise.
@@ -72,5 +78,7 @@ package protocol RelayCodec: Sendable {
 }
 
 extension RelayCodec {
+  package static var isVerbatim: Bool { false }
+  package mutating func ended() {}
   package func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec { self }
 }

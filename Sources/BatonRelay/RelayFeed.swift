@@ -10,13 +10,14 @@ struct RelayFeed {
 
   let answer: OpenResponse
   private var codec: any RelayCodec
-  private var decoder = EventStreamDecoder(limit: Self.eventLimit)
+  private var decoder: EventStreamDecoder
   /// So many items are there already, of a response that somebody else has begun.
   private var known: UInt64
 
   /// - Parameter known: nil: this is the response's beginning.
   init(_ codec: any RelayCodec, to answer: OpenResponse, known: UInt64? = nil) {
     (self.codec, self.answer, self.known) = (codec, answer, known ?? 0)
+    decoder = EventStreamDecoder(limit: Self.eventLimit, isVerbatim: type(of: codec).isVerbatim)
     isAgain = known != nil
   }
 
@@ -36,6 +37,7 @@ struct RelayFeed {
   mutating func ended() async throws {
     guard !isOver else { return }
     for event in decoder.ended() { try await append(codec.received(event)) }
+    codec.ended()
   }
 
   /// - Parameter stop: why, where the upstream has not said its own end.
@@ -67,6 +69,11 @@ struct RelayFeed {
       case .delta(let text, let part): try await answer.append(text, part: part)
       case .event(let json, let more):
         try await answer.append(event: event, data: String(buffer: json), more: more)
+      case .verbatim(let data, let name, let id, let more):
+        let fields = [(EventStreamCodec.name, name), (EventStreamCodec.id, id)]
+        try await answer.append(
+          event: event, data: data.map { String(buffer: $0) }, more: more,
+          fields: fields.compactMap { field, value in value.map { (field, $0) } })
       }
     }
   }

@@ -8,6 +8,8 @@ package struct EventStreamDecoder {
   package enum Item: Sendable, Equatable {
     /// Never without data.
     case event(name: String, data: [UInt8])
+    /// In place of `event` where events are kept as they came: whatever it has, each nil where there was no such line.
+    case verbatim(name: String?, id: String?, data: [UInt8]?)
     /// A line that begins with no known field.
     case line([UInt8])
     /// An event of more bytes than the limit was left out.
@@ -17,14 +19,16 @@ package struct EventStreamDecoder {
   /// Bytes of one event.
   package let limit: Int
   private var line: [UInt8] = []
-  private var name = ""
+  private let isVerbatim: Bool
+  private var name: String?
+  private var id: String?
   private var data: [UInt8]?
   private var isAfterCR = false
   private var isFirstLine = true
   /// Bytes of an event that is left out.
   private var skipped: Int?
 
-  package init(limit: Int) { self.limit = limit }
+  package init(limit: Int, isVerbatim: Bool = false) { (self.limit, self.isVerbatim) = (limit, isVerbatim) }
 
   package mutating func received(_ bytes: ByteBuffer) -> [Item] {
     var items: [Item] = []
@@ -83,14 +87,20 @@ package struct EventStreamDecoder {
     switch String(decoding: line[..<(colon ?? line.endIndex)], as: UTF8.self) {
     case "data": data = (data.map { $0 + [UInt8(ascii: "\n")] } ?? []) + value
     case "event": name = String(decoding: value, as: UTF8.self)
-    case "", "id", "retry": break
+    case "id":
+      if !value.contains(0) { id = String(decoding: value, as: UTF8.self) }
+    case "", "retry": break
     default: items.append(.line(line))
     }
   }
 
   private mutating func dispatch(_ items: inout [Item]) {
     if let skipped { items.append(.tooLarge(bytes: skipped)) }
-    if let data, !data.isEmpty { items.append(.event(name: name, data: data)) }
-    (name, data, skipped) = ("", nil, nil)
+    if isVerbatim, skipped == nil {
+      if name != nil || id != nil || data != nil { items.append(.verbatim(name: name, id: id, data: data)) }
+    } else if let data, !data.isEmpty {
+      items.append(.event(name: name ?? "", data: data))
+    }
+    (name, id, data, skipped) = (nil, nil, nil, nil)
   }
 }

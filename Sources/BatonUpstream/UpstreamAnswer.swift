@@ -133,6 +133,7 @@ package struct UpstreamAnswer {
         if isLast, !Self.isComplete(data) { continue }
         hasEvents = true
         texts.append(completion.received(data, event: name))
+      case .verbatim: break
       case .line(let line):
         if !hasEvents, stray.count < Self.refusalLimit { stray += line + [UInt8(ascii: "\n")] }
         texts.append(completion.received(line: line))

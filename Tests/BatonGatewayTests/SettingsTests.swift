@@ -58,6 +58,25 @@ import Testing
     #expect(hooks.printed.contains("webhook: https://a.example/(hidden),http://b:1/(hidden)"))
   }
 
+  @Test("backends have paths of their own")
+  func relays() async throws {
+    let paths = try await settings(
+      ["--relay", "/agent=http://ann:secret@h:1/x?a=b", "--relay=/a/b=https://h", "--relay", "/c=http://h,/d=http://h"]
+    ).relayPaths
+    #expect(Set(paths.keys) == ["/agent", "/a/b", "/c", "/d"])
+    #expect(paths["/agent"]?.address.whole == "http://h:1/x?a=b" && paths["/agent"]?.isOneResource == true)
+    for wrong in [
+      "agent=http://h", "/agent", "/=http://h", "/agent/=http://h", "/a/../b=http://h", "/a b=http://h",
+      "/a?b=http://h",
+      "/agent=h", "/agent=ftp://h",
+      "/v1/agent=http://h", "/healthz=http://h", "/demo/=http://h", "/baton.js=http://h",
+      "/metrics=http://h", "/a=http://h,/a=http://h",
+    ] {
+      let mistake = await mistake(["--relay", wrong])
+      #expect(mistake?.exitStatus == 78 && mistake?.description.hasPrefix("--relay ") == true, "\(wrong)")
+    }
+  }
+
   @Test("wrong usage is 64, a wrong value 78, and both say what to mend")
   func mistakes() async throws {
     #expect(await mistake(["--listn", "x"]) == .usage("unknown option --listn; did you mean --listen?"))

@@ -21,6 +21,10 @@ struct CodecTests {
       case .event(let json, let more):
         RelayedEntry(
           event: "openai", part: nil, n: UInt64(index + 1), hasMore: more, data: Array(json.readableBytesView))
+      case .verbatim(let data, _, _, let more):
+        RelayedEntry(
+          event: "sse", part: nil, n: UInt64(index + 1), hasMore: more,
+          data: Array((data ?? ByteBuffer()).readableBytesView))
       }
     }
   }
@@ -53,6 +57,24 @@ struct CodecTests {
     }
     #expect(text == Array(long.utf8) && told?.text == long)
     #expect(codec.end?.how == .end)
+  }
+
+  @Test func anEventThatIsTooLargeIsLeftOutAndTold() {
+    for (stream, how) in [("data: a\n\n", "end"), ("data: \(String(repeating: "x", count: 200))\n\n", "error")] {
+      var decoder = EventStreamDecoder(limit: 100, isVerbatim: true)
+      var codec = EventStreamCodec()
+      let items = decoder.received(ByteBuffer(string: stream + "event: b")) + decoder.ended()
+      let told = items.flatMap { codec.received($0) }
+      #expect(told.last == .verbatim(nil, name: "b", id: nil, more: false) && told.count == (how == "end" ? 2 : 1))
+      #expect(codec.end == nil)
+      codec.ended()
+      #expect(codec.end?.how.rawValue == how)
+    }
+    var codec = EventStreamCodec()
+    let name = String(repeating: "x", count: 20_000)
+    #expect(codec.received(.verbatim(name: name, id: nil, data: [])) == [])
+    codec.ended()
+    #expect(codec.end?.how == .error)
   }
 
   @Test func namesThatAreTooLongAreNotKept() {

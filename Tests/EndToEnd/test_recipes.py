@@ -388,6 +388,26 @@ def test_pydantic_ai(app, session):
     assert len(model.requests) == 2 and not model.gone.is_set()
 
 
+def test_ag_ui(app, redis):
+    redis.client.delete("baton:{trip}", "baton:{trip}:producers")
+    model = Weather([])
+    model.paced = True
+    agent = app("An AG-UI agent", model=f"http://127.0.0.1:{model.port}/v1")
+    shell = lambda name: ["bash", "-euc", (agent.folder / name).read_text()]
+    model.go.release(3 + 2)
+    with subprocess.Popen(shell("ask.sh"), stdout=subprocess.PIPE, text=True) as asking:
+        assert any("TEXT_MESSAGE_CONTENT" in line for line in asking.stdout)
+        asking.kill()
+    # Nobody reads it now.
+    model.go.release(20)
+    later = subprocess.run(shell("later.sh"), capture_output=True, text=True, timeout=60)
+    told = [json.loads(line.removeprefix("data: ")) for line in later.stdout.splitlines() if line.startswith("data: ")]
+    assert told[0]["type"] == "RUN_STARTED" and told[-1]["type"] == "RUN_FINISHED", later.stderr
+    assert "".join(event["delta"] for event in told if event["type"] == "TEXT_MESSAGE_CONTENT") == "21 degrees."
+    assert [event["content"] for event in told if event["type"] == "TOOL_CALL_RESULT"] == ["21"]
+    assert len(model.requests) == 2 and not model.gone.is_set()
+
+
 def test_your_database_first(app, browser, redis, session):
     chat = app("Your database first, then attach")
     said = lambda text: httpx.post(f"{chat.gateway.url}/v1/sessions/{session}/input", json={"data": text}).raise_for_status()
@@ -424,6 +444,6 @@ def test_your_database_first(app, browser, redis, session):
 def test_every_block_is_run():
     assert set(RECIPES) == {
         "llama.cpp on a laptop", "FastAPI and openai", "Next.js and the AI SDK", "A chatbot with resumable-stream", "pydantic-ai",
-        "Your database first, then attach"}  # fmt: skip
+        "An AG-UI agent", "Your database first, then attach"}  # fmt: skip
     blocks = re.findall(r"^```", ARTICLE, re.M)
     assert len(blocks) == 2 * sum(map(len, RECIPES.values()))

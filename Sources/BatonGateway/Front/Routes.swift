@@ -506,6 +506,7 @@ package struct Routes: Sendable {
   private func page(_ call: Call) async throws -> Response {
     let request = call.request
     let path = Target.originForm(request.head.path ?? "/").prefix { $0 != "?" }
+    if let relay = relays.paths[String(path)] { return try await eventStream(call, String(path), relay) }
     if path == Self.aiSDKPath || path.hasPrefix(Self.aiSDKPath + "/") { return try await aiSDK(call, path) }
     if let relay = relays.openAI, path.hasPrefix("/v1/"), path != "/v1/revocations", path != "/v1/sessions",
       !path.hasPrefix("/v1/sessions/")

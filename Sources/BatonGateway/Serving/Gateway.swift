@@ -199,6 +199,7 @@ package final class Gateway: Service {
     var relays = Relays()
     relays.openAI = try configuration.relay.map(made)
     relays.aiSDK = try configuration.aiSDK.map(made)
+    relays.paths = try configuration.relayPaths.mapValues(made)
     relays.grace = configuration.aiSDKGrace
     relays.producer = producer
     return relays

@@ -19,6 +19,8 @@ package struct GatewayConfiguration: Sendable {
   package var relay: Relay.Options?
   /// The app's own backend that is relayed; nil for none.
   package var aiSDK: Relay.Options?
+  /// Backends of whatever kind, by the path that each answers at.
+  package var relayPaths: [String: Relay.Options] = [:]
   package var aiSDKGrace = Duration.seconds(30)
   /// Nil where no webhooks are sent.
   package var webhooks: WebhookSender.Options?
@@ -140,6 +142,7 @@ package struct GatewayConfiguration: Sendable {
       options.isOneResource = true
       aiSDK = options
     }
+    relayPaths = try Self.relayPaths(settings)
     aiSDKGrace = settings.milliseconds("ai-sdk-grace").map { .milliseconds($0) } ?? aiSDKGrace
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
       guard let value = settings.milliseconds(name), value >= least else {
@@ -272,6 +275,30 @@ package struct GatewayConfiguration: Sendable {
       blocks.append(block)
     }
     return TrustedProxies(blocks)
+  }
+
+  private static func relayPaths(_ settings: Settings) throws(Settings.Mistake) -> [String: Relay.Options] {
+    var paths: [String: Relay.Options] = [:]
+    for text in settings.list("relay") ?? [] {
+      let parts = text.split(separator: "=", maxSplits: 1)
+      guard parts.count == 2, let address = UpstreamAddress(String(parts[1])) else {
+        throw settings.mistake(
+          "relay", "must be a path and an address such as /agent=http://127.0.0.1:8000/, several of them behind commas")
+      }
+      let path = String(parts[0])
+      guard path.wholeMatch(of: /(?:\/[A-Za-z0-9._~:@\-]+)+/) != nil,
+        path.split(separator: "/").allSatisfy({ $0 != "." && $0 != ".." })
+      else {
+        throw settings.mistake(
+          "relay", "must begin with a path such as /agent or /app/agent, of A-Z a-z 0-9 . _ ~ : @ -")
+      }
+      if Routes.isOwn(path) { throw settings.mistake("relay", "can't have \(path): that is the gateway's own") }
+      if paths[path] != nil { throw settings.mistake("relay", "has \(path) twice") }
+      var options = bounded(Relay.Options(address, key: nil), settings)
+      options.isOneResource = true
+      paths[path] = options
+    }
+    return paths
   }
 
   private static func bounded(_ options: Relay.Options, _ settings: Settings) -> Relay.Options {

@@ -106,6 +106,10 @@ package enum GatewaySettings {
       "ai-sdk-grace", .duration, standard: "30s",
       "For how long a message that has ended is still given to a page that asks what there is to resume"),
     Setting(
+      "relay", .list, placeholder: "PATH=URL", isSecret: true,
+      "Answers a POST to PATH by what a backend at URL answers, as an event stream of any kind (AG-UI, LangGraph, your own), which outlives its connection; several are given one by one, or behind commas"
+    ),
+    Setting(
       "max-relays", .count(1...1_000_000), standard: "1000",
       "Answers of a model server, or a backend, that are open at the same time; more are refused with 503"),
     Setting(

@@ -8,7 +8,6 @@ import Foundation
 import HTTPTypes
 import HummingbirdCore
 import NIOCore
-import NIOHTTP1
 
 extension Routes {
   /// What `useChat` asks its backend, with messages that outlive their connections (the article Relay).
@@ -84,17 +83,6 @@ extension Routes {
     return messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who)
   }
 
-  /// The headers by which an app's own backend knows its people.
-  private func forwarded(_ request: Request) -> HTTPHeaders {
-    var headers = HTTPHeaders()
-    for field in request.headers {
-      let name = field.name.canonicalName
-      guard ["cookie", "authorization", "accept-language"].contains(name) || name.hasPrefix("x-") else { continue }
-      headers.add(name: name, value: field.value)
-    }
-    return headers
-  }
-
   // MARK: reading
 
   private func messages(
@@ -151,12 +139,6 @@ extension Routes {
   private func isDue(_ turn: Turn) -> Bool {
     guard let ended = turn.ended else { return true }
     return Date().timeIntervalSince1970 * 1000 - Double(ended.milliseconds) <= relays.grace / .milliseconds(1)
-  }
-
-  private func nothing(_ call: Call) -> Response {
-    var response = Response(status: .noContent)
-    response.allow(call.request.headers[.origin])
-    return response
   }
 
   // MARK: stopping

@@ -17,6 +17,25 @@ extension Response {
   }
 }
 
+extension Routes {
+  /// The headers by which an app's own backend knows its people.
+  func forwarded(_ request: Request) -> HTTPHeaders {
+    var headers = HTTPHeaders()
+    for field in request.headers {
+      let name = field.name.canonicalName
+      guard ["cookie", "authorization", "accept-language"].contains(name) || name.hasPrefix("x-") else { continue }
+      headers.add(name: name, value: field.value)
+    }
+    return headers
+  }
+
+  func nothing(_ call: Call) -> Response {
+    var response = Response(status: .noContent)
+    response.allow(call.request.headers[.origin])
+    return response
+  }
+}
+
 extension Problem {
   init(_ failure: Relay.Failure) {
     switch failure {

@@ -8,6 +8,8 @@ package struct Relays: Sendable {
   var openAI: Relay?
   /// Nil where no backend is named.
   var aiSDK: Relay?
+  /// Backends of whatever kind, by the path that each answers at.
+  var paths: [String: Relay] = [:]
   /// For how long a message that has ended is still given to who asks whether there is one to resume.
   var grace = Duration.seconds(30)
   /// Nil where nothing can be appended but by the store's own operations.
@@ -15,7 +17,7 @@ package struct Relays: Sendable {
 
   package init() {}
 
-  var all: [Relay] { [openAI, aiSDK].compactMap(\.self) }
+  var all: [Relay] { [openAI, aiSDK].compactMap(\.self) + paths.values }
 
   /// Answers that are on their way.
   var open: Int { all.reduce(0) { $0 + $1.open } }

@@ -8,9 +8,12 @@ package final class DeviceRegistry: Sendable {
     let eventLoop: any EventLoop
     let drivers: NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]>
     let ticker: NIOLoopBound<DeviceTicker>
+    let isDrained: NIOLoopBoundBox<Bool>
   }
 
   private let loops: NIOLockedValueBox<[ObjectIdentifier: Loop]> = NIOLockedValueBox([:])
+  /// Whether loops that come to it are drained from the start.
+  private let isDraining = NIOLockedValueBox(false)
   private let counts = NIOLockedValueBox(Counts())
   package let limits: Limits
   /// How often each device is looked at.
@@ -109,27 +112,28 @@ package final class DeviceRegistry: Sendable {
     }
   }
 
+  /// To be followed by its start. Who asked before a drain and comes now is drained, too.
   package func insert(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
-    box(eventLoop).value[ObjectIdentifier(driver)] = driver
+    let (loop, key) = (loop(eventLoop), ObjectIdentifier(driver))
+    loop.drivers.value[key] = driver
+    guard loop.isDrained.value else { return }
+    eventLoop.assumeIsolated().execute { loop.drivers.value[key]?.drain(retryAfterMs: DeviceRegistry.retryAfterMs) }
   }
 
   package func remove(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
-    box(eventLoop).value[ObjectIdentifier(driver)] = nil
+    loop(eventLoop).drivers.value[ObjectIdentifier(driver)] = nil
   }
 
   /// On its event loop.
   func ticker(_ eventLoop: any EventLoop) -> DeviceTicker { loop(eventLoop).ticker.value }
-
-  private func box(_ eventLoop: any EventLoop) -> NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]> {
-    loop(eventLoop).drivers
-  }
 
   private func loop(_ eventLoop: any EventLoop) -> Loop {
     loops.withLockedValue { loops in
       if let loop = loops[ObjectIdentifier(eventLoop)] { return loop }
       let loop = Loop(
         eventLoop: eventLoop, drivers: NIOLoopBoundBox([:], eventLoop: eventLoop),
-        ticker: NIOLoopBound(DeviceTicker(on: eventLoop, interval: tick), eventLoop: eventLoop))
+        ticker: NIOLoopBound(DeviceTicker(on: eventLoop, interval: tick), eventLoop: eventLoop),
+        isDrained: NIOLoopBoundBox(isDraining.withLockedValue { $0 }, eventLoop: eventLoop))
       loops[ObjectIdentifier(eventLoop)] = loop
       return loop
     }
@@ -147,8 +151,13 @@ package final class DeviceRegistry: Sendable {
 
   /// Drains every device, spread evenly over `time`, so that the other nodes are not asked by all at once.
   package func drain(over time: TimeAmount) {
-    for loop in loops.withLockedValue({ Array($0.values) }) {
+    let known = loops.withLockedValue { loops in
+      isDraining.withLockedValue { $0 = true }
+      return Array(loops.values)
+    }
+    for loop in known {
       loop.eventLoop.execute {
+        loop.isDrained.value = true
         let drivers = Array(loop.drivers.value.values)
         let step = drivers.isEmpty ? 0 : time.nanoseconds / Int64(drivers.count)
         for (index, driver) in drivers.enumerated() {

@@ -60,6 +60,8 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   package static let timedOut = RedisError(.retry, .timedOut, "Redis did not answer in time")
   /// What was asked may have been done.
   package static let connectionLost = RedisError(.retry, .connectionLost, "the connection to Redis was lost")
+  /// Nothing was sent, and nothing has failed yet.
+  package static let notYetConnected = RedisError(.retry, .connectFailed, "no connection to Redis has been made yet")
   package static let stopped = RedisError(.retry, .stopped, "the connection to Redis is being closed")
   /// Nothing was sent.
   package static let overloaded = RedisError(

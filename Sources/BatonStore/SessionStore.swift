@@ -197,7 +197,8 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     ].compactMap { what, since, error in since.map { (what, $0, error) } }
     // A question that is on its way is no trouble yet.
     if let (what, since, error) = troubles.min(by: { $0.1 < $1.1 }) {
-      if eventLoop.now - since >= .seconds(1), readiness != .unready(since: since) {
+      let patience = error == .notYetConnected ? TimeAmount.seconds(5) : .seconds(1)
+      if eventLoop.now - since >= patience, readiness != .unready(since: since) {
         readiness = .unready(since: since)
         observe(.unready(since: since, why: error.map { "\(what): \($0)" } ?? "\(what) is not answered"))
       }

@@ -87,4 +87,30 @@ import Testing
     #expect(stand.unreadySince == nil)
     stand.stop()
   }
+
+  /// On a busy machine the first connection takes its time: nothing has failed, and nothing is told of it.
+  @Test func startingIsNoTrouble() throws {
+    let loop = EmbeddedEventLoop()
+    let connected = loop.makePromise(of: RedisConnection.self)
+    let told = Told()
+    let store = try SessionStore(
+      StoreConfiguration(), on: loop, connector: { _, _ in Connecting(connected: connected.futureResult) },
+      random: { 0.5 }, observe: { if case .unready(_, let why) = $0 { told.words.append(why) } })
+    store.start()
+    for _ in 0..<49 { loop.advanceTime(by: .milliseconds(100)) }
+    #expect(told.words.isEmpty)
+    for _ in 0..<5 { loop.advanceTime(by: .milliseconds(100)) }
+    #expect(told.words == ["history: no connection to Redis has been made yet"])
+    store.stop()
+    connected.fail(RedisError.stopped)
+    loop.run()
+  }
+
+  /// On one event loop.
+  private final class Told: @unchecked Sendable { var words: [String] = [] }
+
+  private struct Connecting: RedisConnecting {
+    let connected: EventLoopFuture<RedisConnection>
+    func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> { connected }
+  }
 }

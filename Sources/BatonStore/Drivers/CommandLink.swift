@@ -18,7 +18,7 @@ final class CommandLink {
   /// Since when nothing could be written, and why: the connection is gone, the step is refused for good, or the server is
   /// no master. A server that is full or has lost its replicas refuses writes and is no trouble: it serves who reads.
   private(set) var troubleSince: NIODeadline?
-  private(set) var trouble = RedisError.connectionLost
+  private(set) var trouble = RedisError.notYetConnected
   /// Since when writes were seen to succeed, without one in between that did not.
   private(set) var writesSince: NIODeadline?
 

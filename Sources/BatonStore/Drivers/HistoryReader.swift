@@ -21,7 +21,7 @@ final class HistoryReader {
   }
   /// Since when no page could be read: the connection is gone, or all of them are refused.
   private(set) var troubleSince: NIODeadline?
-  private(set) var trouble = RedisError.connectionLost
+  private(set) var trouble = RedisError.notYetConnected
 
   init(
     _ configuration: StoreConfiguration, budget: HistoryBudget, connector: any RedisConnecting, look: LookForm,

@@ -196,7 +196,7 @@ def test_what_was_typed_without_a_gateway_survives_a_reload(browser, gateway, re
     wait_for(lambda: browser.run("return s.unanswered.length") == 0, 40, "both are answered")
     inbox = [dict(fields) for _, fields in redis.client.xrange(f"baton:{{{session}}}:inbox")]
     assert [(message[b"event"], message[b"key"]) for message in inbox] == [(b"input", b"k1"), (b"cancel", b"k2")]
-    assert [event["data"] for event in browser.events("entry")] == ["typed offline"]
+    wait_for(lambda: [event["data"] for event in browser.events("entry")] == ["typed offline"], what="it is in the stream, once")
 
 
 def test_away_and_back_in_history(page, gateway, redis, session):

@@ -8,9 +8,9 @@ struct Baton: AsyncParsableCommand {
     commandName: "baton", abstract: "Streams AI answers that survive lost connections.", version: batonVersion,
     subcommands: commands)
 
-  private static var commands: [any ParsableCommand.Type] {
+  static var commands: [any ParsableCommand.Type] {
     var commands: [any ParsableCommand.Type] = [
-      Serve.self, Dev.self, Attach.self, Publish.self, CheckCommand.self, Token.self,
+      Serve.self, Dev.self, Attach.self, Publish.self, CheckCommand.self, Token.self, Manual.self,
     ]
     #if os(Linux)
       commands.append(Bench.self)
@@ -26,14 +26,18 @@ struct Baton: AsyncParsableCommand {
   }
 
   private static func status(of arguments: [String]) async -> Int32 {
+    // Completions are told of every option.
+    let isDescribed = arguments.first?.hasPrefix("--generate-completion-script") == true
+    let root: any ParsableCommand.Type = isDescribed ? DescribedBaton.self : Baton.self
     do {
       do {
+        if isDescribed { _ = try root.parseAsRoot(arguments) }
         let environment = OptionVariables(environment: ProcessInfo.processInfo.environment)
         var command = try environment.parse(arguments)
         if var command = command as? any AsyncParsableCommand { try await command.run() } else { try command.run() }
         return 0
       } catch {
-        let (status, message) = (exitCode(for: error).rawValue, fullMessage(for: error))
+        let (status, message) = (root.exitCode(for: error).rawValue, root.fullMessage(for: error))
         guard !message.isEmpty else { return status }
         if status == 0 {
           try StandardOutput.write(message + "\n")

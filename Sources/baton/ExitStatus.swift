@@ -17,6 +17,18 @@ enum ExitStatus: Int32 {
   /// Configuration, credentials among it, is wrong.
   case configuration = 78
 
+  /// What each says, as manual pages have it.
+  static let meanings: [(status: Int, meaning: String)] = [
+    (0, "All is well; for baton check: nothing was found."),
+    (Int(found.rawValue), "baton check has found that a promise was broken."),
+    (Int(usage.rawValue), "What was asked for is wrong: an option, or a request that a server calls so."),
+    (Int(data.rawValue), "What is to be judged can't be read."),
+    (Int(unavailable.rawValue), "Something needed is out of reach, or says that it can't."),
+    (Int(fault.rawValue), "A fault of ours."),
+    (Int(output.rawValue), "Standard output, or a recording, can't be written."),
+    (Int(configuration.rawValue), "Configuration, credentials among it, is wrong."),
+  ]
+
   /// What an HTTP server's refusal means.
   init(httpStatus: Int) {
     switch httpStatus {

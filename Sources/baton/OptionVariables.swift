@@ -3,24 +3,6 @@ import Foundation
 
 /// Each option as an environment variable: `--connect-timeout` is `BATON_CONNECT_TIMEOUT`. Flags win.
 struct OptionVariables {
-  private struct Tool: Decodable {
-    struct Command: Decodable {
-      let commandName: String
-      let subcommands: [Command]?
-      let arguments: [Argument]?
-    }
-
-    struct Argument: Decodable {
-      struct Name: Decodable { let name: String }
-      let kind: String
-      let isRepeating: Bool
-      let shouldDisplay: Bool
-      let preferredName: Name?
-    }
-
-    let command: Command
-  }
-
   let environment: [String: String]
 
   /// The options of which only one counts: one that is given keeps the variables of the others out.
@@ -43,18 +25,16 @@ struct OptionVariables {
   private func variables(of arguments: [String]) -> [(variable: String, arguments: [String])] {
     // `serve` reads its own table of settings.
     guard let name = arguments.first, name != Serve._commandName,
-      let tool = try? JSONDecoder().decode(Tool.self, from: Data(Baton._dumpHelp().utf8)),
-      let command = tool.command.subcommands?.first(where: { $0.commandName == name })
+      let command = (try? CommandTree(of: Baton.self))?.subcommands?.first(where: { $0.commandName == name })
     else { return [] }
     let given = Set(
       arguments.prefix { $0 != "--" }.filter { $0.hasPrefix("--") }
         .map { String($0.dropFirst(2).prefix { $0 != "=" }) })
     var added: [(variable: String, arguments: [String])] = []
-    for argument in command.arguments ?? [] where argument.shouldDisplay && argument.kind != "positional" {
-      guard let option = argument.preferredName?.name, !["help", "version"].contains(option) else { continue }
+    for argument in command.shown {
+      guard let option = argument.preferredName?.name, let variable = argument.variable else { continue }
       let rivals = Self.alternatives.filter { $0.contains(option) }.joined()
       guard given.isDisjoint(with: Set(rivals).union([option])) else { continue }
-      let variable = "BATON_" + option.replacing("-", with: "_").uppercased()
       guard let value = environment[variable], !value.isEmpty else { continue }
       switch argument.kind {
       case "flag": if value == "true" { added.append((variable, ["--\(option)"])) }

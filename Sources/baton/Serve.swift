@@ -5,12 +5,12 @@ import Foundation
 struct Serve: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Run a gateway: devices attach to it and are sent what is in Redis.",
-    discussion: """
-      Each option is also an environment variable and a key of the JSON file given with --config (the flag's name without \
-      --). Flags win, then environment. Times are written 500ms, 30s, 5m; sizes 64KiB, 1MiB.
+    discussion: "\(discussion)\n\n\(Settings.help(GatewaySettings.table))")
 
-      \(Settings.help(GatewaySettings.table))
-      """)
+  static let discussion = """
+    Each option is also an environment variable and a key of the JSON file given with --config (the flag's name without \
+    --). Flags win, then environment. Times are written 500ms, 30s, 5m; sizes 64KiB, 1MiB.
+    """
 
   @Argument(parsing: .allUnrecognized, help: .hidden)
   var options: [String] = []

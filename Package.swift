@@ -131,6 +131,15 @@ let package = Package(
       name: "count",
       dependencies: ["BatonStore", "BatonSession", "BatonRedis", "BatonWebSocket", "BatonProtocol", nio],
       path: "Tests/Count"),
+    .systemLibrary(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),
+    .executableTarget(name: "fuzz", dependencies: ["FuzzTargets", "CLibFuzzer"], path: "Tests/Fuzz/Run"),
+    .target(
+      name: "FuzzTargets",
+      dependencies: [
+        "BatonGateway", "BatonClient", "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol",
+        "BatonRelay", "BatonUpstream", "TestSupport", nio, nioHTTP1, nioEmbedded,
+      ],
+      path: "Tests/Fuzz/Targets"),
     .target(name: "RedisServer", path: "Tests/RedisServer"),
     .target(name: "TestSupport", path: "Tests/TestSupport"),
     .testTarget(
@@ -150,6 +159,7 @@ let package = Package(
         nioEmbedded,
         collections,
       ]),
+    .testTarget(name: "FuzzTests", dependencies: ["FuzzTargets"], path: "Tests/Fuzz/Tests"),
     .testTarget(name: "BatonRelayTests", dependencies: ["BatonRelay", "BatonProtocol", "BatonUpstream", nio]),
     .testTarget(name: "BatonUpstreamTests", dependencies: ["BatonUpstream", nio]),
     .testTarget(name: "BatonCheckTests", dependencies: ["BatonCheck", "BatonProtocol", nio]),

@@ -1,5 +1,6 @@
 import BatonProtocol
 import BatonUpstream
+import NIOCore
 
 /// The AI SDK's UI message stream, from its chunks to entries: deltas become deltas of parts, and every other chunk is kept
 /// as it is; `UIMessageWire` makes the chunks again.
@@ -64,7 +65,7 @@ package struct UIMessageCodec: RelayCodec {
     default: if let delta = Self.delta(chunk, type) { return delta }
     }
     // A line of an event stream holds no line ends; between the tokens of JSON they mean nothing.
-    if let data, !data.contains(where: { $0 == 10 || $0 == 13 }) {
+    if let data, !data.contains(where: { $0 == 10 || $0 == 13 }), JSONValue(ByteBuffer(bytes: data)) != nil {
       return RelayItem.events(String(decoding: data, as: UTF8.self))
     }
     return RelayItem.events(chunk.json)

@@ -48,7 +48,7 @@ package struct UIMessageWire: Sendable {
     var inputs: Set<String> = []
     var hasEnd = false
     /// Of a chunk that goes on in the next entry.
-    var begun: [UInt8] = []
+    var begun = EventPieces()
   }
 
   private struct Part: Sendable, Equatable {
@@ -77,10 +77,7 @@ package struct UIMessageWire: Sendable {
       if !response.isOurs { begin(into: &bytes) }
     case UIMessageCodec.event:
       response.isOurs = true
-      response.begun += Self.text(entry)
-      guard !entry.hasMore else { return }
-      let data = response.begun
-      response.begun = []
+      guard let data = response.begun.whole(RelayedEntry(entry)) else { return }
       write(chunk: data, isLast: isLast, into: &bytes)
     case Entry.token: delta(entry, into: &bytes)
     case "end", "error", "cancelled": end(entry, isLast: isLast, into: &bytes)
@@ -92,7 +89,8 @@ package struct UIMessageWire: Sendable {
 
   private mutating func write(chunk data: [UInt8], isLast: Bool, into bytes: inout ByteBuffer) {
     guard let chunk = LenientJSON.values(data).values.first, let type = chunk["type"]?.text else { return }
-    let isPlain = !data.contains { $0 == 10 || $0 == 13 }
+    // Whoever may append has written it.
+    let isPlain = !data.contains { $0 == 10 || $0 == 13 } && JSONValue(ByteBuffer(bytes: data)) != nil
     func pass(_ bytes: inout ByteBuffer) {
       bytes.writeStaticString("data: ")
       if isPlain { bytes.writeBytes(data) } else { bytes.writeString(chunk.json) }

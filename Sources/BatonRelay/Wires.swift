@@ -26,7 +26,7 @@ package struct ResponsesWire: Sendable {
   /// An event, or nil where the entry is none, or not its last.
   package mutating func event(_ entry: RelayedEntry) -> LenientJSON? {
     guard let n = entry.n else { return nil }
-    if entry.event == ResponsesCodec.event { return pieces.whole(entry) }
+    if entry.event == ResponsesCodec.event { return pieces.value(entry) }
     guard entry.event == "token", let part = entry.part, let colon = part.firstIndex(of: ":"),
       let kind = Self.kinds.first(where: { $0.kind == part[..<colon] })
     else { return nil }
@@ -47,14 +47,23 @@ package struct ResponsesWire: Sendable {
 
 /// Puts together the JSON that goes on in the next entry.
 struct EventPieces: Sendable {
+  /// In bytes. What an upstream may send has room in it; more is left out.
+  private static let limit = 2 * UpstreamAnswer.eventLimit
+
   private var begun: [UInt8] = []
+  private var isTooLarge = false
 
   /// Nil before the last of its entries.
-  mutating func whole(_ entry: RelayedEntry) -> LenientJSON? {
-    begun += entry.data
+  mutating func whole(_ entry: RelayedEntry) -> [UInt8]? {
+    isTooLarge = isTooLarge || begun.count + entry.data.count > Self.limit
+    if isTooLarge { begun = [] } else { begun += entry.data }
     if entry.hasMore { return nil }
-    defer { begun = [] }
-    return LenientJSON.values(begun).values.first
+    defer { (begun, isTooLarge) = ([], false) }
+    return isTooLarge ? nil : begun
+  }
+
+  mutating func value(_ entry: RelayedEntry) -> LenientJSON? {
+    whole(entry).flatMap { LenientJSON.values($0).values.first }
   }
 }
 
@@ -153,7 +162,7 @@ package struct ChatWire: Sendable {
 
   package mutating func chunk(_ entry: RelayedEntry) -> LenientJSON? {
     if entry.event == ChatCodec.event {
-      guard let chunk = pieces.whole(entry), case .object(let members) = chunk else { return nil }
+      guard let chunk = pieces.value(entry), case .object(let members) = chunk else { return nil }
       if like.isEmpty { like = members.filter { ["id", "created", "model", "system_fingerprint"].contains($0.name) } }
       return chunk
     }

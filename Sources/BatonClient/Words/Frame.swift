@@ -159,12 +159,12 @@ extension SessionAttachment {
 }
 
 extension Frame {
-  struct NotJSON: Error {}
+  package struct NotJSON: Error {}
 
   /// Reads a frame. Members of a wrong type count as absent.
   ///
   /// - Throws: `NotJSON`.
-  init(json: String) throws(NotJSON) {
+  package init(json: String) throws(NotJSON) {
     self.json = json
     do {
       let members = try JSONDecoder().decode(OptionalMembers.self, from: Data(json.utf8)).members

@@ -7,14 +7,14 @@ import NIOCore
 /// A response that is posted as it is produced, one object a line (PROTOCOL 8).
 package struct ResponseUpload {
   /// One line, in order.
-  struct Line {
-    var response: String
-    var n: UInt64?
+  package struct Line {
+    package var response: String
+    package var n: UInt64?
     var item: ResponseItem
 
     /// - Parameter limit: bytes of the entry's names and values together.
     /// - Throws: `Problem` 400 or 413 that names the line.
-    init(_ bytes: ByteBuffer, number: Int, limit: Int) throws(Problem) {
+    package init(_ bytes: ByteBuffer, number: Int, limit: Int) throws(Problem) {
       guard var object = JSONValue(bytes)?.members else {
         throw .badRequest("not-json", "Line \(number) is not a JSON object.")
       }
@@ -192,19 +192,19 @@ extension ResponseItem {
 }
 
 /// Splits a body into lines, whatever pieces it comes in.
-struct LineSplitter {
+package struct LineSplitter {
   /// Bytes of one line at the most.
   let limit: Int
   private var rest = ByteBuffer()
   /// Bytes of `rest` that hold no line end.
   private var seen = 0
 
-  init(limit: Int) {
+  package init(limit: Int) {
     self.limit = limit
   }
 
   /// - Throws: `Problem` 413.
-  mutating func take(_ bytes: ByteBuffer) throws(Problem) -> [ByteBuffer] {
+  package mutating func take(_ bytes: ByteBuffer) throws(Problem) -> [ByteBuffer] {
     rest.writeImmutableBuffer(bytes)
     var lines: [ByteBuffer] = []
     while let end = rest.readableBytesView.dropFirst(seen).firstIndex(of: UInt8(ascii: "\n")) {
@@ -224,7 +224,7 @@ struct LineSplitter {
   }
 
   /// The body's end came: what is left is a line, too.
-  mutating func finish() -> ByteBuffer? {
+  package mutating func finish() -> ByteBuffer? {
     defer { rest.clear() }
     return rest.readableBytesView.contains { $0 > 32 } ? rest : nil
   }

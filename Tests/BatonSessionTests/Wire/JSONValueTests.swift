@@ -1,4 +1,4 @@
-import BatonGateway
+import BatonProtocol
 import NIOCore
 import Testing
 

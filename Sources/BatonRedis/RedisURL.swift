@@ -272,6 +272,10 @@ package struct RedisURL: Sendable, Equatable, CustomStringConvertible {
       if host.contains(":") { throw .url("the Redis URL's IPv6 address must be in brackets: redis://[::1]:6379") }
     }
     if host.isEmpty { throw .url("the Redis URL has no host: redis://HOST:PORT/DB") }
+    // A mark that joins the "@" before it makes another character of it.
+    guard host.unicodeScalars.allSatisfy({ $0 != "@" && $0.value > 0x20 && $0.value != 0x7F }) else {
+      throw .url("the Redis URL's host has a character that none has; the user and password must be percent-encoded")
+    }
     guard let port else { return .tcp(host: String(host), port: standard) }
     guard port.allSatisfy(\.isNumber), let number = Int(port), (1...65535).contains(number) else {
       throw .url(

@@ -62,7 +62,8 @@ import Testing
 
   /// What to mend is named, and nothing of a password.
   @Test(arguments: [
-    ("redis://u:sec/ret@h", "write %2F for '/'"), ("redis://u:12/3@h", "write %2F for '/'"),
+    ("redis://:sec@ret@\u{308}h", "host has a character"), ("redis://u:sec/ret@h", "write %2F for '/'"),
+    ("redis://u:12/3@h", "write %2F for '/'"),
     ("redis://u:sec?ret@h", "write %3F for '?'"), ("redis://u:sec?r=et@h/3", "write %3F for '?'"),
     ("redis://u:sec#ret@h", "write %23 for '#'"), ("redis://u:s@c/ret@h", "write %2F for '/'"),
     ("redis://u:sec/ret@h?db=1", "(and %40 for '@')"), ("rediss://h?ssl_cert_reqs=none", "ssl_cert_reqs"),

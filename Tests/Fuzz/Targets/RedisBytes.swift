@@ -128,7 +128,11 @@ enum TopologyChecks {
   static func check(_ input: [UInt8]) throws {
     let text = String(decoding: input, as: UTF8.self)
     if let url = try? RedisURL(text), let password = url.password, password.count > 7 {
-      try require(!url.description.contains(password), "shows a password")
+      if case .tcp(let host, _) = url.address {
+        try require(!host.unicodeScalars.contains("@"), "takes a part of the login for the host")
+      }
+      let others = "\(url.username ?? "") \(url.address) \(url.seeds) \(url.topology)"
+      try require(others.contains(password) || !url.description.contains(password), "shows a password")
     }
     var result: Result<Void, any Error> = .success(())
     let bulk = Array("$\(input.count)\r\n".utf8) + input + Array("\r\n".utf8)

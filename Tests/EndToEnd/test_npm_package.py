@@ -123,7 +123,6 @@ def test_what_the_hook_gives_is_what_its_types_say(app):
     assert rendered == ["connecting", declared]
 
 
-@pytest.mark.skipif(not shutil.which("tsc"), reason="needs TypeScript")
 def test_types(app):
     (app / "app.ts").write_text(APP)
     (app / "tsconfig.json").write_text(json.dumps({"files": ["app.ts"], "compilerOptions": {

@@ -19,7 +19,6 @@ from support.process import BATON, REPOSITORY, Process, free_port, wait_for
 from support.servers import request
 from test_ai_sdk import Message, Stream, asked, person, post
 from test_relay import WORDS, Upstream, chunks, sparse
-from test_resumable import VERSION
 
 ARTICLE = (REPOSITORY / "Sources/BatonGateway/BatonGateway.docc/Recipes.md").read_text()
 RECIPES = {
@@ -324,7 +323,6 @@ def test_next_js(app, page, browser, session, tmp_path, started):
     wait_for(lambda: shown()[-1] == ["assistant", TEXT], 20, "it hears of an answer that begins elsewhere")
 
 
-@pytest.mark.skipif(VERSION < 20, reason="needs Node 20")
 def test_resumable_stream(app, page, session, tmp_path, started):
     model, url = upstream([f"data: {json.dumps(chunk)}\n\n" for chunk in chunks()])
     chatbot = app("A chatbot with resumable-stream")

@@ -4,13 +4,9 @@ import os
 import pathlib
 import subprocess
 
-import pytest
 from support.servers import Gateway
 
-VERSION = int(subprocess.run(["node", "-p", "parseInt(process.versions.node)"], capture_output=True, text=True).stdout)
 
-
-@pytest.mark.skipif(VERSION < 20, reason="needs Node 20")
 def test_the_cases(redis, tmp_path):
     gateways = [Gateway(tmp_path, redis.url, f"resumable-{number}") for number in range(3)]
     told = {"GATEWAYS": " ".join(one.url for one in gateways[:2]), "MORTAL": gateways[2].url, "MORTAL_PID": str(gateways[2].process.pid)}

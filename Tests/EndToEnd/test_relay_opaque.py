@@ -381,6 +381,22 @@ def test_a_token_decides(backend, tmp_path, redis, session):
             assert as_sent(stream) == EVENTS
 
 
+def test_tenants_have_their_own(backend, tmp_path, redis, session):
+    (tmp_path / "secret").write_bytes(SECRET)
+    with relayed(backend.port, tmp_path, redis, "--auth-secret-file", tmp_path / "secret", "--tenant-claim", "tenant", count=1) as (gateway,):
+        a, b = ({"Authorization": f"Bearer {token(tenant=tenant)}", "Idempotency-Key": session} for tenant in "ab")
+        for name in (session, None):
+            with post(gateway, name, **a) as stream:
+                told = list(stream)
+            path = f"/agent?session={stream.session}&response={stream.response}"
+            assert gateway.get(path, **a).status == 200
+            assert gateway.get(path, **b).problem(404)["type"].endswith("no-such-response")
+            with post(gateway, name, **b) as own:
+                assert as_sent(own) == EVENTS and own.response == stream.response
+            assert [id for _, id, _ in own.events] != [id for _, id, _ in told]
+    assert len(backend.requests) == 4
+
+
 # AG-UI
 
 

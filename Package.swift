@@ -36,7 +36,7 @@ let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "
 
 let package = Package(
   name: "baton",
-  platforms: [.macOS(.v15), .iOS(.v18)],
+  platforms: [.macOS(.v15), .iOS(.v17)],
   products: [
     .executable(name: "baton", targets: ["baton"]),
     .library(name: "BatonProducer", targets: ["BatonProducer"]),
@@ -90,7 +90,7 @@ let package = Package(
       dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque, logging]),
     .target(
       name: "BatonClient",
-      dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging]),
+      dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioConcurrency, nioHTTP1, nioSSL, logging]),
 
     // the judge
     .target(name: "BatonCheck", dependencies: ["BatonProtocol", "CBatonZlib", nio]),

@@ -1,11 +1,11 @@
 import BatonWebSocket
 import Foundation
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
 import NIOPosix
 import NIOSSL
-import Synchronization
 
 /// Does what the machine says, on one event loop: it has the socket, the timer and the dice.
 final actor Driver {
@@ -419,15 +419,15 @@ private final class FrameHandler: ChannelInboundHandler {
 
 /// Lets the queue reach the driver that is made after it.
 final class WeakDriver: Sendable {
-  private let box = Mutex(Weak())
+  private let box = NIOLockedValueBox(Weak())
 
   private struct Weak: Sendable {
     weak var driver: Driver?
   }
 
   var driver: Driver? {
-    get { box.withLock { $0.driver } }
-    set { box.withLock { $0.driver = newValue } }
+    get { box.withLockedValue { $0.driver } }
+    set { box.withLockedValue { $0.driver = newValue } }
   }
 
   func wake() { driver?.enqueue { $0.drained() } }

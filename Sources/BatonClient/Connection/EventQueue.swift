@@ -1,4 +1,4 @@
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// Events between the connection and the app, bounded in bytes: when it is full the connection is not read.
 final class EventQueue: Sendable {
@@ -30,7 +30,7 @@ final class EventQueue: Sendable {
     }
   }
 
-  private let state = Mutex(State())
+  private let state = NIOLockedValueBox(State())
   private let maxBytes: Int
   private let drained: @Sendable () -> Void
 
@@ -42,11 +42,11 @@ final class EventQueue: Sendable {
     self.drained = drained
   }
 
-  var isFull: Bool { state.withLock { $0.isFull } }
-  var bytes: Int { state.withLock { $0.bytes } }
+  var isFull: Bool { state.withLockedValue { $0.isFull } }
+  var bytes: Int { state.withLockedValue { $0.bytes } }
 
   func push(_ event: Event, bytes: Int) {
-    let reader = state.withLock { state -> Reader? in
+    let reader = state.withLockedValue { state -> Reader? in
       guard state.end == nil else { return nil }
       if let reader = state.reader.take() { return reader }
       state.events.append((event, bytes))
@@ -59,7 +59,7 @@ final class EventQueue: Sendable {
 
   /// What was pushed can still be read.
   func finish(_ end: Result<Void, Rejection>) {
-    let reader = state.withLock { state -> Reader? in
+    let reader = state.withLockedValue { state -> Reader? in
       guard state.end == nil else { return nil }
       state.end = end
       return state.reader.take()
@@ -76,14 +76,14 @@ final class EventQueue: Sendable {
         take(continuation)
       }
     } onCancel: {
-      state.withLock { $0.reader.take() }?.resume(returning: .success(nil))
+      state.withLockedValue { $0.reader.take() }?.resume(returning: .success(nil))
     }
     return try result.get()
   }
 
   private func take(_ continuation: Reader) {
     let isCancelled = Task.isCancelled
-    let (result, wasDrained) = state.withLock { state -> (Result<Event?, Rejection>?, Bool) in
+    let (result, wasDrained) = state.withLockedValue { state -> (Result<Event?, Rejection>?, Bool) in
       if let event = state.pop() {
         guard state.isFull, state.bytes <= maxBytes / 2 else { return (.success(event), false) }
         state.isFull = false

@@ -25,7 +25,7 @@ package enum TextScan: Sendable {
         at += 1
       }
     }
-    if !isASCII, String(validating: bytes, as: UTF8.self) == nil {
+    if !isASCII, String(utf8: bytes) == nil {
       self = .binary
     } else {
       self = isPlain ? .plain : .escaped

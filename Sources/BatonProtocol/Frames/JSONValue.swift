@@ -168,12 +168,12 @@ package enum JSONValue: Sendable, Equatable {
       at += 1
       let start = at
       while let byte = next, byte != UInt8(ascii: "\""), byte != UInt8(ascii: "\\"), byte >= 0x20 { at += 1 }
-      if take("\"") { return String(validating: bytes[start..<at - 1], as: UTF8.self) }
+      if take("\"") { return String(utf8: bytes[start..<at - 1]) }
       var text = Array(bytes[start..<at])
       while let byte = next, byte >= 0x20 {
         at += 1
         switch byte {
-        case UInt8(ascii: "\""): return String(validating: text, as: UTF8.self)
+        case UInt8(ascii: "\""): return String(utf8: text)
         case UInt8(ascii: "\\"): guard escape(into: &text) else { return nil }
         default: text.append(byte)
         }

@@ -73,7 +73,7 @@ package struct EventStreamWire: Sendable {
 
   private var n: UInt64 = 0
   /// Of an event that goes on in the next entry.
-  private var begun: [UInt8] = []
+  private var begun: [UInt8]?
   /// How the response has ended: `end`, `error` or `cancelled`; nil before it has.
   package private(set) var ending: String?
   /// Something is missing in what was written.
@@ -101,20 +101,19 @@ package struct EventStreamWire: Sendable {
       guard number > n else { return }
       n = number
     }
-    var data: [UInt8]?
     switch entry.payload {
-    case .text(let text), .binary(let text): data = begun + text.readableBytesView
-    case .none, .tooBig: data = begun.isEmpty ? nil : begun
+    case .text(let text), .binary(let text):
+      if begun == nil { begun = [] }
+      begun?.append(contentsOf: text.readableBytesView)
+    case .none, .tooBig: break
     }
-    guard data?.count ?? 0 <= Self.limit else {
-      isBroken = true
+    guard begun?.count ?? 0 <= Self.limit else {
+      (isBroken, begun) = (true, nil)
       return
     }
-    guard let id = Self.id(of: entry) else {
-      begun = data ?? []
-      return
-    }
-    begun = []
+    guard let id = Self.id(of: entry) else { return }
+    let data = begun
+    begun = nil
     if let name = Self.text(EventStreamCodec.name, of: entry) { bytes.writeString("event: \(name)\n") }
     bytes.writeString("id: \(id)\n")
     if let data { Self.write(data, into: &bytes) }

@@ -161,8 +161,14 @@ describe('resumable streams', { concurrency: 6 }, () => {
       throw new Error('no model');
     });
     await assert.rejects(all(stream), /no model/);
+    // Whatever is thrown.
+    const odd = await context.createNewResumableStream('b', () => {
+      throw Symbol('odd');
+    });
+    await assert.rejects(all(odd), (error) => typeof error === 'symbol');
     await Promise.all(context.kept);
     assert.equal(await context.hasExistingStream('a'), 'DONE');
+    assert.equal(await context.hasExistingStream('b'), 'DONE');
   });
 
   test('who leaves ends nothing', async () => {

@@ -234,3 +234,9 @@ def test_before_tls(secure, header):
 def test_it_needs_somebody_to_believe(redis):
     ended = subprocess.run([BATON, "serve", "--redis", redis.url, "--proxy-protocol"], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 78 and "--trusted-proxies" in ended.stderr
+
+
+def test_it_is_refused_where_it_would_not_be_read(redis, tmp_path):
+    options = ["--listen", f"unix:{tmp_path}/gw.sock", "--trusted-proxies", TRUSTED, "--proxy-protocol"]
+    ended = subprocess.run([BATON, "serve", "--redis", redis.url, *options], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 78 and "--listen" in ended.stderr

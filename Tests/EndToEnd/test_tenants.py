@@ -47,10 +47,11 @@ def nodes(tmp_path_factory, redis, secret, upstream):
 
 
 @pytest.fixture(scope="module")
-def bounded(tmp_path_factory, redis, secret):
+def bounded(tmp_path_factory, redis, secret, upstream):
     gateway = Gateway(
         tmp_path_factory.mktemp("bounded"), redis.url, "gw-quota", "--auth-secret-file", secret, "--tenant-claim", "tenant",
-        "--max-devices-per-tenant", "2", "--max-entries-per-tenant", "1", "--max-bytes-per-tenant", "1KiB")  # fmt: skip
+        "--max-devices-per-tenant", "2", "--max-entries-per-tenant", "1", "--max-bytes-per-tenant", "1KiB", "--upload-timeout", "2s",
+        "--ai-sdk", f"http://127.0.0.1:{upstream.port}/api/chat")  # fmt: skip
     yield gateway
     gateway.kill()
 
@@ -220,6 +221,11 @@ def test_what_a_model_server_keeps_is_nobodys(nodes, upstream):
     for method, path in kept:
         answer = nodes[0].request(method, f"/v1/{path}", "{}" if method == "POST" else None, {**JSON, **A})
         assert answer.status == 403 and "tenant" in answer.json["error"]["message"], (path, answer.body)
+    named = [{"conversation": "conv_1"}, {"prompt": {"id": "pmpt_1"}}, {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
+             {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]}]  # fmt: skip
+    for body in named:
+        answer = nodes[0].request("POST", "/v1/responses", json.dumps({"model": "m", "input": "hi", **body}), {**JSON, **A})
+        assert answer.status == 403 and "tenant" in answer.json["error"]["message"], body
     assert len(upstream.requests) == asked
     assert nodes[0].request("GET", "/v1/models", headers=A).json["data"][0]["id"] == "m"
 
@@ -342,13 +348,29 @@ def test_bytes_of_a_tenant(bounded, session):
 
 
 def test_an_upload_is_held_back(bounded, redis, session):
-    """Not refused: it has what it may have, and goes on as more is allowed."""
+    """Not refused: it has what it may have, and goes on as more is allowed, for longer than a client may be silent."""
     quick = of(f"u-{session}")
-    lines = "".join(json.dumps({"response": "r", "n": n, "data": "x"}) + "\n" for n in range(1, 13)) + '{"response":"r","event":"end"}\n'
+    lines = "".join(json.dumps({"response": "r", "n": n, "data": "x"}) + "\n" for n in range(1, 15)) + '{"response":"r","event":"end"}\n'
     began = time.monotonic()
     upload = bounded.request("POST", f"/v1/sessions/{session}?epoch=1", lines, {**LINES, **quick}, seconds=60)
-    assert upload.status == 201 and len(upload.json["ids"]) == 13
-    assert time.monotonic() - began > 2, "13 entries, ten of them at once"
+    assert upload.status == 201 and len(upload.json["ids"]) == 15
+    assert time.monotonic() - began > 3, "15 entries, ten of them at once"
+
+
+def test_a_stream_of_ui_messages_is_counted(bounded, session):
+    quick = {**of(f"v-{session}"), "Content-Type": "text/event-stream"}
+    statuses = [bounded.request("POST", f"/v1/sessions/{session}?response=r{n}", "".join(sse({"type": "start"}, {"type": "finish"})), quick).status for n in range(20)]
+    assert statuses[:10] == [201] * 10 and 429 in statuses
+
+
+def test_a_question_counts_once(bounded, upstream, session):
+    """Where it is refused the backend is not asked."""
+    upstream.events, asked = sse({"type": "start"}, {"type": "finish"}), len(upstream.requests)
+    quick = {**of(f"w-{session}"), **JSON}
+    questions = [json.dumps({"id": f"{session}-{n}", "messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]}) for n in range(30)]
+    statuses = [bounded.request("POST", "/v1/ai-sdk", question, quick).status for question in questions]
+    assert statuses[:10] == [200] * 10 and 429 in statuses
+    assert len(upstream.requests) - asked == statuses.count(200)
 
 
 def test_options_that_make_no_sense(secret, redis):

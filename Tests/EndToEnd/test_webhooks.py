@@ -370,6 +370,19 @@ def test_what_waits_is_bounded_and_what_is_left_out_counted(apart, session):
     assert len(set(place.receiver.ids(session))) == 999
 
 
+def test_names_that_no_session_has_leave_nothing(apart, session):
+    """Whoever may run the step may give it any name."""
+    place = apart()
+    place.gateway("--sweep", "1s")
+    for name in ["foo bar", "ünï", "x" * 200, "%d"]:
+        step = Step(place.redis.client, session)
+        step.keys = [key.replace(session, name) for key in step.keys]
+        step.put("stream", ["event", "end", "response", "r1"])
+    end(place, session)
+    wait_for(lambda: not place.recorded(), 60, "nothing is left")
+    assert place.receiver.ids(session) != []
+
+
 # Who sends
 
 

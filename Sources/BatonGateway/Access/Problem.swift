@@ -21,6 +21,8 @@ package struct Problem: Error, Sendable, Equatable {
   package var limit: Limit?
   /// Who was refused, where that is known; for the audit log alone.
   var identity: Identity?
+  /// Whose, where nothing else is known; likewise.
+  var tenant: String?
 
   package struct Header: Sendable, Equatable {
     package var name: String
@@ -53,6 +55,12 @@ package struct Problem: Error, Sendable, Equatable {
   package func with(number name: String, _ value: UInt64) -> Problem {
     var problem = self
     problem.members.append((name, .number(value)))
+    return problem
+  }
+
+  func refusing(tenant: String?) -> Problem {
+    var problem = self
+    problem.tenant = tenant
     return problem
   }
 

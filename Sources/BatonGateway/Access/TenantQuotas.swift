@@ -53,7 +53,9 @@ package final class TenantQuotas: Sendable {
   package func take(
     _ session: SessionName, entries: Int = 1, bytes: Int, now: NIODeadline = .now()
   ) throws(Problem) {
-    if let (limit, wait) = taken(session, entries, bytes, now) { throw .tooMuch(of: limit, wait: wait) }
+    if let (limit, wait) = taken(session, entries, bytes, now) {
+      throw .tooMuch(of: limit, wait: wait).refusing(tenant: session.tenant)
+    }
   }
 
   /// Why it may not; nil: it is counted.

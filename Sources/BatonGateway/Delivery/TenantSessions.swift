@@ -11,6 +11,8 @@ struct TenantSessions: SessionOperations {
   let sessions: any SessionOperations
   let quotas: TenantQuotas
 
+  var charged: any SessionOperations { sessions }
+
   private func check(_ session: SessionName) throws(Problem) {
     guard session.tenant != nil || session.qualified == Revocations.session else {
       throw .notAllowed(.read, session)

@@ -31,7 +31,9 @@ package final class Refusals: Sendable {
         SessionName(name)
       case .other, .malformed: nil
       }
-    audit?.refused(problem, AuditLog.Facts(address: address, session: session, problem.identity), now: now)
+    var facts = AuditLog.Facts(address: address, session: session, problem.identity)
+    facts.tenant = facts.tenant ?? problem.tenant
+    audit?.refused(problem, facts, now: now)
     guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
     var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
     if let session { metadata["session"] = "\(session)" }

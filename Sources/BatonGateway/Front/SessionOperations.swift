@@ -6,6 +6,8 @@ import NIOCore
 /// What control requests need of the store. Everything may fail with a `Problem`; `storeUnavailable` where Redis is out
 /// of reach, `wrongType` where the key holds something else than a stream.
 package protocol SessionOperations: Sendable {
+  /// The same, for what its tenant has been charged for.
+  var charged: any SessionOperations { get }
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
   /// The newest entries before `id`, newest first, and whether there are more; nil: from the last one on.
@@ -121,4 +123,8 @@ package struct HistoryPage: Sendable {
     }
     return json.buffer
   }
+}
+
+extension SessionOperations {
+  package var charged: any SessionOperations { self }
 }

@@ -17,6 +17,8 @@ actor UploadTask {
   private var splitter: LineSplitter
   private var number = 0
   private var heard = ContinuousClock.now
+  /// A line that has come is being appended: that nothing is heard meanwhile is not the client's doing.
+  private var isAppending = false
   private var renewed = ContinuousClock.now
   private let began = ContinuousClock.now
   private var bytes = 0
@@ -85,6 +87,8 @@ actor UploadTask {
   private func append(_ bytes: ByteBuffer) async throws {
     number += 1
     let line = try ResponseUpload.Line(bytes, number: number, limit: limits.maxEntryBytes)
+    isAppending = true
+    defer { (isAppending, heard) = (false, .now) }
     try upload.took(line, try await store.append(try upload.call(line), to: session))
     renewed = .now
   }
@@ -96,7 +100,9 @@ actor UploadTask {
       try await Task.sleep(for: min(UploadTask.tick, silence / 4))
       if state.endsUploads { throw Problem.draining(retryAfter: 1) }
       if let problem = identity?.objection(to: .publish, session) { throw problem }
-      if .now - heard >= silence { throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too") }
+      if !isAppending, .now - heard >= silence {
+        throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too")
+      }
       let most = Duration.nanoseconds(limits.maxUploadTime.nanoseconds)
       if .now - began >= most { throw Problem.bodyTime(most, "--max-upload-time; go on in another one", .uploadTime) }
       guard .now - renewed >= UploadTask.renewal else { continue }

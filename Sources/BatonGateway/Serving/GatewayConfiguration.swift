@@ -190,6 +190,9 @@ package struct GatewayConfiguration: Sendable {
     if readsProxyHeaders, settings.list("trusted-proxies")?.isEmpty ?? true {
       throw settings.mistake("proxy-protocol", "needs --trusted-proxies: nobody else is believed")
     }
+    if readsProxyHeaders, case .unix = listen {
+      throw settings.mistake("proxy-protocol", "is not read on a Unix socket: let --listen be an address")
+    }
     func count(_ limit: Limit, _ standard: Int) -> Int { settings.count(limit.rawValue) ?? standard }
     deviceLimits = DeviceRegistry.Limits(
       all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),

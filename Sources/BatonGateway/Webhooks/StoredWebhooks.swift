@@ -65,7 +65,8 @@ package struct StoredWebhooks: Sendable {
     return try await count(
       slot,
       [
-        RedisCommand("HSET", key, "/", "1"), RedisCommand("PEXPIRE", key, .integer(milliseconds)),
+        RedisCommand("HSET", key, .string(WebhookSlot.armed), "1"),
+        RedisCommand("PEXPIRE", key, .integer(milliseconds)),
         RedisCommand("HLEN", key),
       ]) - 1
   }
@@ -91,6 +92,7 @@ package struct StoredWebhooks: Sendable {
   func records(_ slot: WebhookSlot) async throws -> Records {
     let replies = try await send([RedisCommand("HGETALL", .string(slot.key(prefix: keyPrefix)))], slot)
     var found = Records()
+    var others: [String] = []
     guard var fields = try replies.first?.accepted().elements else { return found }
     while let field = fields.next()?.text, let value = fields.next()?.text {
       if let record = WebhookRecord(field: field, value: value) {
@@ -99,7 +101,14 @@ package struct StoredWebhooks: Sendable {
         found.open.append(response)
       } else if field == WebhookSlot.full {
         found.missing = Int(value) ?? 0
+      } else if field != WebhookSlot.armed {
+        others.append(field)
       }
+    }
+    // Of names that no session has: whoever runs the step may give it any.
+    if !others.isEmpty {
+      let words = ["HDEL", slot.key(prefix: keyPrefix)] + others
+      try await send([RedisCommand(words[0], words.dropFirst().map { .string($0) })], slot).first?.accepted()
     }
     if found.missing > 0 {
       let words = [Self.countedScript, "1", slot.key(prefix: keyPrefix), WebhookSlot.full, "\(found.missing)"]

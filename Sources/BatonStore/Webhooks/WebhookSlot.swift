@@ -4,6 +4,8 @@ import BatonRedis
 /// Where the atomic step records what webhooks are to tell: one hash for each slot of a cluster, wherever Redis runs (PROTOCOL 12).
 package struct WebhookSlot: Sendable, Hashable {
   package static let count = RedisSlot.count
+  /// A field by which the hash is there: who appends records nothing without it.
+  package static let armed = "/"
   /// A field that counts what was not recorded because there was no room.
   package static let full = "/full"
 

@@ -55,7 +55,7 @@ extension Routes {
     let response = RelayQuestion.name("msg", key, subject: subject, session: session)
     let question = RelayQuestion(
       session: session, response: response, key: key, subject: subject, note: [Entry.Field("_wire", "ai-sdk")],
-      body: given == nil ? nil : RelayQuestion.print(body.readableBytesView))
+      body: given == nil ? nil : RelayQuestion.print(body.readableBytesView), bytes: asked.text?.utf8.count ?? 0)
     var started = Relay.Request(
       session: session.qualified, response: response, path: "", body: body,
       codec: UIMessageCodec(response: response, request: asked))
@@ -64,7 +64,7 @@ extension Routes {
       let input = try NewEntry(input: text, limit: limits.maxEntryBytes)
       // To ask anew is to write nothing.
       let scope = EntryPut.scope("ui", subject: subject, key: RelayQuestion.print(asked.lastMessage.utf8))
-      started.accepted = { [store] in _ = try await store.append(input, to: session, scope: scope) }
+      started.accepted = { [store = store.charged] in _ = try await store.append(input, to: session, scope: scope) }
     }
     // What the session holds before it need not be looked through for it.
     var place: Offset?

@@ -23,6 +23,7 @@ extension Routes {
       )
       .with(member: "response", response)
     }
+    try front.quotas.take(session, bytes: 0)
     let how: ResponseEnd
     let pace = NIOLockedValueBox(UploadPace())
     let refusal = NIOLockedValueBox<Problem?>(nil)

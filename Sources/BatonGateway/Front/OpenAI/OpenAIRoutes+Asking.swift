@@ -24,7 +24,7 @@ extension Routes {
     }
     let streams = asked["stream"]?.isSomething == true
     if wire == .chat, !streams {
-      _ = try await identity(call, query, .publish)
+      try Self.check(asked, for: try await identity(call, query, .publish))
       return Response(try await passed(relay, .POST, wire.path, body), to: request)
     }
     if asked["previous_response_id"]?.isSomething == true {
@@ -43,6 +43,7 @@ extension Routes {
       } else {
         try await identity(call, query, .publish)
       }
+    try Self.check(asked, for: who)
     let subject = who?.subject ?? ""
     let response = RelayQuestion.name("resp", key, subject: subject, session: named)
     guard let name = named ?? SessionName(response) else { throw Problem.badResponse }
@@ -141,6 +142,33 @@ extension Routes {
         method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)
     } catch let failure as Relay.Failure {
       throw Problem(failure)
+    }
+  }
+
+  /// A tenant's question names nothing that the model server keeps.
+  private static func check(_ asked: LenientJSON, for who: Identity?) throws(Problem) {
+    guard who?.tenant != nil else { return }
+    let named = ["conversation", "prompt"].first { asked[$0]?.isSomething == true } ?? kept(in: asked)
+    guard let named else { return }
+    throw Problem(
+      .forbidden, "not-allowed",
+      "\(named): what the model server keeps is not any one tenant's; send what is meant in the question itself."
+    ).refusing(who)
+  }
+
+  /// The name of a member that holds ids; a schema may have a property of that name.
+  private static func kept(in value: LenientJSON) -> String? {
+    switch value {
+    case .object(let members):
+      for member in members {
+        let isID = if case .string = member.value { member.name == "file_id" } else { false }
+        let areIDs = ["vector_store_ids", "file_ids"].contains(member.name) && member.value.elements?.isEmpty == false
+        if isID || areIDs { return member.name }
+        if let found = kept(in: member.value) { return found }
+      }
+      return nil
+    case .array(let elements): return elements.lazy.compactMap(kept).first
+    default: return nil
     }
   }
 

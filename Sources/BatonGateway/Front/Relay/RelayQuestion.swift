@@ -15,6 +15,8 @@ struct RelayQuestion: Sendable {
   let note: [Entry.Field]
   /// What has to be the same when the key comes again.
   var body: String?
+  /// Of what is appended with it.
+  var bytes = 0
 
   /// The same key names the same response, so that whoever repeats the request finds it.
   static func name(_ kind: String, _ key: String?, subject: String, session: SessionName?) -> String {
@@ -61,7 +63,7 @@ extension Routes {
       _ = try await store.submit(EntryPut(.inbox, told + question.note), to: question.session)
     }
     // What is answered then is not: it is the answer to this.
-    try front.quotas.take(question.session, bytes: 0)
+    try front.quotas.take(question.session, bytes: question.bytes)
     guard let key = question.key else {
       try await takeNote()
       return true

@@ -189,6 +189,7 @@ class Gateways {
       const stop = new AbortController();
       const abort = () => stop.abort();
       signal.addEventListener('abort', abort, { once: true });
+      const opened = performance.now();
       try {
         const headers = { Accept: 'text/event-stream', ...(place === undefined ? {} : { 'Last-Event-ID': place }) };
         const answer = await within(silence, this.request('GET', session, path, { query, headers, signal: stop.signal }));
@@ -203,7 +204,9 @@ class Gateways {
           const isAway = told.some(({ type }) => type === 'stalled' || type === 'draining');
           if (!isAway) heard = performance.now();
           for (const frame of told.splice(0)) {
-            if (!isAway) attempt = 0;
+            // Who lets everybody in, and says no more, is not asked faster for that.
+            const isNews = frame.type !== 'attached' && frame.type !== 'live';
+            if (!isAway && (isNews || performance.now() - opened > 5000)) attempt = 0;
             place = placeOf(frame) ?? place;
             yield frame;
           }
@@ -219,6 +222,15 @@ class Gateways {
       }
       await this.next(attempt);
     }
+  }
+}
+
+/** Of whatever was thrown. */
+function textOf(error) {
+  try {
+    return String(error?.message ?? error);
+  } catch {
+    return 'unknown';
   }
 }
 
@@ -360,7 +372,7 @@ class Production {
   #end(event, error) {
     this.#copy.end(event === 'error' ? error : undefined);
     if (this.#half) this.#take({ n: ++this.#n, part, data: this.#half }, 1);
-    const message = `${error?.message ?? error}`.slice(0, 1000);
+    const message = textOf(error).slice(0, 1000);
     this.#take({ event, ...(event === 'error' && { data: JSON.stringify({ reason: 'stream_error', message }) }) }, 0);
     this.#isOver = true;
     this.#changed.tell();

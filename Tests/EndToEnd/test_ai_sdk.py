@@ -333,7 +333,7 @@ def test_nothing_to_resume(relays, tmp_path, upstream, redis, session):
 def test_the_person_s_words_are_there_for_other_devices(relays, upstream, session, redis, attach):
     device = attach(relays[1], session).until_live()
     chunks = asked(relays[0], session, person("What is\nBaton?"))
-    device.until(lambda device: device.entries[-1]["event"] == "end", 20, "the end")
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "end", 20, "the end")
     assert device.view.text == "".join(WORDS) and (device.entries[0]["event"], device.entries[0]["data"]) == ("input", "What is\nBaton?")
     # To regenerate writes no second question.
     upstream.events = sse(*answer(["another"]))

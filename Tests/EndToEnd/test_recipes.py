@@ -45,7 +45,7 @@ class App:
             self.start(*shlex.split(line.removesuffix(" &")))
         wait_for(lambda: self.answers("8080", "/readyz"), 20, "the gateway is ready")
         if "uvicorn" in self.servers:
-            wait_for(lambda: self.answers("8000", "/openapi.json"), 30, "the app answers")
+            wait_for(lambda: self.answers("8000", "/openapi.json"), 90, "the app answers")
 
     def here(self, text):
         for there, address in self.addresses.items():
@@ -82,7 +82,7 @@ class App:
         return types.SimpleNamespace(url=self.url("8080"))
 
     def call(self, method, path, json=None):
-        answer = httpx.request(method, self.url("8000") + path, json=json, timeout=30)
+        answer = httpx.request(method, self.url("8000") + path, json=json, timeout=120)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -112,12 +112,12 @@ def test_llama_cpp(app, redis):
     laptop = app("llama.cpp on a laptop", {"http://127.0.0.1:8081/v1": url})
     asking = laptop.start("python", "ask.py", "What do you do?")
     model.go.release(5)
-    wait_for(lambda: asking.logged() == "Baton passes ", 30, "it shows what comes")
-    asking.signal(signal.SIGINT)
+    wait_for(lambda: asking.logged() == "Baton passes ", 90, "it shows what comes")
+    asking.signal(signal.SIGTERM)
     asking.wait()
     model.go.release(20)
     later = re.sub(r"^baton\b", BATON, (laptop.folder / "later.sh").read_text())
-    done = subprocess.run(["bash", "-euc", later], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-euc", later], capture_output=True, text=True, timeout=120)
     assert done.stdout.rstrip("\n") == TEXT.rstrip("\n"), done.stderr
     assert not model.gone.is_set()
 
@@ -135,7 +135,7 @@ def test_fastapi_and_openai(app, browser, session):
     model.go.release(20)
     wait_for(lambda: shown() == TEXT, 20, "the page shows the rest")
     chat.start("uvicorn", "--port", str(chat.ports["8000"]), "app:app")
-    wait_for(lambda: chat.answers("8000", "/"), 30, "the app is there again")
+    wait_for(lambda: chat.answers("8000", "/"), 90, "the app is there again")
     model.go = threading.Semaphore(0)
     question = {"key": "k-1", "text": "And then?"}
     ids = {chat.call("POST", f"/chats/{session}", question) for _ in range(2)}
@@ -274,7 +274,7 @@ def test_next_js(app, page, browser, session, tmp_path, started):
     route.start(started, OPENAI_BASE_URL=url)
     component = (tmp_path / "app/chat/[id]/chat.jsx").read_text().replace("'baton/ai-sdk'", f"'{next_js.gateway.url}/baton-ai-sdk.js'")
     script = f"console.log(require('/usr/share/nodejs/typescript').transpile({json.dumps(component)}, {{ jsx: 2, target: 9, module: 6 }}))"
-    compiled = subprocess.run(["node", "-e", script], check=True, capture_output=True, text=True, timeout=60).stdout
+    compiled = subprocess.run(["node", "-e", script], check=True, capture_output=True, text=True, timeout=120).stdout
 
     def show(stored):
         page.open()
@@ -378,7 +378,7 @@ def test_pydantic_ai(app, session):
                 break
     # Nobody reads it now.
     model.go.release(20)
-    with httpx.stream("GET", f"{agent.gateway.url}/v1/ai-sdk/{session}/stream", timeout=60) as response:
+    with httpx.stream("GET", f"{agent.gateway.url}/v1/ai-sdk/{session}/stream", timeout=120) as response:
         message = Message(Stream(response).rest())
     assert message.text == "21 degrees." and message.end == "finish"
     [tool] = [part for part in message.parts if part["type"] == "tool-degrees"]
@@ -398,7 +398,7 @@ def test_ag_ui(app, redis):
         asking.kill()
     # Nobody reads it now.
     model.go.release(20)
-    later = subprocess.run(shell("later.sh"), capture_output=True, text=True, timeout=60)
+    later = subprocess.run(shell("later.sh"), capture_output=True, text=True, timeout=120)
     told = [json.loads(line.removeprefix("data: ")) for line in later.stdout.splitlines() if line.startswith("data: ")]
     assert told[0]["type"] == "RUN_STARTED" and told[-1]["type"] == "RUN_FINISHED", later.stderr
     assert "".join(event["delta"] for event in told if event["type"] == "TEXT_MESSAGE_CONTENT") == "21 degrees."
@@ -414,7 +414,7 @@ def test_your_database_first(app, browser, redis, session):
     redis.add(session, event="end", response="r1")
     stored = lambda: [message["text"] for message in chat.call("GET", f"/chats/{session}")["messages"]]
     saving = chat.start("python", "save.py", session)
-    wait_for(lambda: stored() == ["One?", "first answer"], 30, "it is saved")
+    wait_for(lambda: stored() == ["One?", "first answer"], 90, "it is saved")
     said("Two?")
     redis.add_tokens(session, ["second "], "r2")
     # Who saves dies. What is saved is not taken from the session again, neither by the page nor by who goes on saving.
@@ -432,7 +432,7 @@ def test_your_database_first(app, browser, redis, session):
     chat.start("python", "save.py", session)
     redis.add(session, response="r2", n=2, data="answer")
     redis.add(session, event="end", response="r2")
-    wait_for(lambda: stored() == ["One?", "first answer, mended", "Two?", "second answer"], 30, "it goes on saving")
+    wait_for(lambda: stored() == ["One?", "first answer, mended", "Two?", "second answer"], 90, "it goes on saving")
     wait_for(lambda: shown()[-1] == "assistant: second answer", 20, "the page shows it")
     redis.client.delete(f"baton:{{{session}}}", f"baton:{{{session}}}:producers")
     browser.driver.refresh()

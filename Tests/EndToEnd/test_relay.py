@@ -188,7 +188,7 @@ def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, sessio
         assert relays[0].metric("baton_relays") == 1 and relays[1].metric("baton_relays") == 0
         upstream.go.release(20)
         assert "".join(one.delta for one in stream if one.type == "response.output_text.delta") == "".join(WORDS)
-    device.until(lambda device: device.entries[-1]["event"] == "end", 20, "the end")
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "end", 20, "the end")
     assert device.view.text == "".join(WORDS)
 
 
@@ -225,7 +225,7 @@ def test_a_cancel_from_any_node_closes_the_models_request(relays, upstream, sess
         seen += list(stream)
     assert cancelled.status == "cancelled" and seen[-1].response.status == "cancelled"
     assert cancelled.output[0].content[0].text == WORDS[0]
-    device.until(lambda device: device.entries[-1]["event"] == "cancelled", 20, "cancelled")
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "cancelled", 20, "cancelled")
     assert client(relays[1]).responses.cancel(seen[0].response.id).status == "cancelled"
     assert client(relays[1]).responses.retrieve(seen[0].response.id).status == "cancelled"
 

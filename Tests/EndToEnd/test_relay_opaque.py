@@ -183,7 +183,7 @@ def test_events_are_as_they_came(relays, backend, session, redis, attach):
     kept = entries(redis, session)
     assert kept[0]["event"] == "start" and json.loads(kept[0]["data"])["wire"] == "sse" and kept[-1]["event"] == "end"
     assert (kept[1]["event"], kept[1]["sse-event"], kept[1]["sse-id"], kept[1]["data"]) == ("sse", "metadata", "1", '{"run_id": 1.50}')
-    device.until(lambda device: device.entries[-1]["event"] == "end", 20, "the end")
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "end", 20, "the end")
     assert device.view.text == "" and device.entries[1]["fields"] == {"sse-event": "metadata", "sse-id": "1"}
 
 
@@ -276,7 +276,7 @@ def test_a_third_device_stops_it(relays, backend, session, attach):
         assert backend.gone.wait(20)
         assert list(stream) == list(other) == []
     assert stream.events == other.events
-    device.until(lambda device: device.entries[-1]["event"] == "cancelled", 20, "cancelled")
+    device.until(lambda device: device.entries and device.entries[-1]["event"] == "cancelled", 20, "cancelled")
     assert whole(relays[0], stream) == stream.events and ended(relays[0], stream, stream.last)
 
 

@@ -133,7 +133,7 @@ def test_a_producer_stays_until_a_replica_has_the_end(sentinel, gateways, sessio
     publish = subprocess.Popen([BATON, "publish", "--redis", sentinel.url, session], stdin=subprocess.PIPE, text=True)
     publish.stdin.write("all of it\n")
     publish.stdin.close()
-    device.until(lambda device: device.frames[-1].get("event") == "end", 20, "the end")
+    device.until(lambda device: device.frames and device.frames[-1].get("event") == "end", 20, "the end")
     wait_for(lambda: sentinel.client(master).info("commandstats").get("cmdstat_wait", {}).get("calls", 0) >= 3, 9, "it asks")
     assert publish.poll() is None
     for port in replicas:

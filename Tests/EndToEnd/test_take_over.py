@@ -113,7 +113,7 @@ def test_another_node_goes_on(upstream, tmp_path, redis, session, attach):
             each.result(60)
         upstream.allowed = 1000
         for device in devices:
-            device.until(lambda device: device.entries[-1]["event"] in ("end", "error"), 90, "the end")
+            device.until(lambda device: device.entries and device.entries[-1]["event"] in ("end", "error"), 90, "the end")
             assert device.entries[-1]["event"] == "end", device.entries[-1]
         assert len(upstream.requests) == 4, "one refusal of a server without Responses; no answer was asked for twice"
         for before in seen[:2]:

@@ -32,17 +32,22 @@ enum UpstreamChecks {
 /// A model server's answer, as it is relayed: what is kept is text, and JSON.
 enum CodecChecks {
   static func check(_ input: [UInt8]) throws {
+    let responses = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m")
+    let known: [any RelayCodec] = [
+      responses, ChatCodec(model: "m"), ChatResponsesCodec(responses), UIMessageCodec(response: "msg_1"),
+    ]
+    try check(input, known, isVerbatim: false)
+    try check(input, [EventStreamCodec()], isVerbatim: true)
+  }
+
+  private static func check(_ input: [UInt8], _ codecs: [any RelayCodec], isVerbatim: Bool) throws {
     let runs = input.cuts.map { pieces in
-      var decoder = EventStreamDecoder(limit: 2000)
+      var decoder = EventStreamDecoder(limit: 2000, isVerbatim: isVerbatim)
       return pieces.flatMap { decoder.received(ByteBuffer(bytes: $0)) } + decoder.ended()
     }
     for run in runs.dropFirst() {
       try require(run == runs[0], "\(run.count) events in pieces, \(runs[0].count) at once")
     }
-    let responses = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m")
-    let codecs: [any RelayCodec] = [
-      responses, ChatCodec(model: "m"), ChatResponsesCodec(responses), UIMessageCodec(response: "msg_1"),
-    ]
     for codec in codecs {
       var codec = codec
       var items = runs[0].flatMap { codec.received($0) }
@@ -54,6 +59,9 @@ enum CodecChecks {
         switch item {
         case .delta(let text, _):
           try require(String(validating: text.readableBytesView, as: UTF8.self) != nil, "\(type(of: codec)): no text")
+        case .verbatim(let data, _, _, _):
+          let isText = data.map { String(validating: $0.readableBytesView, as: UTF8.self) != nil } ?? true
+          try require(isText, "\(type(of: codec)): no text")
         case .event(let json, let more):
           begun.writeImmutableBuffer(json)
           guard !more else { continue }

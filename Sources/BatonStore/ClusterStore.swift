@@ -371,7 +371,9 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   ) {
     let masters = (watch?.map.masters ?? []).sorted()
     guard let node = place?.node ?? masters.first, let shard = shard(node) else {
-      return completion(.failure(.connectFailed("a master of the cluster is not there any more; begin again")))
+      return eventLoop.assumeIsolated().execute {
+        completion(.failure(.connectFailed("a master of the cluster is not there any more; begin again")))
+      }
     }
     let cursor = KeyPlace(node: node, cursor: place?.cursor ?? "0")
     shard.store.sessions(like: prefix, from: cursor) { result in

@@ -419,8 +419,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   package func send(
     _ commands: [RedisCommand], of session: SessionName, completion: @escaping (Result<[RESPReply], RedisError>) -> Void
   ) {
-    guard let link = self.commands else { return completion(.failure(.stopped)) }
-    link.send(commands, of: session, completion: completion)
+    self.commands?.send(commands, of: session, completion: completion)
   }
 
   /// A response, and what of the session's inbox comes after `place`. An inbox of another type has nothing in it.

@@ -1,33 +1,27 @@
 import BatonClient
 
 /// What the status of every command means (sysexits.h).
-enum ExitStatus: Int32 {
-  /// `baton check` has found that a promise was broken.
+enum ExitStatus: Int32, CaseIterable {
   case found = 1
-  /// What was asked for is wrong: an option, or a request that a server calls so.
   case usage = 64
-  /// What is to be judged can't be read.
   case data = 65
-  /// Something needed is out of reach, or says that it can't.
   case unavailable = 69
-  /// A fault of ours.
   case fault = 70
-  /// Standard output, or a recording from its beginning, can't be written; somebody who stops reading is no failure.
   case output = 74
-  /// Configuration, credentials among it, is wrong.
   case configuration = 78
 
-  /// What each says, as manual pages have it.
-  static let meanings: [(status: Int, meaning: String)] = [
-    (0, "All is well; for baton check: nothing was found."),
-    (Int(found.rawValue), "baton check has found that a promise was broken."),
-    (Int(usage.rawValue), "What was asked for is wrong: an option, or a request that a server calls so."),
-    (Int(data.rawValue), "What is to be judged can't be read."),
-    (Int(unavailable.rawValue), "Something needed is out of reach, or says that it can't."),
-    (Int(fault.rawValue), "A fault of ours."),
-    (Int(output.rawValue), "Standard output, or a recording, can't be written."),
-    (Int(configuration.rawValue), "Configuration, credentials among it, is wrong."),
-  ]
+  var meaning: String {
+    switch self {
+    case .found: "baton check has found that a promise was broken."
+    case .usage: "What was asked for is wrong: an option, or a request that a server calls so."
+    case .data: "What is to be judged can't be read."
+    case .unavailable: "Something needed is out of reach, or says that it can't."
+    case .fault: "A fault of ours."
+    case .output:
+      "Standard output, or a recording from its beginning, can't be written; somebody who stops reading is no failure."
+    case .configuration: "Configuration, credentials among it, is wrong."
+    }
+  }
 
   /// What an HTTP server's refusal means.
   init(httpStatus: Int) {

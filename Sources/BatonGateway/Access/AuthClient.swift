@@ -1,7 +1,7 @@
 import AsyncHTTPClient
+import BatonRelay
 import Foundation
 import NIOCore
-import NIOPosix
 
 /// Asks the URLs of `--auth-url` and `--auth-jwks-url`: no redirect is followed, nothing is tried twice.
 final class AuthClient: Sendable {
@@ -37,23 +37,14 @@ final class AuthClient: Sendable {
     var request = HTTPClientRequest(url: url)
     request.headers.add(name: "accept", value: "application/json")
     for header in headers { request.headers.add(name: header.name, value: header.value) }
-    return try await withThrowingTaskGroup(of: Answer.self) { [client, request] group in
-      group.addTask {
-        let response = try await client.execute(request, deadline: .now() + time)
-        var body = ByteBuffer()
-        for try await piece in response.body {
-          guard body.readableBytes + piece.readableBytes <= bytes else { throw Failure.tooLong }
-          body.writeImmutableBuffer(piece)
-        }
-        return Answer(status: response.status.code, body: body)
+    return try await within(.nanoseconds(time.nanoseconds), or: Failure.timeout) { [client, request] in
+      let response = try await client.execute(request, deadline: .now() + time)
+      var body = ByteBuffer()
+      for try await piece in response.body {
+        guard body.readableBytes + piece.readableBytes <= bytes else { throw Failure.tooLong }
+        body.writeImmutableBuffer(piece)
       }
-      group.addTask {
-        try await Task.sleep(for: .nanoseconds(time.nanoseconds))
-        throw Failure.timeout
-      }
-      defer { group.cancelAll() }
-      guard let answer = try await group.next() else { throw CancellationError() }
-      return answer
+      return Answer(status: response.status.code, body: body)
     }
   }
 
@@ -62,11 +53,7 @@ final class AuthClient: Sendable {
     switch error {
     case Failure.timeout: "no answer within --auth-timeout"
     case Failure.tooLong: "the answer is too long"
-    case let error as HTTPClientError: error.shortDescription
-    case let error as IOError: String(cString: strerror(error.errnoCode))
-    case let error as NIOConnectionError:
-      error.connectionErrors.first.map { words($0.error) } ?? "the host is not known"
-    default: "\(type(of: error))"
+    default: WebClient.words(error)
     }
   }
 

@@ -21,8 +21,8 @@ package struct Problem: Error, Sendable, Equatable {
   package var limit: Limit?
   /// Who was refused, where that is known; for the audit log alone.
   var identity: Identity?
-  /// Whose, where nothing else is known; likewise.
-  var tenant: String?
+  /// What it was about, where the request's target does not say all of it; for logs alone.
+  var session: SessionName?
 
   package struct Header: Sendable, Equatable {
     package var name: String
@@ -58,9 +58,9 @@ package struct Problem: Error, Sendable, Equatable {
     return problem
   }
 
-  func refusing(tenant: String?) -> Problem {
+  func about(_ session: SessionName) -> Problem {
     var problem = self
-    problem.tenant = tenant
+    problem.session = session
     return problem
   }
 

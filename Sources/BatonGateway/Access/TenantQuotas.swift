@@ -53,9 +53,7 @@ package final class TenantQuotas: Sendable {
   package func take(
     _ session: SessionName, entries: Int = 1, bytes: Int, now: NIODeadline = .now()
   ) throws(Problem) {
-    if let (limit, wait) = taken(session, entries, bytes, now) {
-      throw .tooMuch(of: limit, wait: wait).refusing(tenant: session.tenant)
-    }
+    if let (limit, wait) = taken(session, entries, bytes, now) { throw .tooMuch(of: limit, wait: wait).about(session) }
   }
 
   /// Why it may not; nil: it is counted.

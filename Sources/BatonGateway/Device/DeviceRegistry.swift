@@ -91,7 +91,7 @@ package final class DeviceRegistry: Sendable {
         if let subject { counts.subjects[subject, default: 0] += 1 }
         return nil
       }
-      if let problem { throw problem.refusing(tenant: tenant) }
+      if let problem { throw problem.about(session) }
       state.withLockedValue { ($0.session, $0.subject) = (session, subject) }
     }
 

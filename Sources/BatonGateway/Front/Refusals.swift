@@ -24,19 +24,18 @@ package final class Refusals: Sendable {
   ) {
     metrics.refused(status: problem.status.code, reason: problem.name)
     if let limit = problem.limit { metrics.exceeded(limit) }
-    let session: SessionName? =
+    let named: SessionName? =
       switch Target(uri).resource {
       case .session(let name), .response(_, let name), .controls(_, let name), .responses(let name), .input(let name),
         .cancel(_, let name):
         SessionName(name)
       case .other, .malformed: nil
       }
-    var facts = AuditLog.Facts(address: address, session: session, problem.identity)
-    facts.tenant = facts.tenant ?? problem.tenant
-    audit?.refused(problem, facts, now: now)
+    let session = problem.session ?? named
+    audit?.refused(problem, AuditLog.Facts(address: address, session: session, problem.identity), now: now)
     guard let left = paces.withLockedValue({ $0[problem.name, default: Pace(now: now)].next(now) }) else { return }
     var metadata: Logger.Metadata = ["reason": "\(problem.name)", "status": "\(problem.status.code)"]
-    if let session { metadata["session"] = "\(session)" }
+    if let session { metadata["session"] = "\(session.qualified)" }
     if let origin { metadata["origin"] = "\(origin.prefix(200))" }
     if left > 0 { metadata["unlogged"] = "\(left)" }
     logger.info("refused a request: \(problem.detail)", metadata: metadata)

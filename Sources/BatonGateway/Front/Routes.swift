@@ -5,7 +5,6 @@ import Foundation
 import HTTPTypes
 import HummingbirdCore
 import Logging
-import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
 
@@ -401,46 +400,6 @@ package struct Routes: Sendable {
     return try await authenticator.identify(credentials, from: call.address)
   }
 
-  func body(_ call: Call) async throws -> ByteBuffer {
-    let tooLarge = Problem(
-      .payloadTooLarge, "body-too-large",
-      "The body may have \(limits.maxBodyBytes) bytes; large content belongs beside the stream, with a link in the entry."
-    )
-    if let length = call.request.headers[.contentLength].flatMap({ Int($0) }), length > limits.maxBodyBytes {
-      throw tooLarge
-    }
-    let maxBytes = limits.maxBodyBytes
-    let watch = NIOLockedValueBox(BodyWatch(limits, now: .now))
-    return try await withThrowingTaskGroup(of: ByteBuffer.self) { group in
-      group.addTask {
-        var all = ByteBuffer()
-        do {
-          for try await piece in call.body {
-            watch.withLockedValue { $0.heard(piece.readableBytes, at: .now) }
-            guard all.readableBytes + piece.readableBytes <= maxBytes else { throw tooLarge }
-            all.writeImmutableBuffer(piece)
-          }
-        } catch let problem as Problem {
-          throw problem
-        } catch {
-          throw Problem.bodyCut
-        }
-        try Task.checkCancellation()
-        return all
-      }
-      group.addTask {
-        while true {
-          let (deadline, problem) = watch.withLockedValue { $0.deadline }
-          if deadline <= .now { throw problem }
-          try await Task.sleep(until: deadline)
-        }
-      }
-      defer { group.cancelAll() }
-      guard let all = try await group.next() else { throw Problem.bodyCut }
-      return all
-    }
-  }
-
   /// What a page of an accepted origin may do (Fetch Standard section 3.2.2). What it asks to send is allowed: only what is
   /// known is read.
   func preflight(_ request: Request, allow: String) -> Response {
@@ -452,52 +411,6 @@ package struct Routes: Sendable {
     response.headers[.accessControlMaxAge] = "600"
     response.allow(request.headers[.origin])
     response.headers[.vary] = "Origin, Access-Control-Request-Headers"
-    return response
-  }
-
-  // MARK: Revocation
-
-  private func revoke(_ call: Call) async throws -> Response {
-    let request = call.request
-    try origins.check(request.headers[values: .origin])
-    if request.method == .options { return preflight(request, allow: "POST, OPTIONS") }
-    try method(request, .post)
-    guard let identity = try await identity(call, Query(Target(request.head.path ?? "/").query)), let authenticator
-    else {
-      throw Problem(.forbidden, "nothing-to-revoke", "This gateway asks nobody for a token.")
-    }
-    guard identity.scopes.contains(.revoke) else {
-      throw Problem(.forbidden, "not-allowed", "The token's scope does not hold revoke.").refusing(identity)
-    }
-    guard MediaType.isContent(.json, request.headers[.contentType]) else {
-      throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
-    }
-    guard let members = JSONValue(try await body(call))?.members,
-      var order = Revocations.Order(members, now: Date().timeIntervalSince1970)
-    else {
-      throw Problem.badRequest(
-        "bad-revocation",
-        "The body is an object with one of subject, token (a jti) and session, of 1 to \(Revocations.longestName) bytes, and "
-          + "perhaps until: seconds since 1970, in the future.")
-    }
-    order.tenant = identity.tenant
-    guard let session = SessionName(Revocations.session),
-      let data = try? String(decoding: JSONEncoder().encode(order), as: UTF8.self)
-    else { throw Problem.unexpectedAnswer }
-    var json = JSONWriter(into: ByteBuffer())
-    json.object { json in
-      json.member("event", "revoke")
-      json.member("data", data)
-    }
-    _ = try await store.append(NewEntry(json: json.buffer, limit: limits.maxEntryBytes), to: session, scope: "")
-    authenticator.revocations.take(order)
-    front.judgeAgain()
-    let taken = order.what
-    audit?.acted(
-      "revoked", AuditLog.Facts(address: call.address, identity),
-      [("what", taken.kind), ("name", taken.name), ("until", "\(Int(order.until))")])
-    var response = Response(status: .noContent)
-    response.allow(request.headers[.origin])
     return response
   }
 
@@ -545,37 +458,8 @@ package struct Routes: Sendable {
   }
 
   /// HEAD is allowed wherever GET is.
-  private func method(_ request: Request, _ method: HTTPRequest.Method) throws {
+  func method(_ request: Request, _ method: HTTPRequest.Method) throws {
     guard request.method == method || request.method == .head else { throw Problem.methodNotAllowed("GET, HEAD") }
-  }
-}
-
-/// When a JSON body is given up unless more of it comes.
-private struct BodyWatch {
-  private let limits: HTTPLimits
-  private let began: ContinuousClock.Instant
-  private var last: ContinuousClock.Instant
-  private var bytes = 0
-
-  init(_ limits: HTTPLimits, now: ContinuousClock.Instant) {
-    self.limits = limits
-    (began, last) = (now, now)
-  }
-
-  mutating func heard(_ count: Int, at now: ContinuousClock.Instant) {
-    bytes += count
-    last = now
-  }
-
-  var deadline: (ContinuousClock.Instant, Problem) {
-    func time(_ amount: TimeAmount) -> Duration { .nanoseconds(amount.nanoseconds) }
-    let (silence, most) = (time(limits.idleTimeout), time(limits.maxBodyTime))
-    let slow = time(limits.headerTimeout) + .seconds(1) * bytes / limits.minBodyRate
-    return [
-      (last + silence, Problem.bodyTimeout(silence, "--idle-timeout")),
-      (began + most, .bodyTime(most, "--max-body-time", .bodyTime)),
-      (began + slow, .bodyTooSlow(limits.minBodyRate)),
-    ].min { $0.0 < $1.0 } ?? (last + silence, .bodyCut)
   }
 }
 
@@ -589,26 +473,5 @@ extension ResponseRecord {
       json.member("epoch", epoch)
     }
     return json.buffer
-  }
-}
-
-extension Revocations.Order {
-  /// Nil for what is none.
-  fileprivate init?(_ members: [String: JSONValue], now: Double) {
-    var members = members
-    var until: Double?
-    if let given = members.removeValue(forKey: "until") {
-      guard case .number(let text) = given, let time = Double(text), time > now, time < 1e12 else { return nil }
-      until = time
-    }
-    guard members.count == 1, let (name, value) = members.first, let text = value.text, !text.isEmpty,
-      text.utf8.count <= Revocations.longestName
-    else { return nil }
-    switch name {
-    case "subject": self.init(subject: text, now: now, until: until)
-    case "token": self.init(token: text, now: now, until: until)
-    case "session": self.init(session: text, now: now, until: until)
-    default: return nil
-    }
   }
 }

@@ -220,53 +220,6 @@ package struct GatewayConfiguration: Sendable {
     webhooks = try webhooks(settings)
   }
 
-  private func webhooks(
-    _ settings: Settings, environment: [String: String] = ProcessInfo.processInfo.environment
-  ) throws -> WebhookSender.Options? {
-    func time(_ name: String) throws -> Duration {
-      guard let value = settings.milliseconds(name), value >= 1000 else {
-        throw settings.mistake(name, "must be at least 1s")
-      }
-      return .milliseconds(value)
-    }
-    let (timeout, retryTime) = (try time("webhook-timeout"), try time("webhook-retry-time"))
-    guard let urls = settings.list("webhook"), !urls.isEmpty else { return nil }
-    for url in urls {
-      // Not as it is: it may be a secret.
-      if let objection = AuthClient.objection(to: url) { throw settings.mistake("webhook", objection) }
-    }
-    guard Set(urls).count == urls.count else { throw settings.mistake("webhook", "has an address twice") }
-    var text = environment["BATON_WEBHOOK_SECRET"] ?? ""
-    if let path = settings.text("webhook-secret-file") {
-      guard let data = FileManager.default.contents(atPath: path), let read = String(data: data, encoding: .utf8) else {
-        throw settings.mistake("webhook-secret-file", "can't be read")
-      }
-      text = read
-    }
-    let words = text.split(whereSeparator: \.isWhitespace)
-    guard !words.isEmpty else {
-      throw settings.mistake(
-        "webhook", "needs a secret to sign with: --webhook-secret-file, or BATON_WEBHOOK_SECRET in the environment")
-    }
-    let secrets = words.compactMap { WebhookSecret($0) }
-    guard secrets.count == words.count else {
-      throw settings.mistake(
-        "webhook-secret-file",
-        "(or BATON_WEBHOOK_SECRET) must hold secrets of whsec_ and 24 to 64 bytes in base64; for example from: "
-          + "echo whsec_$(openssl rand -base64 32)")
-    }
-    let events = settings.list("webhook-events") ?? WebhookSender.events
-    for event in events where !WebhookSender.events.contains(event) {
-      throw settings.mistake(
-        "webhook-events", "must list some of \(WebhookSender.events.joined(separator: ", ")); \"\(event)\" is none")
-    }
-    let sweep = wakeup == .poll ? min(sweep, .seconds(5)) : sweep
-    return WebhookSender.Options(
-      urls: urls, secrets: secrets, events: Set(events), timeout: timeout,
-      retryTime: retryTime, caFile: settings.text("webhook-ca-file"),
-      sweep: .nanoseconds(sweep.nanoseconds), publicURL: publicURL)
-  }
-
   private static func proxies(_ settings: Settings) throws(Settings.Mistake) -> TrustedProxies {
     var blocks: [TrustedProxies.Block] = []
     for text in settings.list("trusted-proxies") ?? [] {
@@ -313,82 +266,6 @@ package struct GatewayConfiguration: Sendable {
     return options
   }
 
-  private mutating func readCredentials(_ settings: Settings) async throws {
-    tokenKeySources = TokenKeySources(
-      secretPath: settings.text("auth-secret-file"), algorithm: settings.text("auth-algorithm") ?? "HS256",
-      jwksPath: settings.text("auth-jwks"))
-    if !tokenKeySources.isEmpty {
-      do {
-        tokenKeys = try await tokenKeySources.read()
-      } catch let objection as TokenKeySources.Objection {
-        throw settings.mistake(objection.option, objection.text)
-      }
-    }
-    for option in ["auth-url", "auth-jwks-url"] {
-      if let objection = settings.text(option).flatMap(AuthClient.objection) {
-        throw settings.mistake(option, objection)
-      }
-    }
-    guard let timeout = settings.milliseconds("auth-timeout"), timeout >= 1 else {
-      throw settings.mistake("auth-timeout", "must be at least 1ms")
-    }
-    authTimeout = .milliseconds(timeout)
-    jwksURL = settings.text("auth-jwks-url")
-    let headers = (settings.list("auth-headers") ?? AskedApp.standardHeaders).map { $0.lowercased() }
-    for header in headers where !AskedApp.mayPassOn(header) {
-      throw settings.mistake("auth-headers", "must list names of headers that may be passed on; \"\(header)\" is none")
-    }
-    guard let cacheBytes = settings.bytes("auth-cache-bytes"), cacheBytes >= 1024 else {
-      throw settings.mistake("auth-cache-bytes", "must be at least 1024 bytes")
-    }
-    tenantClaim = settings.text("tenant-claim")
-    if let objection = tenantClaim.flatMap(Self.objection(toTenantClaim:)) {
-      throw settings.mistake("tenant-claim", objection)
-    }
-    if let url = settings.text("auth-url") {
-      app = AskedApp.Options(
-        url: url, headers: headers, timeout: authTimeout, cacheBytes: cacheBytes,
-        mostAsks: settings.count(Limit.authAsks.rawValue) ?? 1000, tenantClaim: tenantClaim)
-    }
-    (issuer, audience) = (settings.text("auth-issuer"), settings.text("auth-audience"))
-    for option in ["auth-issuer", "auth-audience"]
-    where tokenKeys == nil && jwksURL == nil && settings.text(option) != nil {
-      throw settings.mistake(option, "needs a key: give --auth-secret-file, --auth-jwks or --auth-jwks-url, too")
-    }
-    if tenantClaim != nil, !asksWho {
-      throw settings.mistake(
-        "tenant-claim",
-        "needs tokens: give --auth-secret-file, --auth-jwks, --auth-jwks-url or --auth-url, too")
-    }
-    if let path = settings.text("metrics-secret-file") {
-      let objection = { settings.mistake("metrics-secret-file", $0) }
-      operators.secret = try SecretFile.read(path, atLeast: SecretFile.leastWordBytes, objection: objection)
-    }
-    if !asksWho, !settings.flag("insecure-no-auth"), !listen.isLocal {
-      throw settings.mistake(
-        "listen",
-        "is open to other machines, and nobody would be asked for a token: give --auth-secret-file, --auth-jwks, --auth-jwks-url or --auth-url, listen on 127.0.0.1, "
-          + "or say --insecure-no-auth")
-    }
-    switch (settings.text("tls-cert"), settings.text("tls-key")) {
-    case (nil, nil): break
-    case (let cert?, let key?):
-      do {
-        let clients = settings.text("tls-client-ca").map {
-          ListenerTLS.Clients(path: $0, isRequired: settings.text("tls-client-auth") != "request")
-        }
-        tls = try ListenerTLS(certPath: cert, keyPath: key, clients: clients)
-      } catch {
-        throw settings.mistake(error.option, error.text)
-      }
-    case (_?, nil): throw settings.mistake("tls-cert", "needs --tls-key")
-    case (nil, _?): throw settings.mistake("tls-key", "needs --tls-cert")
-    }
-    if tls == nil, settings.text("tls-client-ca") != nil {
-      throw settings.mistake("tls-client-ca", "needs --tls-cert and --tls-key")
-    }
-  }
-
   /// As many as the process may have descriptors for, but for what else needs some: Redis, files, the log.
   private static var mostConnections: Int {
     var limit = rlimit()
@@ -427,26 +304,5 @@ package struct GatewayConfiguration: Sendable {
 
   package var origins: OriginRule {
     OriginRule(allowed: allowedOrigins, publicOrigin: publicURL.flatMap(GatewayConfiguration.origin))
-  }
-}
-
-/// The key of the tokens.
-package enum SecretFile {
-  /// In bytes: HS256 asks for as many as its digest has (RFC 7518 section 3.2).
-  package static let leastBytes = 32
-  /// Of a secret that is only compared.
-  static let leastWordBytes = 16
-
-  /// The file's content without the line end that editors add.
-  package static func read<E: Error>(
-    _ path: String, atLeast leastBytes: Int = leastBytes, objection: (String) -> E
-  ) throws(E) -> [UInt8] {
-    guard let data = FileManager.default.contents(atPath: path) else { throw objection("\(path) can't be read") }
-    var bytes = [UInt8](data)
-    while let last = bytes.last, last == 10 || last == 13 { bytes.removeLast() }
-    guard bytes.count >= leastBytes else {
-      throw objection("\(path) must hold at least \(leastBytes) bytes; for example from: openssl rand -base64 48")
-    }
-    return bytes
   }
 }

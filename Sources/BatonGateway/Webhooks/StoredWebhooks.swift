@@ -92,9 +92,10 @@ package struct StoredWebhooks: Sendable {
   func records(_ slot: WebhookSlot) async throws -> Records {
     let replies = try await send([RedisCommand("HGETALL", .string(slot.key(prefix: keyPrefix)))], slot)
     var found = Records()
-    var others: [String] = []
+    var others: [RedisCommand.Argument] = []
     guard var fields = try replies.first?.accepted().elements else { return found }
-    while let field = fields.next()?.text, let value = fields.next()?.text {
+    while let name = fields.next()?.bytes, let value = fields.next()?.text {
+      let field = String(buffer: name)
       if let record = WebhookRecord(field: field, value: value) {
         found.ended.append(record)
       } else if let response = WebhookWatch(field: field) {
@@ -102,13 +103,13 @@ package struct StoredWebhooks: Sendable {
       } else if field == WebhookSlot.full {
         found.missing = Int(value) ?? 0
       } else if field != WebhookSlot.armed {
-        others.append(field)
+        others.append(.bytes(name))
       }
     }
     // Of names that no session has: whoever runs the step may give it any.
     if !others.isEmpty {
-      let words = ["HDEL", slot.key(prefix: keyPrefix)] + others
-      try await send([RedisCommand(words[0], words.dropFirst().map { .string($0) })], slot).first?.accepted()
+      let key = RedisCommand.Argument.string(slot.key(prefix: keyPrefix))
+      try await send([RedisCommand("HDEL", [key] + others)], slot).first?.accepted()
     }
     if found.missing > 0 {
       let words = [Self.countedScript, "1", slot.key(prefix: keyPrefix), WebhookSlot.full, "\(found.missing)"]
@@ -131,7 +132,7 @@ package struct StoredWebhooks: Sendable {
     return true
   }
 
-  /// With whom has been told by now.
+  /// With who has been told by now.
   func keep(_ record: WebhookRecord) async throws {
     let words = [Self.keepScript, "1", record.slot.key(prefix: keyPrefix), record.field, record.value]
     try await send([RedisCommand("EVAL", words.map { .string($0) })], record.slot).first?.accepted()

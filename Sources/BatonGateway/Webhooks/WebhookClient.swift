@@ -35,24 +35,15 @@ struct WebhookClient: Sendable {
     request.method = .POST
     for (name, value) in headers { request.headers.add(name: name, value: value) }
     request.body = .bytes(body)
-    return try await withThrowingTaskGroup(of: Answer.self) { [request, timeout, web] group in
-      group.addTask {
-        let response = try await web.client.execute(request, timeout: .nanoseconds(timeout.nanoseconds))
-        var bytes = 0
-        for try await piece in response.body {
-          bytes += piece.readableBytes
-          if bytes > Self.answerLimit { break }
-        }
-        let after = response.headers.first(name: "retry-after")
-        return (response.status.code, after.flatMap { Self.time($0, now: Date()) })
+    return try await within(timeout, or: TimedOut()) { [request, timeout, web] in
+      let response = try await web.client.execute(request, timeout: .nanoseconds(timeout.nanoseconds))
+      var bytes = 0
+      for try await piece in response.body {
+        bytes += piece.readableBytes
+        if bytes > Self.answerLimit { break }
       }
-      group.addTask {
-        try await Task.sleep(for: timeout)
-        throw TimedOut()
-      }
-      defer { group.cancelAll() }
-      guard let answer = try await group.next() else { throw CancellationError() }
-      return answer
+      let after = response.headers.first(name: "retry-after")
+      return (response.status.code, after.flatMap { Self.time($0, now: Date()) })
     }
   }
 

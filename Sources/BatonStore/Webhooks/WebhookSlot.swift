@@ -53,9 +53,9 @@ package struct WebhookWatch: Sendable, Hashable {
   /// Nil for any other shape.
   package init?(field: String) {
     let name = field.split(separator: " ", omittingEmptySubsequences: false)
-    guard name.count == 2, let session = SessionName(qualified: String(name[0])), name[1].hasPrefix("=") else {
-      return nil
-    }
+    guard name.count == 2, let session = SessionName(qualified: String(name[0])), name[1].hasPrefix("="),
+      Shape.name(name[1].dropFirst().utf8, upTo: 128)
+    else { return nil }
     (self.session, response) = (session, String(name[1].dropFirst()))
   }
 
@@ -80,7 +80,8 @@ package struct WebhookRecord: Sendable, Equatable {
     let name = field.split(separator: " ", omittingEmptySubsequences: false)
     let parts = value.split(separator: " ", omittingEmptySubsequences: false)
     guard name.count == 2, let session = SessionName(qualified: String(name[0])), let id = EntryID(name[1]),
-      (3...4).contains(parts.count), let n = UInt64(parts[2])
+      (3...4).contains(parts.count), Shape.name(parts[0].utf8, upTo: 16), Shape.name(parts[1].utf8, upTo: 128),
+      let n = UInt64(parts[2])
     else { return nil }
     (self.session, self.id, self.n) = (session, id, n)
     (event, response) = (String(parts[0]), parts[1] == "-" ? nil : String(parts[1]))

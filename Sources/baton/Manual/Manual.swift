@@ -51,7 +51,7 @@ struct ManualPage {
       }
     }
     line(".SH", ["EXIT STATUS"])
-    for (status, meaning) in ExitStatus.meanings {
+    for (status, meaning) in [(0, "All is well.")] + ExitStatus.allCases.map({ ($0.rawValue, $0.meaning) }) {
       line(".TP", [])
       plain("\\fB\(status)\\fR")
       plain(Self.escaped(meaning))

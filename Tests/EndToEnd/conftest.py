@@ -8,6 +8,7 @@ import pytest
 from support.device import Device
 from support.process import BATON, REPOSITORY, Process
 from support.servers import Gateway, HAProxy, Nginx, Redis
+from support.tokens import SECRET
 
 sys.path.insert(0, str(REPOSITORY / "Sources/BatonPython"))
 
@@ -26,6 +27,14 @@ def baton():
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="session")
+def secret(shared):
+    """The file of the key that `support.tokens` signs with."""
+    path = shared / "secret"
+    path.write_bytes(SECRET)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ import pydantic
 import pytest
 from pydantic_ai.ui.vercel_ai import response_types
 from support.process import REPOSITORY, wait_for
-from support.servers import Gateway
+from support.servers import gateways
+from support.tokens import SECRET, token
 from test_descriptions import Answers, operations_of
-from test_identity import SECRET, token
 from test_relay import WORDS, Upstream, expired, refusing, sparse
 
 KINDS = [kind for name, kind in vars(response_types).items() if name.endswith("Chunk") and name not in ("BaseChunk", "DoneChunk")]
@@ -192,18 +192,9 @@ def stop(gateway, session):
     assert gateway.request("POST", f"/v1/ai-sdk/{session}/stop").status == 204
 
 
-@contextlib.contextmanager
-def relayed(upstream, folder, redis, *options, count=2, env=None):
+def relayed(upstream, folder, redis, *options, **more):
     url = f"http://127.0.0.1:{upstream.port}"
-    gateways = [
-        Gateway(folder, redis.url, f"ui-{number}", "--ai-sdk", f"{url}/api/chat?v=1", "--openai", f"{url}/v1", *options, env=env)
-        for number in range(count)
-    ]
-    try:
-        yield gateways
-    finally:
-        for gateway in gateways:
-            gateway.kill()
+    return gateways(folder, redis, "ui", "--ai-sdk", f"{url}/api/chat?v=1", "--openai", f"{url}/v1", *options, **more)
 
 
 @pytest.fixture(scope="module")

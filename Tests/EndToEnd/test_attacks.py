@@ -14,7 +14,7 @@ from support.browser import Browser
 from support.process import wait_for
 from support.raw import Raw
 from support.servers import UPGRADE, Gateway
-from test_identity import SECRET, bearer, part, token
+from support.tokens import SECRET, bearer, part, token
 
 HOST = "Host: localhost\r\n"
 WEBSOCKET = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **UPGRADE}.items())

@@ -10,23 +10,16 @@ import pytest
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
 from support.servers import Gateway
-from test_identity import SECRET, bearer, token
+from support.tokens import bearer, token
 
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret"
-    path.write_bytes(SECRET)
-    return path
 
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory, redis, secret):
     folder = tmp_path_factory.mktemp("audit")
     gateway = Gateway(folder, redis.url, "gw-audit", "--auth-secret-file", secret, "--tenant-claim", "tenant", "--audit-log", folder / "audit.log",
-                      "--trusted-proxies", "127.0.0.0/8")  # fmt: skip
+                      "--trusted-proxies", "127.0.0.0/8", "--max-bytes-per-tenant", "64KiB")  # fmt: skip
     gateway.audit = folder / "audit.log"
     yield gateway
     gateway.kill()
@@ -77,6 +70,16 @@ def test_refusals(audited, session):
     whole = audited.audit.read_text()
     for secret in ("a-token-of-nobody", "a-secret", "what nobody else", "eyJ", "Bearer"):
         assert secret not in whole
+
+
+def test_a_quota_names_whose_it_is(audited, session):
+    """The target has the session's own name; names of tenants may be the same."""
+    tenant = f"q-{session}"
+    headers = {**JSON, **bearer(token(tenant=tenant)), **from_("198.51.100.7")}
+    statuses = [audited.request("POST", f"/v1/sessions/{session}", json.dumps({"data": "x" * 240_000}), headers).status for _ in range(4)]
+    assert statuses[-1] == 429
+    line = told(audited, address="198.51.100.7")
+    assert (line["reason"], line["tenant"], line["session"]) == ("too-much-of-tenant", tenant, session)
 
 
 def test_acts_and_who_is_sent_away(audited, redis, session, attach):

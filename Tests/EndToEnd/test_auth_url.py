@@ -9,7 +9,8 @@ from support.app import App, claims
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
 from support.servers import Gateway
-from test_identity import bearer, refused, token
+from support.tokens import bearer, token
+from test_identity import refused
 
 SECRET = b"a secret of this test, longer than 32 bytes"
 UNKNOWN = iter(range(10**6))

@@ -5,15 +5,8 @@ import json
 import pytest
 from support.process import wait_for
 from support.servers import Gateway, key
+from support.tokens import bearer, token
 from support.topology import Cluster
-from test_identity import SECRET, bearer, token
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret"
-    path.write_bytes(SECRET)
-    return path
 
 
 @pytest.fixture(scope="module")

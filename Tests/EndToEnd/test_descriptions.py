@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from support.event_stream import EventStream
 from support.process import REPOSITORY, wait_for
 from support.servers import Gateway
-from test_identity import SECRET, token
+from support.tokens import SECRET, token
 from websockets.sync.client import connect
 
 with warnings.catch_warnings(action="ignore"):  # of fields named `schema`

@@ -1,38 +1,12 @@
 """Section 3: HS256 tokens and their claims, enforced on every way in."""
 
-import base64
-import hashlib
-import hmac
-import json
 import time
 
 import pytest
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
+from support.tokens import bearer, part, token
 from websockets.exceptions import InvalidStatus
-
-SECRET = b"a secret of this test, longer than 32 bytes"
-
-
-def part(value):
-    return base64.urlsafe_b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).rstrip(b"=")
-
-
-def token(secret=SECRET, header=None, exp=600, **claims):
-    body = {"sub": "ada", "sessions": ["*"], "scope": ["read", "publish", "input", "cancel", "delete"]}
-    if exp is not None:
-        body["exp"] = int(time.time()) + exp
-    body.update(claims)
-    signed = part(header or {"alg": "HS256", "typ": "JWT"}) + b"." + part({name: value for name, value in body.items() if value is not None})
-    return (signed + b"." + part(hmac.new(secret, signed, hashlib.sha256).digest())).decode()
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret"
-    path.write_bytes(SECRET)
-    return path
-
 
 @pytest.fixture(scope="module")
 def guarded(shared, redis, secret):
@@ -41,10 +15,6 @@ def guarded(shared, redis, secret):
     gateway = Gateway(shared, redis.url, "gw-auth", "--auth-secret-file", secret, "--log-level", "debug")
     yield gateway
     gateway.kill()
-
-
-def bearer(value):
-    return {"Authorization": f"Bearer {value}"}
 
 
 def refused(gateway, session, status, headers=None, query=""):

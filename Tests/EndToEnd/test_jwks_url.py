@@ -6,7 +6,7 @@ import threading
 import pytest
 from support.app import App
 from support.process import wait_for
-from test_identity import bearer
+from support.tokens import bearer
 from test_keys import PRIVATE, jwk, status, token
 
 

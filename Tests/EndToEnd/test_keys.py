@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from support.process import BATON, wait_for
 from support.servers import Gateway
-from test_identity import bearer
+from support.tokens import bearer
 
 PRIVATE = {
     "RS256": rsa.generate_private_key(65537, 2048),
@@ -100,7 +100,7 @@ def hmac_token(secret, kid):
     import hashlib
     import hmac
 
-    from test_identity import part
+    from support.tokens import part
 
     header = {"alg": "HS256", **({"kid": kid} if kid else {})}
     signed = part(header) + b"." + part({"sub": "eve", "sessions": ["*"], "scope": ["read"], "exp": int(time.time()) + 600})

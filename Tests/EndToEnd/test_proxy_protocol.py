@@ -11,7 +11,7 @@ import tempfile
 import pytest
 from support.process import BATON, Process, free_port, wait_for
 from support.servers import UPGRADE, Gateway
-from test_identity import SECRET, token
+from support.tokens import SECRET, token
 from test_tls import make
 
 # Of the trusted network, of nobody, and of the public internet.

@@ -17,7 +17,7 @@ from baton_stream import (
 )  # fmt: skip
 from baton_stream._events import event_of
 from support.process import REPOSITORY, free_port, wait_for
-from test_identity import SECRET, token
+from support.tokens import SECRET, token
 
 WORDS = [f"w{n} " for n in range(1, 201)]
 

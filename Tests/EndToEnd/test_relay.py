@@ -14,8 +14,8 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 from support.process import wait_for
-from support.servers import Gateway
-from test_identity import SECRET, token
+from support.servers import gateways
+from support.tokens import SECRET, token
 from test_upstreams import KEY, Server
 
 EVENT = TypeAdapter(ResponseStreamEvent)
@@ -90,18 +90,8 @@ class Upstream(Server):
             handler.tell(one)
 
 
-@contextlib.contextmanager
-def relayed(upstream, folder, redis, *options, count=2, env=None):
-    environment = {"OPENAI_API_KEY": KEY, **(env or {})}
-    gateways = [
-        Gateway(folder, redis.url, f"relay-{number}", "--openai", f"http://127.0.0.1:{upstream.port}", *options, env=environment)
-        for number in range(count)
-    ]
-    try:
-        yield gateways
-    finally:
-        for gateway in gateways:
-            gateway.kill()
+def relayed(upstream, folder, redis, *options, env=None, **more):
+    return gateways(folder, redis, "relay", "--openai", f"http://127.0.0.1:{upstream.port}", *options, env={"OPENAI_API_KEY": KEY, **(env or {})}, **more)
 
 
 @pytest.fixture(scope="module")

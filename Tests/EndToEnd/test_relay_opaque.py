@@ -18,8 +18,8 @@ from pydantic_ai.ui.ag_ui import AGUIAdapter
 from starlette.applications import Starlette
 from starlette.routing import Route
 from support.process import wait_for
-from support.servers import Gateway
-from test_identity import SECRET, token
+from support.servers import gateways
+from support.tokens import SECRET, token
 from test_relay import Upstream
 
 # Each with its name, id and data; None where it has none.
@@ -141,18 +141,9 @@ def as_far(stream, count):
     return stream
 
 
-@contextlib.contextmanager
-def relayed(port, folder, redis, *options, count=2):
+def relayed(port, folder, redis, *options, **more):
     url = f"http://127.0.0.1:{port}"
-    gateways = [
-        Gateway(folder, redis.url, f"sse-{number}", "--relay", f"/agent={url}/run?v=1", "--relay", f"/app/other={url}/other", *options)
-        for number in range(count)
-    ]
-    try:
-        yield gateways
-    finally:
-        for gateway in gateways:
-            gateway.kill()
+    return gateways(folder, redis, "sse", "--relay", f"/agent={url}/run?v=1", "--relay", f"/app/other={url}/other", *options, **more)
 
 
 @pytest.fixture(scope="module")

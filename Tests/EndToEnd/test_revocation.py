@@ -7,24 +7,14 @@ import time
 import pytest
 from support.event_stream import EventStream
 from support.process import wait_for
-from support.servers import Answer, Gateway
-from test_identity import SECRET, bearer, token
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret"
-    path.write_bytes(SECRET)
-    return path
+from support.servers import Answer, Gateway, gateways
+from support.tokens import bearer, token
 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory, redis, secret):
-    folder = tmp_path_factory.mktemp("nodes")
-    gateways = [Gateway(folder, redis.url, f"gw-revoke-{n}", "--auth-secret-file", secret) for n in (1, 2)]
-    yield gateways
-    for gateway in gateways:
-        gateway.kill()
+    with gateways(tmp_path_factory.mktemp("nodes"), redis, "gw-revoke", "--auth-secret-file", secret) as nodes:
+        yield nodes
 
 
 def issued(ago=60, **claims):

@@ -10,22 +10,15 @@ from support.app import App, claims
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
 from support.servers import Gateway, key
+from support.tokens import bearer, token
 from support.webhooks import Receiver
 from support.webhooks import secret as webhook_secret
 from test_ai_sdk import answer as ui_answer
 from test_ai_sdk import asked, sse
-from test_identity import SECRET, bearer, token
 from test_relay import WORDS, Upstream, client, sparse
 
 JSON = {"Content-Type": "application/json"}
 LINES = {"Content-Type": "application/x-ndjson"}
-
-
-@pytest.fixture(scope="module")
-def secret(tmp_path_factory):
-    path = tmp_path_factory.mktemp("secret") / "secret"
-    path.write_bytes(SECRET)
-    return path
 
 
 @pytest.fixture(scope="module")

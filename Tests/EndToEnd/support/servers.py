@@ -192,6 +192,17 @@ class Gateway:
         self.process.signal(signal.SIGTERM)
 
 
+@contextlib.contextmanager
+def gateways(folder, redis, name, *options, count=2, env=None):
+    """So many with the same options, until they are needed no more."""
+    started = [Gateway(folder, redis.url, f"{name}-{number}", *options, env=env) for number in range(count)]
+    try:
+        yield started
+    finally:
+        for one in started:
+            one.kill()
+
+
 class HAProxy:
     """HAProxy with the file in Deploy. `gateways` are addresses, or what has one; `edit` changes the file's text."""
 

@@ -17,9 +17,8 @@ final class ProducerHub {
   private let script = RedisScript(AppendScript.source)
   private var links: MasterLinks?
   private var responses: [ObjectIdentifier: (driver: ResponseDriver, master: String?)] = [:]
-  /// Reads of inboxes that are under way.
-  private var looks = 0
   private var isGlancing = false
+  private var isHurried = false
   private var isStopped = false
   /// Nobody holds the producer any more: what its responses still owe is written first, and nothing else keeps it.
   private var farewell: ProducerHub?
@@ -146,32 +145,35 @@ final class ProducerHub {
 
   /// Never blocks a connection, and costs what the open responses' sessions cost, whoever else waits for theirs.
   private func glance() {
-    guard looks == 0 else { return }
     typealias Look = (driver: ResponseDriver, after: RedisStreamID, isBacklog: Bool)
     var due: [String: [Look]] = [:]
-    for (driver, master) in responses.values where driver.isOpen {
+    for (driver, master) in responses.values where driver.isOpen && driver.looks == 0 {
       guard let master else { continue }
       due[master, default: []].append((driver, driver.inbox.position, false))
       if let backlog = driver.backlog { due[master]?.append((driver, backlog, true)) }
     }
     for (master, due) in due {
-      guard let connection = links?.connection(to: master) else { continue }
-      looks += 1
+      for look in due { look.driver.looks += 1 }
       let reads = due.map { RedisCommand.xread(count: Self.batch, [($0.driver.keys.inbox, $0.after)]) }
-      connection.send(reads, deadline: .now() + configuration.replyPatience) { [weak self] result in
-        guard let self else { return }
-        looks -= 1
-        guard case .success(let replies) = result else { return }
-        var isMoreToCome = false
-        for (look, reply) in zip(due, replies) {
-          // An inbox of another type is nobody's word; appends say so.
-          guard let read = try? reply.decodedStreams([look.driver.keys.inbox]).first?.read else { continue }
-          if look.isBacklog { look.driver.receivedBacklog(read.entries) } else { look.driver.received(read.entries) }
-          isMoreToCome = isMoreToCome || (!look.isBacklog && read.entries.count == Self.batch)
-        }
+      links?.read(reads, at: master, deadline: .now() + configuration.replyPatience) { [weak self] index, reply in
+        let look = due[index]
+        look.driver.looks -= 1
+        // An inbox of another type is nobody's word; appends say so.
+        guard let read = try? reply?.decodedStreams([look.driver.keys.inbox]).first?.read else { return }
+        if look.isBacklog { return look.driver.receivedBacklog(read.entries) }
+        look.driver.received(read.entries)
         // A cancel may stand behind any number of inputs.
-        if isMoreToCome { eventLoop.assumeIsolated().execute { self.glance() } }
+        if read.entries.count == Self.batch { self?.glanceSoon() }
       }
+    }
+  }
+
+  private func glanceSoon() {
+    guard !isHurried else { return }
+    isHurried = true
+    eventLoop.assumeIsolated().execute { [weak self] in
+      self?.isHurried = false
+      self?.glance()
     }
   }
 }

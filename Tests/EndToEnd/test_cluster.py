@@ -154,6 +154,33 @@ def test_a_slot_that_stays_in_motion(cluster, gateways, attach, session):
     assert cluster.owner(session) == target
 
 
+def test_a_cancel_is_heard_while_the_slot_is_in_motion(cluster, gateways, attach, session):
+    """Its keys, the inbox among them, have moved one by one, and the slot has not."""
+    publish = subprocess.Popen(
+        [BATON, "publish", "--redis", cluster.url, session, "--response", "r"], stdin=subprocess.PIPE, text=True)
+    publish.stdin.write("one\n")
+    publish.stdin.flush()
+    device = attach(gateways[0].url, session, offset="0")
+    device.until(lambda device: device.view.text == "one\n", 20, "the answer")
+    target = next(port for port in cluster.masters if port != cluster.owner(session))
+    path, heard = f"/v1/sessions/{session}", []
+    # Then all four keys are there: those that are not would keep the step waiting until the slot has landed.
+    said = gateways[0].request("POST", f"{path}/input", b'{"data":"go on"}', {"Content-Type": "application/json"})
+    assert said.status == 202, said.body
+
+    def look(step):
+        if step == "moved":
+            assert gateways[1].request("POST", f"{path}/responses/r/cancel").status == 202
+            heard.append(publish.wait(20))
+            device.until(lambda device: device.frames[-1].get("event") == "cancelled", 20, "the end")
+
+    try:
+        cluster.migrate(session, target, look)
+        assert heard == [0] and device.view.resets == [] and device.attaches == 1
+    finally:
+        publish.kill()
+
+
 def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, attach, session):
     """Neither master has the stream: that is an answer."""
     owner = cluster.owner(session)

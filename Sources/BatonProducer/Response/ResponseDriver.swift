@@ -18,6 +18,8 @@ final class ResponseDriver {
 
   let keys: SessionKeys
   private(set) var inbox: InboxCursor
+  /// Reads of the inbox that are under way.
+  var looks = 0
   private(set) var writer: ResponseWriter
 
   private let eventLoop: any EventLoop

@@ -113,22 +113,26 @@ package final class MasterLinks {
 
   private func mapChanged() {
     guard let map = cluster?.map, !isStopped else { return }
-    for master in map.masters {
-      guard let address = map.address(of: master), addresses[master] != address else { continue }
-      links[master]?.stop()
-      addresses[master] = address
-      let link = link(master, connector.to(connector.url.server(at: address)))
-      links[master] = link
-      link.start()
-    }
+    for master in map.masters { connect(to: master) }
     report(.moved)
-    for master in links.keys where !map.masters.contains(master) {
-      // Its answers are waited for.
-      eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in
-        guard let self, self.cluster?.map.masters.contains(master) == false else { return }
-        self.links.removeValue(forKey: master)?.stop()
-        self.addresses[master] = nil
-      }
+    for master in links.keys where !map.masters.contains(master) { letGoLater(master) }
+  }
+
+  private func connect(to node: String) {
+    guard let address = cluster?.map.address(of: node), addresses[node] != address, !isStopped else { return }
+    links[node]?.stop()
+    addresses[node] = address
+    let link = link(node, connector.to(connector.url.server(at: address)))
+    links[node] = link
+    link.start()
+  }
+
+  /// Its answers are waited for.
+  private func letGoLater(_ node: String) {
+    eventLoop.assumeIsolated().scheduleTask(in: .seconds(10)) { [weak self] in
+      guard let self, self.cluster?.map.masters.contains(node) == false else { return }
+      self.links.removeValue(forKey: node)?.stop()
+      self.addresses[node] = nil
     }
   }
 
@@ -179,19 +183,57 @@ package final class MasterLinks {
         if case .failure(let error) = result, error.wantsMaster { connection.close(error) }
         return settle(result, connection)
       }
-      if case .ask(let address) = error.redirection, let node = cluster.map.node(at: address),
-        let target = self.connection(to: node)
-      {
-        return target.run(script, keys: keys, arguments, isAsking: true, deadline: deadline) {
-          settle($0.mapError { $0.redirection == nil ? $0 : .inMotion }, target)
+      if let redirection = error.redirection {
+        if let target = self.destination(redirection, cluster) {
+          return target.run(script, keys: keys, arguments, isAsking: true, deadline: deadline) {
+            settle($0.mapError { $0.redirection == nil ? $0 : .inMotion }, target)
+          }
         }
-      }
-      if error.redirection != nil {
         // Who sends it away knows to whom; the caller tries again.
         return cluster.ask(over: connection) { completion(.failure(.inMotion)) }
       }
       if error.wantsMaster { cluster.refresh() }
       completion(result)
+    }
+  }
+
+  /// Who is to be asked next, with `ASKING`, where keys may be on their way there; nil where nobody can be asked yet.
+  private func destination(_ redirection: RedisError.Redirection, _ cluster: ClusterWatch) -> RedisConnection? {
+    guard case .ask(let address) = redirection, let node = cluster.map.node(at: address), cluster.map.isMaster(node)
+    else { return nil }
+    if links[node] == nil {
+      // A master that has no slots yet.
+      connect(to: node)
+      letGoLater(node)
+    }
+    return connection(to: node)
+  }
+
+  /// Reads of one key each, where the master has it, or else where it says that the key is on its way to.
+  /// - Parameter answer: told once of each, by its place among them; nil where it is to be asked again.
+  package func read(
+    _ reads: [RedisCommand], at master: String, deadline: NIODeadline, answer: @escaping (Int, RESPReply?) -> Void
+  ) {
+    guard let connection = connection(to: master) else {
+      return eventLoop.assumeIsolated().execute { for index in reads.indices { answer(index, nil) } }
+    }
+    connection.send(reads, deadline: deadline) { [weak self] result in
+      let replies = (try? result.get()) ?? []
+      var unplaced: [Int] = []
+      for index in reads.indices {
+        let reply = index < replies.count ? replies[index] : nil
+        guard let redirection = reply?.error?.redirection, let cluster = self?.cluster else {
+          answer(index, reply)
+          continue
+        }
+        guard let target = self?.destination(redirection, cluster) else {
+          unplaced.append(index)
+          continue
+        }
+        target.send([.asking, reads[index]], deadline: deadline) { answer(index, (try? $0.get())?.last) }
+      }
+      guard !unplaced.isEmpty else { return }
+      self?.cluster?.ask(over: connection) { for index in unplaced { answer(index, nil) } }
     }
   }
 }

@@ -1,5 +1,6 @@
 """Baton over a master that Sentinels name: planned and unplanned switches, and Sentinels that are wrong or gone."""
 
+import re
 import socketserver
 import subprocess
 import threading
@@ -183,6 +184,31 @@ def test_without_sentinels_the_master_is_stayed_with(sentinel, gateways, load):
         sentinel.cont(port)
     load.judge()
     assert load.resets == []
+
+
+def test_while_a_listed_sentinel_is_gone_those_that_it_knew_are_asked(place, sentinel, started, session):
+    """One of three is listed. It dies, the others promote a replica, and gateway and producer follow."""
+    listed, *others = sentinel.sentinels
+    url = re.sub(r"://[^/]+/", f"://127.0.0.1:{listed}/", sentinel.url)
+    gateway = Gateway(place, url, "gw-one-listed")
+    started.append(gateway.process)
+    before = sentinel.master
+    load = Load(place, url, [gateway.url], [session])
+    try:
+        load.grown()
+        assert [sentinel.connections(port, "baton-gw-one-listed-") for port in others] == [0, 0], "not needed yet"
+        sentinel.kill(listed)
+        after = sentinel.failover()
+        wait_for(lambda: sentinel.connections(after, "baton-gw-one-listed-") == 4, 10, "all connections are to the new master")
+        wait_for(lambda: sentinel.role(before) == "slave", 30, "it is a replica now")
+        load.grown()
+        load.judge()
+        sentinel.restart(listed)
+        wait_for(lambda: not any(sentinel.connections(port, "baton-gw-one-listed-") for port in others), 60, "it speaks for itself")
+    finally:
+        load.close()
+        if listed not in sentinel.restarted:
+            sentinel.restart(listed)
 
 
 class Liar(socketserver.ThreadingTCPServer):

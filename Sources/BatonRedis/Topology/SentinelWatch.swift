@@ -1,20 +1,21 @@
 import NIOCore
 
-/// Finds the master by its Sentinels: drives ``SentinelVote``. Each Sentinel has two connections, one that hears of
-/// switches and one for questions. Everything is called, and calls back, on one event loop.
+/// Finds the master by its Sentinels: drives ``SentinelVote``. Each listed one has a vote; while it is silent, others that it
+/// knew speak for it. Everything is called, and calls back, on one event loop.
 package final class SentinelWatch: @unchecked Sendable {
   package enum Event: Sendable {
     /// The master is there from now on.
     case follows(RedisURL.Address)
-    /// A Sentinel does not answer, or does not know the master.
+    /// A listed Sentinel does not answer, or does not know the master.
     case silent(RedisURL.Address, RedisError)
   }
 
-  private struct Sentinel {
-    let address: RedisURL.Address
-    var hearing: RedisLink?
-    var asking: RedisLink?
+  private struct Seat {
+    let listed: SentinelPeer
+    /// Nil while the listed one names a master.
     var trouble: RedisError? = .connectFailed("not asked yet")
+    var deputies = SentinelDeputies()
+    var isSilent = false
   }
 
   private let eventLoop: any EventLoop
@@ -22,7 +23,10 @@ package final class SentinelWatch: @unchecked Sendable {
   private let name: String
   private let random: () -> Double
   private let observe: (Event) -> Void
-  private var sentinels: [Sentinel] = []
+  private var seats: [Seat] = []
+  /// Those who speak for a listed one now; connections are made to no others.
+  private var deputies: [RedisURL.Address: SentinelPeer] = [:]
+  private var named: [RedisURL.Address: RedisURL.Address] = [:]
   private var vote: SentinelVote
   private var isStopped = false
   /// Completed once there is a master, or the first question has had its time.
@@ -32,7 +36,6 @@ package final class SentinelWatch: @unchecked Sendable {
 
   /// How often each Sentinel is asked.
   static let interval = TimeAmount.milliseconds(500)
-  static let patience = TimeAmount.seconds(2)
 
   /// - Parameters:
   ///   - connector: of a URL with the topology `sentinel`.
@@ -45,38 +48,27 @@ package final class SentinelWatch: @unchecked Sendable {
     (self.random, self.observe) = (random, observe)
     vote = SentinelVote(sentinels: max(connector.url.seeds.count, 1))
     for (number, address) in connector.url.seeds.enumerated() {
-      let one = connector.to(connector.url.sentinel(at: address))
-      var sentinel = Sentinel(address: address)
-      sentinel.hearing = RedisLink(
-        one, on: eventLoop, random: random, setUp: { [weak self] in self?.hear($0, number, $1) }, report: { _ in })
-      sentinel.asking = RedisLink(one, on: eventLoop, keepAlive: nil, random: random) { [weak self] event in
-        switch event {
-        case .up: self?.ask(number)
-        case .down(let failure): self?.isSilent(number, failure.error)
-        }
-      }
-      sentinels.append(sentinel)
+      seats.append(Seat(listed: peer(at: address) { [weak self] in self?.said(number, $0) }))
     }
+  }
+
+  private func peer(at address: RedisURL.Address, told: @escaping (SentinelPeer.Word) -> Void) -> SentinelPeer {
+    SentinelPeer(connector, at: address, master: name, on: eventLoop, random: random, told: told)
   }
 
   package func start() {
     let beginning = eventLoop.makePromise(of: Void.self)
     self.beginning = beginning
-    eventLoop.scheduleTask(in: Self.patience) { beginning.succeed() }
-    for sentinel in sentinels {
-      sentinel.hearing?.start()
-      sentinel.asking?.start()
-    }
+    eventLoop.scheduleTask(in: SentinelPeer.patience) { beginning.succeed() }
+    for seat in seats { seat.listed.start() }
     tick()
   }
 
   package func stop() {
     isStopped = true
     beginning?.succeed()
-    for sentinel in sentinels {
-      sentinel.hearing?.stop()
-      sentinel.asking?.stop()
-    }
+    for peer in seats.map(\.listed) + Array(deputies.values) { peer.stop() }
+    deputies.removeAll()
   }
 
   /// Completes when it makes sense to ask for the master.
@@ -87,8 +79,8 @@ package final class SentinelWatch: @unchecked Sendable {
 
   /// Why there is none.
   package var trouble: RedisError {
-    let words = sentinels.map {
-      "\($0.address) \($0.trouble.map { "(\($0))" } ?? "names one that does not answer as a master")"
+    let words = seats.map {
+      "\($0.listed.address) \($0.trouble.map { "(\($0))" } ?? "names one that does not answer as a master")"
     }
     return .connectFailed("no Sentinel leads to a master '\(name)': \(words.joined(separator: ", "))")
   }
@@ -99,47 +91,65 @@ package final class SentinelWatch: @unchecked Sendable {
   /// The master does not answer, or not as a master.
   package func lost() { perform(vote.lost(at: eventLoop.now)) }
 
-  private func hear(
-    _ connection: RedisConnection, _ number: Int, _ done: @escaping (Result<Void, RedisError>) -> Void
-  ) {
-    connection.onPush = { [weak self] in self?.announced($0, by: number) }
-    connection.send([RedisCommand("SUBSCRIBE", "+switch-master")], deadline: eventLoop.now + Self.patience) { result in
-      done(result.flatMap { $0.first?.error.map { .failure($0) } ?? .success(()) })
+  /// What a listed one says.
+  private func said(_ number: Int, _ word: SentinelPeer.Word) {
+    if isStopped { return }
+    switch word {
+    case .names(let address):
+      (seats[number].trouble, seats[number].isSilent) = (nil, false)
+      perform(vote.said(number, address, at: eventLoop.now))
+    case .silent(let error):
+      if seats[number].trouble != error { observe(.silent(seats[number].listed.address, error)) }
+      (seats[number].trouble, seats[number].isSilent) = (error, true)
+      speak(for: number)
+    case .knows(let others): seats[number].deputies.appointed(unlisted(others))
+    }
+    callDeputies()
+  }
+
+  /// Listed ones speak for themselves alone.
+  private func unlisted(_ others: [SentinelPeer.Other]) -> some Sequence<RedisURL.Address> {
+    let listed = seats.map(\.listed)
+    return others.lazy.filter { other in
+      !listed.contains { $0.address == other.address || $0.id != nil && $0.id == other.id }
+    }.map(\.address)
+  }
+
+  private func deputySaid(_ address: RedisURL.Address, _ word: SentinelPeer.Word) {
+    guard deputies[address] != nil else { return }
+    let principals = seats.indices.filter {
+      seats[$0].isSilent && seats[$0].deputies.addresses.contains(address)
+    }
+    switch word {
+    case .names(let master): named[address] = master
+    case .silent: named[address] = nil
+    case .knows(let others):
+      for number in principals { seats[number].deputies.joined(unlisted(others)) }
+      return callDeputies()
+    }
+    for number in principals { speak(for: number) }
+  }
+
+  private func speak(for number: Int) {
+    if let master = seats[number].deputies.choice(named) {
+      perform(vote.said(number, master, at: eventLoop.now))
+    } else {
+      perform(vote.fellSilent(number, at: eventLoop.now))
     }
   }
 
-  /// `<master name> <old ip> <old port> <new ip> <new port>`
-  private func announced(_ message: RESPReply, by number: Int) {
-    guard let parts = message.elements.map(Array.init), parts.count == 3, parts[1].text == "+switch-master",
-      let words = parts[2].text?.split(separator: " "), words.count == 5, words[0] == name, let port = Int(words[4])
-    else { return }
-    said(number, .tcp(host: String(words[3]), port: port))
-  }
-
-  private func ask(_ number: Int) {
-    guard let connection = sentinels[number].asking?.connection else { return }
-    let question = RedisCommand("SENTINEL", "GET-MASTER-ADDR-BY-NAME", .string(name))
-    connection.send([question], deadline: eventLoop.now + Self.patience) { [weak self] result in
-      guard let self, case .success(let replies) = result, let reply = replies.first else { return }
-      if let error = reply.error { return self.isSilent(number, error) }
-      guard let parts = reply.elements.map(Array.init), parts.count == 2, let host = parts[0].text,
-        let port = parts[1].integer, (1...65535).contains(port)
-      else {
-        return self.isSilent(number, .connectFailed("it does not know a master of this name"))
-      }
-      self.said(number, .tcp(host: host, port: Int(port)))
+  /// Connects to those who are to speak, and leaves those who are not any more.
+  private func callDeputies() {
+    let needed = Set(seats.lazy.filter(\.isSilent).flatMap(\.deputies.addresses))
+    for address in deputies.keys where !needed.contains(address) {
+      deputies.removeValue(forKey: address)?.stop()
+      named[address] = nil
     }
-  }
-
-  private func said(_ number: Int, _ address: RedisURL.Address) {
-    sentinels[number].trouble = nil
-    perform(vote.said(number, address, at: eventLoop.now))
-  }
-
-  private func isSilent(_ number: Int, _ error: RedisError) {
-    if sentinels[number].trouble != error { observe(.silent(sentinels[number].address, error)) }
-    sentinels[number].trouble = error
-    perform(vote.fellSilent(number, at: eventLoop.now))
+    for address in needed where deputies[address] == nil {
+      let deputy = peer(at: address) { [weak self] in self?.deputySaid(address, $0) }
+      deputies[address] = deputy
+      deputy.start()
+    }
   }
 
   private func perform(_ actions: [SentinelVote.Action]) {
@@ -157,13 +167,13 @@ package final class SentinelWatch: @unchecked Sendable {
   private func examine(_ address: RedisURL.Address) {
     // The first word counts: it may be that no time is left.
     let answer = eventLoop.makePromise(of: ServerIdentity?.self)
-    eventLoop.scheduleTask(in: Self.patience) { answer.succeed(ServerIdentity?.none) }
+    eventLoop.scheduleTask(in: SentinelPeer.patience) { answer.succeed(ServerIdentity?.none) }
     answer.futureResult.assumeIsolated().whenSuccess { identity in
       self.perform(self.vote.examined(address, identity, at: self.eventLoop.now))
     }
     connector.to(connector.url.server(at: address)).connect(on: eventLoop).assumeIsolated().whenComplete { result in
       guard case .success(let connection) = result else { return answer.succeed(ServerIdentity?.none) }
-      connection.send(ServerIdentity.questions, deadline: self.eventLoop.now + Self.patience) { result in
+      connection.send(ServerIdentity.questions, deadline: self.eventLoop.now + SentinelPeer.patience) { result in
         answer.succeed(try? ServerIdentity(result.get()))
         connection.close()
       }
@@ -172,7 +182,7 @@ package final class SentinelWatch: @unchecked Sendable {
 
   private func tick() {
     if isStopped { return }
-    for number in sentinels.indices { ask(number) }
+    for peer in seats.map(\.listed) + Array(deputies.values) { peer.ask() }
     perform(vote.timePassed(now: eventLoop.now))
     eventLoop.assumeIsolated().scheduleTask(in: Self.interval) { [weak self] in self?.tick() }
   }

@@ -153,6 +153,12 @@ class Sentinel(Deployment):
         self.ports = [self.first + number for number in range(3)]
         self.sentinels = [self.first + 10 + number for number in range(3)]
 
+    def arguments(self, port):
+        if port not in self.sentinels:
+            return super().arguments(port)
+        return [SERVER, self.folder / f"{port}.conf", "--sentinel", "--bind", self.host(port), "--protected-mode", "no",
+                "--port", port, "--dir", self.folder / str(port)]  # fmt: skip
+
     @property
     def master(self):
         """Where most Sentinels say that it is."""

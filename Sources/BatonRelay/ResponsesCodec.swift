@@ -155,7 +155,7 @@ package struct ResponsesCodec: RelayCodec {
           )
           .filling("output_tokens", .number("\(output)"))
           .filling("output_tokens_details", .object([.init("reasoning_tokens", .number("0"))]))
-          .filling("total_tokens", .number("\(input + output)")))
+          .filling("total_tokens", .number("\(input &+ output)")))
     }
     return whole
   }

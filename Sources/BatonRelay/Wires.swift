@@ -23,6 +23,9 @@ package struct ResponsesWire: Sendable {
 
   package init() {}
 
+  /// Bytes of an event that is not whole yet.
+  package var held: Int { pieces.held }
+
   /// An event, or nil where the entry is none, or not its last.
   package mutating func event(_ entry: RelayedEntry) -> LenientJSON? {
     guard let n = entry.n else { return nil }
@@ -52,6 +55,9 @@ struct EventPieces: Sendable {
 
   private var begun: [UInt8] = []
   private var isTooLarge = false
+
+  /// Bytes of what is not whole yet.
+  var held: Int { begun.count }
 
   /// Nil before the last of its entries.
   mutating func whole(_ entry: RelayedEntry) -> [UInt8]? {
@@ -91,7 +97,10 @@ package struct ResponseFold: Sendable {
   /// The newest `response` that came.
   private var response: LenientJSON?
   private var output: [LenientJSON] = []
-  private var deltas: [Place: [UInt8]] = [:]
+  /// By the index of their item.
+  private var deltas: [Int: [Place: [UInt8]]] = [:]
+  /// Of one item.
+  private static let maxParts = 1000
   /// The upstream has ended it, or the relay in its place.
   package private(set) var isOver = false
 
@@ -110,11 +119,13 @@ package struct ResponseFold: Sendable {
     switch type {
     case "response.output_item.added", "response.output_item.done":
       guard let item = event["item"] else { return }
-      deltas = deltas.filter { $0.key.output != index }
+      deltas[index] = nil
       if index < output.count { output[index] = item } else { output.append(item) }
     case "response.content_part.added":
       guard index < output.count, let part = event["part"] else { return }
-      output[index] = output[index].setting("content", .array((output[index]["content"]?.elements ?? []) + [part]))
+      let parts = output[index]["content"]?.elements ?? []
+      guard parts.count < Self.maxParts else { return }
+      output[index] = output[index].setting("content", .array(parts + [part]))
     case "response.output_text.delta": append(event, index, "text", event["content_index"]?.whole ?? 0)
     case "response.refusal.delta": append(event, index, "refusal", event["content_index"]?.whole ?? 0)
     case "response.function_call_arguments.delta": append(event, index, "arguments", nil)
@@ -124,14 +135,15 @@ package struct ResponseFold: Sendable {
 
   /// Text that came for a member: of the item itself, or of one of its contents.
   private struct Place: Hashable {
-    let output: Int
     let member: String
     let content: Int?
   }
 
   private mutating func append(_ event: LenientJSON, _ index: Int, _ member: String, _ content: Int?) {
-    guard index < output.count, case .string(let more)? = event["delta"] else { return }
-    deltas[Place(output: index, member: member, content: content), default: []] += more
+    guard index < output.count, content.map({ (0..<4096).contains($0) }) ?? true,
+      case .string(let more)? = event["delta"]
+    else { return }
+    deltas[index, default: [:]][Place(member: member, content: content), default: []] += more
   }
 
   /// The object so far; nil before the first event that has one.
@@ -139,14 +151,16 @@ package struct ResponseFold: Sendable {
     guard let response else { return nil }
     if response["output"]?.isSomething == true { return response }
     var output = output
-    for (place, text) in deltas {
-      guard let content = place.content else {
-        output[place.output] = output[place.output].setting(place.member, .string(text))
-        continue
+    for (index, places) in deltas where index < output.count {
+      var parts = output[index]["content"]?.elements ?? []
+      for (place, text) in places {
+        if let content = place.content {
+          if content < parts.count { parts[content] = parts[content].setting(place.member, .string(text)) }
+        } else {
+          output[index] = output[index].setting(place.member, .string(text))
+        }
       }
-      guard var parts = output[place.output]["content"]?.elements, content < parts.count else { continue }
-      parts[content] = parts[content].setting(place.member, .string(text))
-      output[place.output] = output[place.output].setting("content", .array(parts))
+      if !parts.isEmpty { output[index] = output[index].setting("content", .array(parts)) }
     }
     return response.setting("output", .array(output))
   }
@@ -157,13 +171,23 @@ package struct ChatWire: Sendable {
   private var pieces = EventPieces()
   /// The last chunk that came whole: what the others have of it.
   private var like: [LenientJSON.Member] = []
+  /// In bytes of each.
+  private static let likeLimit = 1024
 
   package init() {}
+
+  /// Bytes of a chunk that is not whole yet.
+  package var held: Int { pieces.held }
 
   package mutating func chunk(_ entry: RelayedEntry) -> LenientJSON? {
     if entry.event == ChatCodec.event {
       guard let chunk = pieces.value(entry), case .object(let members) = chunk else { return nil }
-      if like.isEmpty { like = members.filter { ["id", "created", "model", "system_fingerprint"].contains($0.name) } }
+      if like.isEmpty {
+        like = members.filter {
+          ["id", "created", "model", "system_fingerprint"].contains($0.name)
+            && $0.value.json.utf8.count <= Self.likeLimit
+        }
+      }
       return chunk
     }
     guard entry.event == "token", entry.n != nil else { return nil }

@@ -30,6 +30,11 @@ package struct EventStreamDecoder {
 
   package init(limit: Int, isVerbatim: Bool = false) { (self.limit, self.isVerbatim) = (limit, isVerbatim) }
 
+  /// Bytes of an event that is not whole yet.
+  package var held: Int {
+    line.count + (data?.count ?? 0) + (name?.utf8.count ?? 0) + (id?.utf8.count ?? 0)
+  }
+
   package mutating func received(_ bytes: ByteBuffer) -> [Item] {
     var items: [Item] = []
     bytes.withUnsafeReadableBytes { bytes in
@@ -85,7 +90,9 @@ package struct EventStreamDecoder {
     var value = line[(colon.map { $0 + 1 } ?? line.endIndex)...]
     if value.first == UInt8(ascii: " ") { value = value.dropFirst() }
     switch String(decoding: line[..<(colon ?? line.endIndex)], as: UTF8.self) {
-    case "data": data = (data.map { $0 + [UInt8(ascii: "\n")] } ?? []) + value
+    case "data":
+      if data == nil { data = [] } else { data?.append(UInt8(ascii: "\n")) }
+      data?.append(contentsOf: value)
     case "event": name = String(decoding: value, as: UTF8.self)
     case "id":
       if !value.contains(0) { id = String(decoding: value, as: UTF8.self) }

@@ -102,9 +102,33 @@ package enum LenientJSON: Sendable, Equatable {
   }
 
   private static func number(_ text: String) -> String {
-    if text.wholeMatch(of: /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+\-]?[0-9]+)?/) != nil { return text }
+    if isNumber(text.utf8) { return text }
     guard let number = Double(text), number.isFinite else { return "null" }
     return "\(number)"
+  }
+
+  /// RFC 8259 section 6. By hand: a body may hold hundreds of thousands of them.
+  private static func isNumber(_ text: String.UTF8View) -> Bool {
+    var rest = text[...]
+    func isDigit(_ byte: UInt8) -> Bool { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) }
+    func digits() -> Bool {
+      let count = rest.prefix(while: isDigit).count
+      rest = rest.dropFirst(count)
+      return count > 0
+    }
+    func take(_ bytes: UInt8...) -> Bool {
+      guard let first = rest.first, bytes.contains(first) else { return false }
+      rest = rest.dropFirst()
+      return true
+    }
+    _ = take(UInt8(ascii: "-"))
+    if !take(UInt8(ascii: "0")) { guard digits() else { return false } }
+    if take(UInt8(ascii: ".")) { guard digits() else { return false } }
+    if take(UInt8(ascii: "e"), UInt8(ascii: "E")) {
+      _ = take(UInt8(ascii: "+"), UInt8(ascii: "-"))
+      guard digits() else { return false }
+    }
+    return rest.isEmpty
   }
 
   private struct Parser {

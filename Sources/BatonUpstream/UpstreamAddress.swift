@@ -31,17 +31,19 @@ package struct UpstreamAddress: Sendable, CustomStringConvertible {
   ///   escapes) or holds what RFC 3986 does not know.
   package func target(_ target: String) -> String? {
     guard Self.isPlain(target) else { return nil }
-    let parts = target.split(separator: "?", maxSplits: 1)
-    guard parts.count == 2 else { return path(target) }
+    let parts = target.split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
     let place = path(String(parts[0]))
+    guard parts.count == 2, !parts[1].isEmpty else { return place }
     return place + (place.contains("?") ? "&" : "?") + parts[1]
   }
 
   private static func isPlain(_ target: String) -> Bool {
     guard target.wholeMatch(of: /(?:[A-Za-z0-9\-._~:@!$&'()*+,;=\/?]|%[0-9A-Fa-f]{2})*/) != nil else { return false }
     return target.prefix { $0 != "?" }.split(separator: "/", omittingEmptySubsequences: false).allSatisfy {
-      guard let step = $0.removingPercentEncoding else { return false }
-      return step != "." && step != ".." && !step.contains("/")
+      guard let whole = $0.removingPercentEncoding else { return false }
+      // Some servers leave out what follows a semicolon.
+      let step = whole.prefix { $0 != ";" }
+      return step != "." && step != ".." && !whole.contains("/")
     }
   }
 

@@ -28,6 +28,10 @@ struct AddressTests {
     ("http://h", "files/a%20b", "http://h/v1/files/a%20b"),
     ("http://h/v1", "models?a=b&c=%2F", "http://h/v1/models?a=b&c=%2F"),
     ("http://h/v1?k=1", "models?a=b", "http://h/v1/models?k=1&a=b"), ("http://h/v1", "x/.../y", "http://h/v1/x/.../y"),
+    ("http://h/v1", "models?", "http://h/v1/models"), ("http://h/v1", "?a", "http://h/v1/?a"),
+    ("http://h/v1?k=1", "models?", "http://h/v1/models?k=1"), ("http://h/v1", "??a", "http://h/v1/??a"),
+    ("http://h/v1", "models??", "http://h/v1/models??"), ("http://h/v1", "?", "http://h/v1/"),
+    ("http://h/v1", "", "http://h/v1/"), ("http://h/v1", "//x;a/@b:1", "http://h/v1///x;a/@b:1"),
   ])
   func leadsToOthersBeside(_ text: String, _ target: String, _ url: String) {
     #expect(UpstreamAddress(text)?.target(target) == url)
@@ -35,8 +39,7 @@ struct AddressTests {
 
   @Test(arguments: [
     "../admin", "a/../../b", "a/./b", "%2e%2e/admin", "a/%2E./b", "a%2Fb", "%zz", "a%", "a?b=%z", "a b", "é", "a\nb",
-    "a#b",
-    "a\\b",
+    "a#b", "a\\b", "..;/admin", "a/..;x=1/b", ".;/a", "a/%2e%2e%3b/b",
   ])
   func leadsNowhereElse(_ target: String) { #expect(UpstreamAddress("http://h/v1")?.target(target) == nil) }
 

@@ -497,3 +497,44 @@ def test_a_token_of_batons_decides(upstream, tmp_path, redis, session):
         with pytest.raises(openai.PermissionDeniedError):
             client(gateway, token=token(sessions=["other"])).responses.retrieve(id)
         assert reader.models.list().data and client(gateway, token=token(sessions=["resp_*"])).responses.create(model="m", input="hi").id
+
+
+def test_numbers_that_no_model_writes(relays, session):
+    """Whoever may publish may write them; nobody who reads them is harmed."""
+    response, least = "resp_0123456789abcdef01234567", -(1 << 63)
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": ""}]}
+    told = [{"type": "response.created", "response": {"id": response, "status": "in_progress"}},
+            {"type": "response.output_item.added", "output_index": 0, "item": item}]  # fmt: skip
+    for number in (-1, least, (1 << 63) - 1, 1 << 63, -1.0, 1e300, 0.5):
+        told += [{"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "content_index": number, "delta": "x"},
+                 {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": number, "content_index": 0, "delta": "x"},
+                 {"type": "response.output_item.added", "output_index": number, "item": item},
+                 {"type": "response.refusal.delta", "output_index": 0, "content_index": number, "delta": "x", "sequence_number": number}]  # fmt: skip
+    lines = [{"response": response, "event": "start", "data": json.dumps({"wire": "openai"})}]
+    lines += [{"response": response, "n": n, "event": "openai", "data": json.dumps({"sequence_number": n - 1, **one})} for n, one in enumerate(told, 1)]
+    parts = [f"text:0.{number}.msg_1" for number in (-1, least, 1 << 63)] + ["text:-1.0.msg_1", "tool:-1.msg_1", "text:..", "text:...", "summary:0.0"]
+    lines += [{"response": response, "n": len(told) + n, "part": part, "data": "x"} for n, part in enumerate(parts, 1)]
+    lines.append({"response": response, "event": "end"})
+    body = "".join(json.dumps(line) + "\n" for line in lines)
+    written = relays[0].request("POST", f"/v1/sessions/{session}?epoch=1", body, {"Content-Type": "application/x-ndjson"})
+    assert written.status == 201, written.body
+    for query in ("", "?stream=true", "?stream=true&starting_after=0", f"?stream=true&starting_after={(1 << 64) - 1}"):
+        for relay in relays:
+            assert relay.request("GET", f"/v1/responses/{response}~{session}{query}").status == 200, query
+    assert all(relay.process.alive for relay in relays)
+
+
+def test_usage_that_no_int_holds(relays, upstream, session):
+    upstream.events = [*sparse()[:-1], event("response.completed", response={"id": "up_1", "status": "completed", "output": [], "usage": {
+        "input_tokens": (1 << 63) - 1, "output_tokens": (1 << 63) - 1}})]  # fmt: skip
+    client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session})
+    assert relays[0].process.alive
+
+
+@pytest.mark.parametrize("target", ["models?", "?", "?a=b", "??", "models??a", "?@other.example", "models?a=b?c", "", "/", "//other.example/x", "models;a?b", "models?%3F",
+                                    "..;/admin", "x" * 8000, "models?" + "a=b&" * 1000])  # fmt: skip
+def test_a_target_of_an_odd_form(relays, target):
+    """Such as clients write that have no query to append."""
+    status = relays[0].request("GET", f"/v1/{target}").status
+    assert status == (400 if ".." in target else 200), target
+    assert relays[0].request("GET", "/v1/models").status == 200

@@ -11,6 +11,12 @@ protocol OpenAIStream: RelayStream {
   func end(_ object: LenientJSON?, into bytes: inout ByteBuffer)
 }
 
+extension OpenAIStream {
+  fileprivate static var noMemory: String {
+    "the gateway has no memory for a part of the answer now; read it again later"
+  }
+}
+
 struct ResponsesStream: OpenAIStream {
   /// The `sequence_number` of the last event that the client has.
   let after: UInt64?
@@ -20,11 +26,24 @@ struct ResponsesStream: OpenAIStream {
 
   init(after: UInt64?) { self.after = after }
 
+  var held: Int { wire.held }
+
+  mutating func breakOff(into bytes: inout ByteBuffer) {
+    write(
+      .object([
+        .init("type", .string(Array("error".utf8))), .init("sequence_number", .number("\(n)")),
+        .init("code", .string(Array("server_error".utf8))), .init("message", .string(Array(Self.noMemory.utf8))),
+        .init("param", .null),
+      ]), into: &bytes)
+  }
+
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     n = max(n, entry.n ?? 0)
     if let event = wire.event(RelayedEntry(entry)) {
       hasEnd = hasEnd || ResponseFold.isEnd(event)
-      if let number = event["sequence_number"]?.whole, after.map({ UInt64(number) > $0 }) ?? true {
+      if let number = event["sequence_number"]?.whole.flatMap({ UInt64(exactly: $0) }),
+        after.map({ number > $0 }) ?? true
+      {
         write(event, into: &bytes)
       }
     }
@@ -54,6 +73,14 @@ struct ResponsesStream: OpenAIStream {
 struct ChatStream: OpenAIStream {
   private var wire = ChatWire()
   private var isWhole = false
+
+  var held: Int { wire.held }
+
+  mutating func breakOff(into bytes: inout ByteBuffer) {
+    bytes.writeString(
+      "data: {\"error\":{\"message\":\"\(Self.noMemory)\",\"type\":\"server_error\",\"param\":null,\"code\":\"server_error\"}}\n\n"
+    )
+  }
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     if let chunk = wire.chunk(RelayedEntry(entry)) { bytes.writeString("data: \(chunk.json)\n\n") }

@@ -9,12 +9,15 @@ package struct SessionKeys: Sendable, Equatable {
   package let inbox: String
   /// A hash of idempotency keys.
   package let keys: String
+  /// A hash of what is asked, or waits to be: ``QuestionLine``. None of the script's.
+  package let questions: String
 
   package init(_ session: SessionName, prefix: String) {
     stream = session.key(prefix: prefix)
     producers = stream + ":producers"
     inbox = stream + ":inbox"
     keys = stream + ":keys"
+    questions = stream + ":questions"
   }
 
   package var all: [String] { [stream, producers, inbox, keys] }

@@ -63,6 +63,12 @@ final class FakeBackend: DeviceAttaching, SessionOperations {
     throw Problem.storeUnavailable
   }
 
+  func upstreamID(of response: String, in session: SessionName) async throws -> String? { nil }
+
+  func line(_ step: QuestionLine.Step, in session: SessionName) async throws -> QuestionLine? { nil }
+
+  func watchLeases(of session: SessionName) {}
+
   /// On one event loop, as all drivers.
   private final class Driver: DeviceDriver, @unchecked Sendable {
     let backend: FakeBackend

@@ -6,9 +6,11 @@ import subprocess
 
 import measure
 import pytest
+from support.event_stream import EventStream
 from support.process import BATON, BUILD, REPOSITORY, wait_for
-from support.servers import HAProxy, Nginx, Redis
+from support.servers import HAProxy, Nginx, Redis, request
 from support.webhooks import Receiver, secret
+from test_relay import WORDS, Upstream, client, sparse
 
 ARTICLES = REPOSITORY / "Sources/BatonGateway/BatonGateway.docc"
 RUNNING = (ARTICLES / "RunningBaton.md").read_text()
@@ -251,3 +253,16 @@ def test_the_largest_count_is_the_largest():
         most = int(most.replace(",", ""))
         for value, status in ((most, 0), (most + 1, 78)):
             assert subprocess.run([BATON, "serve", "--print-config", f"--{name}", str(value)], capture_output=True).returncode == status, name
+
+
+def test_nodes_of_two_kinds_behind_haproxy(tmp_path, redis, started, new_gateway, session):
+    model = Upstream(sparse())
+    nodes = {role: new_gateway(redis.url, f"gw-{role}", "--roles", role, "--openai", model.url) for role in ("attach", "relay")}
+    edit = lambda text: text.replace("  default_backend gateways\n", BLOCKS["roles"])  # noqa: E731
+    started.append(HAProxy(tmp_path, [nodes["attach"]] * 2, edit, {"BATON_RELAY_1": nodes["relay"].address}))
+    proxy = started[-1]
+    wait_for(lambda: request(proxy.port, "GET", "/v1/models").status == 200, 20, "HAProxy has a relay")
+    answer = client(proxy).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session})
+    assert answer.output_text == "".join(WORDS) and client(proxy).responses.retrieve(answer.id).output_text == "".join(WORDS)
+    stream = EventStream(proxy, session, until="end")
+    assert stream.status == 200 and wait_for(lambda: stream.ended, 20) and stream.view.text == "".join(WORDS)

@@ -21,6 +21,7 @@ package enum Limit: String, CaseIterable, Sendable {
   case messages = "max-messages-per-second"
   case pings = "max-pings-per-second"
   case frames = "max-frames-per-second"
+  case queued = "max-queued"
 }
 
 extension Problem {

@@ -52,6 +52,7 @@ struct StoredSessions: SessionOperations {
   // MARK: history
 
   func history(_ request: HistoryRequest) async throws -> HistoryPage? {
+  let keyPrefix: String
     let offset: Offset
     let span: PageRequest.Span
     switch request.place {
@@ -225,6 +226,26 @@ struct StoredSessions: SessionOperations {
     do {
       return try await store.run(call, session)
     } catch let error as RedisError {
+  func upstreamID(of response: String, in session: SessionName) async throws -> String? {
+    do {
+      return try await store.upstreamID(of: response, in: session, keyPrefix: keyPrefix)
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+
+  func line(_ step: QuestionLine.Step, in session: SessionName) async throws -> QuestionLine? {
+    do {
+      return try await store.line(step, in: session, keyPrefix: keyPrefix)
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+
+  func watchLeases(of session: SessionName) {
+    store.eventLoop.execute { [store] in store.watchLeases(of: session) }
+  }
+
       throw Problem(error, session)
     }
   }

@@ -84,4 +84,16 @@ struct TenantSessions: SessionOperations {
     try check(session)
     return try await sessions.look(at: response, in: session, after: place)
   }
+
+  func upstreamID(of response: String, in session: SessionName) async throws -> String? {
+    try check(session)
+    return try await sessions.upstreamID(of: response, in: session)
+  }
+
+  func line(_ step: QuestionLine.Step, in session: SessionName) async throws -> QuestionLine? {
+    try check(session)
+    return try await sessions.line(step, in: session)
+  }
+
+  func watchLeases(of session: SessionName) { sessions.watchLeases(of: session) }
 }

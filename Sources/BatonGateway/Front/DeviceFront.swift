@@ -269,6 +269,7 @@ package final class DeviceFront: Sendable {
   private func check(_ head: HTTPRequestHead, _ wire: DeviceRequest.Wire) throws(Problem) -> Asked {
     if let retry = state.drainingFor { throw .draining(retryAfter: retry) }
     try origins.check(head.headers["Origin"])
+    guard state.roles.contains(.attach) else { throw .attachesNobody }
     let target = Target(head.uri)
     guard case .session(let text) = target.resource else { throw .badEncoding }
     var headers: HTTPHeaders

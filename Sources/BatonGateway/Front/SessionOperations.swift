@@ -28,6 +28,12 @@ package protocol SessionOperations: Sendable {
   func responses(in session: SessionName) async throws -> ResponseList
   /// The response, and the next messages of the session's inbox after `place`.
   func look(at response: String, in session: SessionName, after place: EntryID) async throws -> InboxLook
+  /// The id that a response has at the model server which keeps it; nil where nothing is known of one.
+  func upstreamID(of response: String, in session: SessionName) async throws -> String?
+  /// The session's questions that are being asked, or wait; nil: there is no room for one more.
+  func line(_ step: QuestionLine.Step, in session: SessionName) async throws -> QuestionLine?
+  /// Whoever of the session's producers has died is found out, although nobody may be attached.
+  func watchLeases(of session: SessionName)
 }
 
 /// One page of history (PROTOCOL 7).

@@ -209,6 +209,7 @@ package final class Gateway: Service {
     guard configuration.asksWho else { return nil }
     let client = AuthClient(on: parts.eventLoopGroup)
     let remoteKeys = configuration.jwksURL.map {
+    relays.busy = configuration.busy
       RemoteKeys($0, timeout: configuration.authTimeout, client: client, logger: parts.logger)
     }
     await remoteKeys?.refresh()
@@ -252,7 +253,7 @@ package final class Gateway: Service {
 package struct GatewayParts: Sendable {
   package let eventLoopGroup: MultiThreadedEventLoopGroup
   package let registry: DeviceRegistry
-  package let state = NodeState()
+  package let state: NodeState
   package let metrics: GatewayMetrics
   package let logger: Logger
 
@@ -267,6 +268,7 @@ package struct GatewayParts: Sendable {
 extension Logger {
   /// For parts of others that say at `info` what we say ourselves.
   fileprivate var quieted: Logger {
+    state = NodeState(roles: configuration.roles)
     var logger = self
     logger.logLevel = max(logLevel, .critical)
     return logger

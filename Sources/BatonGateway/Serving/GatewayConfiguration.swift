@@ -22,6 +22,8 @@ package struct GatewayConfiguration: Sendable {
   /// Backends of whatever kind, by the path that each answers at.
   package var relayPaths: [String: Relay.Options] = [:]
   package var aiSDKGrace = Duration.seconds(30)
+  package var busy = BusyRule()
+  package var roles = NodeRoles.all
   /// Nil where no webhooks are sent.
   package var webhooks: WebhookSender.Options?
   package var node: String
@@ -145,6 +147,17 @@ package struct GatewayConfiguration: Sendable {
     relayPaths = try Self.relayPaths(settings)
     aiSDKGrace = settings.milliseconds("ai-sdk-grace").map { .milliseconds($0) } ?? aiSDKGrace
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
+    if let words = settings.list("roles") {
+      let known = words.compactMap { NodeRoles($0) }
+      guard known.count == words.count, !known.isEmpty else {
+        throw settings.mistake("roles", "must be attach, relay or both, such as attach,relay")
+      }
+      roles = known.reduce([]) { $0.union($1) }
+    }
+    busy.policy = settings.text("on-busy").flatMap(BusyRule.Policy.init) ?? busy.policy
+    busy.maxQueued = settings.count("max-queued") ?? busy.maxQueued
+    busy.timeout = settings.milliseconds("queue-timeout").map { .milliseconds($0) } ?? busy.timeout
+    busy.maxWaiting = settings.count("max-relays") ?? busy.maxWaiting
       guard let value = settings.milliseconds(name), value >= least else {
         throw settings.mistake(name, "must be at least \(least)ms")
       }

@@ -120,6 +120,19 @@ package enum GatewaySettings {
       "webhook", .list, placeholder: "URL,…", isSecret: true,
       "Addresses of your app that are told by POST when an answer ends, and when somebody asks and nobody answers"),
     Setting(
+    Setting(
+      "roles", .list, standard: "attach,relay", placeholder: "ROLE,…",
+      "What this node is for: devices attach, or model servers and backends are asked; the other is refused with 421"),
+    Setting(
+      "on-busy", .choice(BusyRule.Policy.allCases.map(\.rawValue)), standard: "parallel",
+      "What a question does while its session answers another one: wait its turn, be refused with 409, cancel that answer, or be asked beside it"
+    ),
+    Setting(
+      "max-queued", .count(1...1000), standard: "16",
+      "Questions of one session that are asked, or wait for their turn; more are refused with 429"),
+    Setting(
+      "queue-timeout", .duration, standard: "5m", "How long a question waits for its turn; then it is refused with 409"),
+
       "webhook-secret-file", placeholder: "PATH",
       "What webhooks are signed with, in place of BATON_WEBHOOK_SECRET: whsec_ and base64, several for a change of secrets"
     ),

@@ -15,7 +15,9 @@ package final class NodeState: Sendable {
 
   private let values = NIOLockedValueBox(Values())
 
-  package init() {}
+  package let roles: NodeRoles
+
+  package init(roles: NodeRoles = .all) { self.roles = roles }
 
   package var drainingFor: Int64? { values.withLockedValue { $0.drainingFor } }
   package func beginDraining(retryAfter seconds: Int64) { values.withLockedValue { $0.drainingFor = seconds } }

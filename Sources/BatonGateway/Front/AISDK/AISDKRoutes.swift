@@ -22,6 +22,7 @@ extension Routes {
     guard let name = steps.first else {
       guard let relay = relays.aiSDK else { throw Problem.noBackend }
       guard request.method == .post else { throw Problem.methodNotAllowed(allow) }
+      guard state.roles.contains(.relay) else { throw Problem.relaysNothing }
       return try await ask(call, query, relay)
     }
     guard let name = Query.percentDecoded(Substring(name)) else { throw Problem.badEncoding }
@@ -54,7 +55,8 @@ extension Routes {
     let key = given ?? asked.key.map { RelayQuestion.print($0.utf8) }
     let response = RelayQuestion.name("msg", key, subject: subject, session: session)
     let question = RelayQuestion(
-      session: session, response: response, key: key, subject: subject, note: [Entry.Field("_wire", "ai-sdk")],
+      session: session, response: response, key: key, subject: subject, who: who,
+      note: [Entry.Field("_wire", "ai-sdk")],
       body: given == nil ? nil : RelayQuestion.print(body.readableBytesView), bytes: asked.text?.utf8.count ?? 0)
     var started = Relay.Request(
       session: session.qualified, response: response, path: "", body: body,
@@ -131,12 +133,20 @@ extension Routes {
     while true {
       let since = Date().timeIntervalSince1970 * 1000 - waits / .milliseconds(1)
       let place = EntryID(UInt64(max(since, 0)), 0)
-      if try await unanswered(in: session, after: place).isEmpty || state.drainingFor != nil { return }
+      var asked = try await unanswered(in: session, after: place)
+      if !asked.isEmpty { try await asked.subtract(waiting(in: session)) }
+      if asked.isEmpty || state.drainingFor != nil { return }
       try await Task.sleep(for: .milliseconds(100))
     }
   }
 
   private func isDue(_ turn: Turn) -> Bool {
+  /// Responses whose questions wait until others have been answered.
+  private func waiting(in session: SessionName) async throws -> [String] {
+    guard relays.busy.policy != .parallel else { return [] }
+    return try await store.line(.look, in: session)?.questions.filter { $0.state == .waiting }.map(\.response) ?? []
+  }
+
     guard let ended = turn.ended else { return true }
     return Date().timeIntervalSince1970 * 1000 - Double(ended.milliseconds) <= relays.grace / .milliseconds(1)
   }

@@ -22,6 +22,7 @@ extension Routes {
     let query = try Query(Target(request.head.path ?? "/").query)
     if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
     switch request.method {
+    case .post where !state.roles.contains(.relay): throw Problem.relaysNothing
     case .post: return try await ask(call, query, path, relay)
     case .get: return try await resume(call, query)
     default: throw Problem.methodNotAllowed(allow)
@@ -47,7 +48,7 @@ extension Routes {
     let session = who?.own(name) ?? name
     if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session).refusing(who) }
     let question = RelayQuestion(
-      session: session, response: response, key: key, subject: subject,
+      session: session, response: response, key: key, subject: subject, who: who,
       note: [Entry.Field("_wire", EventStreamCodec.event)], body: RelayQuestion.print(body.readableBytesView))
     var started = Relay.Request(
       session: session.qualified, response: response, path: "", body: body, codec: EventStreamCodec())

@@ -13,6 +13,7 @@ import NIOHTTP1
 extension Routes {
   func ask(_ call: Call, _ query: Query, _ relay: Relay, _ wire: OpenAIWire) async throws -> Response {
     let request = call.request
+    guard state.roles.contains(.relay) else { throw Problem.relaysNothing }
     if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
     guard MediaType.isContent(.json, request.headers[.contentType]) else {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
@@ -64,7 +65,7 @@ extension Routes {
       codec: note.codec(id))
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
     let question = RelayQuestion(
-      session: session, response: response, key: key, subject: subject, note: note.fields,
+      session: session, response: response, key: key, subject: subject, who: who, note: note.fields,
       body: RelayQuestion.print(body.readableBytesView))
     let refusal = try await ask(question) {
       try await begun(relay, started, wire == .responses ? forwarded : nil)
@@ -205,3 +206,4 @@ extension Relay.Outcome {
     if case .refused(let answer) = self { [404, 405, 501].contains(answer.status) } else { false }
   }
 }
+    guard state.roles.contains(.relay) else { throw Problem.relaysNothing }

@@ -11,6 +11,8 @@ struct RelayQuestion: Sendable {
   /// Nil: each time anew.
   let key: String?
   let subject: String
+  /// Nil where nobody is asked who he is.
+  let who: Identity?
   /// For whoever takes the answer over, or wants it stopped before it begins.
   let note: [Entry.Field]
   /// What has to be the same when the key comes again.
@@ -43,9 +45,18 @@ extension Routes {
   func ask(
     _ question: RelayQuestion, _ start: () async throws -> Relay.Outcome
   ) async throws -> Relay.Answer? {
-    guard try await isFirst(question) else { return nil }
+    guard let place = try await place(of: question) else { return nil }
     do {
-      guard case .refused(let answer) = try await start() else { return nil }
+      let turn = try await turn(of: question, after: place)
+      let outcome: Relay.Outcome
+      do {
+        outcome = try await start()
+        await turn?.end()
+      } catch {
+        await turn?.end()
+        throw error
+      }
+      guard case .refused(let answer) = outcome else { return nil }
       await refused(question)
       return answer
     } catch {
@@ -54,40 +65,39 @@ extension Routes {
     }
   }
 
-  /// Whether the upstream is to be asked: the key has not come before, or whoever brought it died before the upstream had
-  /// accepted.
-  private func isFirst(_ question: RelayQuestion) async throws -> Bool {
+  /// Where in the session's inbox the question is that the upstream is to be asked; nil where it is not: the key has come
+  /// before, and whoever brought it has not died before the upstream had accepted.
+  private func place(of question: RelayQuestion) async throws -> EntryID? {
     let told = [Entry.Field("event", "relay"), Entry.Field("response", question.response)]
     // It may say when, and so is no part of what a key stands for.
-    func takeNote() async throws {
-      _ = try await store.submit(EntryPut(.inbox, told + question.note), to: question.session)
+    func takeNote() async throws -> EntryID {
+      try await store.submit(EntryPut(.inbox, told + question.note), to: question.session).inboxID
     }
     // What is answered then is not: it is the answer to this.
     try front.quotas.take(question.session, bytes: question.bytes)
-    guard let key = question.key else {
-      try await takeNote()
-      return true
-    }
+    guard let key = question.key else { return try await takeNote() }
     let put = EntryPut(
       .inbox, told + (question.body.map { [Entry.Field("_body", $0)] } ?? []),
       scope: EntryPut.scope("relay", subject: question.subject, key: key))
     let (place, isAgain) = try await store.submit(put, to: question.session)
-    guard isAgain else {
-      try await takeNote()
-      return true
-    }
-    let deadline = ContinuousClock.now + .seconds(15)
+    guard isAgain else { return try await takeNote() }
+    var deadline = ContinuousClock.now + .seconds(15)
     while ContinuousClock.now < deadline {
       let look = try await store.look(at: question.response, in: question.session, after: place)
-      if look.record != nil { return false }
+      if look.record != nil { return nil }
       let isRefused = look.messages.contains { message in
         let texts = message.texts
         return texts["event"] == "relay-refused" && texts["response"] == question.response
       }
-      if isRefused { return true }
+      if isRefused { return place }
+      if relays.busy.policy != .parallel,
+        try await store.line(.look, in: question.session)?.has(question.response) == true
+      {
+        deadline = .now + .seconds(15)
+      }
       try await Task.sleep(for: .milliseconds(100))
     }
-    return true
+    return place
   }
 
   /// Whoever produces the response is told, also once it begins.

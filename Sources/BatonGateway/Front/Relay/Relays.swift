@@ -12,6 +12,10 @@ package struct Relays: Sendable {
   var paths: [String: Relay] = [:]
   /// For how long a message that has ended is still given to who asks whether there is one to resume.
   var grace = Duration.seconds(30)
+  /// What a second question of a session does.
+  var busy = BusyRule()
+  /// Questions that wait here.
+  let waiting = BoundedCount()
   /// Nil where nothing can be appended but by the store's own operations.
   var producer: SharedProducer?
 

@@ -69,11 +69,21 @@ public final class OpenResponse: Sendable {
     event: String, data: String? = nil, part: String? = nil, more: Bool = false,
     fields: [(name: String, value: String)] = []
   ) async throws {
+    if let field = fields.first(where: { $0.name.hasPrefix("_") }) {
+      throw ProducerError.refused("the protocol has the field '\(field.name)' for itself")
+    }
+    try await append(event: event, data: data, part: part, more: more, allFields: fields)
+  }
+
+  /// With fields that are forwarded to nobody, where their names begin with `_`.
+  package func append(
+    event: String, data: String?, part: String? = nil, more: Bool, allFields fields: [(name: String, value: String)]
+  ) async throws {
     if let part { try Self.check(part: part) }
     guard Shape.event(event.utf8), !Self.reservedEvents.contains(event) else {
       throw ProducerError.refused("'\(event)' can't be an event of an app")
     }
-    if let field = fields.first(where: { Self.reservedFields.contains($0.name) || $0.name.hasPrefix("_") }) {
+    if let field = fields.first(where: { Self.reservedFields.contains($0.name) }) {
       throw ProducerError.refused("the protocol has the field '\(field.name)' for itself")
     }
     var entry = [Entry.Field("event", event)]

@@ -221,7 +221,9 @@ package final class Relay: Sendable {
             opened = try await producer.open(
               session: request.session, response: request.response, data: request.codec.start)
             let known = isAgain ? await opened.onAcknowledgement { _ in } : nil
-            feed = RelayFeed(request.codec, to: opened, known: known)
+            var made = RelayFeed(request.codec, to: opened, known: known)
+            made.keepsUpstreamID = !options.isOneResource && !Self.goesOnAlone(head)
+            feed = made
           } catch let error as ProducerError {
             // Somebody else may read it.
             if isAgain { goesOnAlone = false }

@@ -71,6 +71,8 @@ package protocol RelayCodec: Sendable {
   func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec
   /// The upstream has closed its stream as HTTP wants it closed.
   mutating func ended()
+  /// The response's id at the upstream, as far as it is known, where it may keep the response.
+  var upstreamID: String? { get }
   /// Nil before the upstream's own end.
   var end: RelayEnd? { get }
   /// It ends otherwise.
@@ -80,5 +82,6 @@ package protocol RelayCodec: Sendable {
 extension RelayCodec {
   package static var isVerbatim: Bool { false }
   package mutating func ended() {}
+  package var upstreamID: String? { nil }
   package func reading(_ event: EventStreamDecoder.Item) -> any RelayCodec { self }
 }

@@ -22,9 +22,15 @@ struct RelayFeed {
   }
 
   private let isAgain: Bool
+  /// The upstream keeps its responses, as far as is known: each of its events has the id of this one there.
+  var keepsUpstreamID = false
+  /// A hidden field, of entries with an upstream's event.
+  package static let upstreamID = "_upstream"
 
   /// The upstream has said its own end.
   var isOver: Bool { codec.end != nil }
+
+  var upstreamID: String? { codec.upstreamID }
 
   mutating func received(_ bytes: ByteBuffer) async throws {
     for event in decoder.received(bytes) {
@@ -68,7 +74,10 @@ struct RelayFeed {
       switch item {
       case .delta(let text, let part): try await answer.append(text, part: part)
       case .event(let json, let more):
-        try await answer.append(event: event, data: String(buffer: json), more: more)
+        let id = keepsUpstreamID ? codec.upstreamID : nil
+        try await answer.append(
+          event: event, data: String(buffer: json), more: more,
+          allFields: id.map { [(name: Self.upstreamID, value: $0)] } ?? [])
       case .verbatim(let data, let name, let id, let more):
         let fields = [(EventStreamCodec.name, name), (EventStreamCodec.id, id)]
         try await answer.append(

@@ -9,19 +9,23 @@ package struct ResponsesCodec: RelayCodec {
   let id: String
   private let createdAt: Int
   private let model: String
+  /// The one that it goes on from, as clients know it.
+  private let previous: String?
   /// The number of the last entry.
   private var n: UInt64 = 0
   /// Of items, in the order in which they were added.
   private var outputIndexes: [String: Int] = [:]
   private var newestItem = ""
+  package private(set) var upstreamID: String?
   package private(set) var end: RelayEnd?
 
   /// - Parameters:
   ///   - id: the response's, as clients know it.
   ///   - createdAt: seconds since 1970.
   ///   - model: as it was asked for.
-  package init(id: String, createdAt: Int, model: String) {
-    (self.id, self.createdAt, self.model) = (id, createdAt, model)
+  ///   - previous: the id of the response that it goes on from, likewise.
+  package init(id: String, createdAt: Int, model: String, previous: String? = nil) {
+    (self.id, self.createdAt, self.model, self.previous) = (id, createdAt, model, previous)
   }
 
   /// Chunks, where the upstream knows chat completions only.
@@ -76,6 +80,7 @@ package struct ResponsesCodec: RelayCodec {
       event = event.setting("item", Self.complete(item: item, isDone: type.hasSuffix(".done")))
     }
     let usage = event["response"]?["usage"]
+    if upstreamID == nil, let id = event["response"]?["id"]?.text, Shape.name(id.utf8, upTo: 128) { upstreamID = id }
     if let response = event["response"] { event = event.setting("response", complete(response, type)) }
     let items = numbered(event)
     switch type {
@@ -137,6 +142,7 @@ package struct ResponsesCodec: RelayCodec {
       ("output", .array([])), ("parallel_tool_calls", .bool(true)), ("tool_choice", .text("auto")),
       ("tools", .array([])), ("metadata", .object([])),
     ] { whole = whole.filling(name, value) }
+    if let previous { whole = whole.setting("previous_response_id", .text(previous)) }
     for name in ["error", "incomplete_details", "instructions", "temperature", "top_p"] where whole[name] == nil {
       whole = whole.setting(name, .null)
     }

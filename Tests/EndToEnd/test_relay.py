@@ -383,12 +383,88 @@ def test_what_is_wrong_is_said_in_openais_words(relays, session):
     id = ask(model="m", input="hi", extra_headers={"Baton-Session": session}).id
     with pytest.raises(openai.BadRequestError, match="starting_after"):
         client(relays[0]).responses.retrieve(id, stream=True, starting_after="x")
-    with pytest.raises(openai.BadRequestError, match="previous_response_id"):
-        ask(model="m", input="hi", previous_response_id="resp_1")
     with pytest.raises(openai.BadRequestError, match="session"):
         ask(model="m", input="hi", extra_headers={"Baton-Session": "a b"})
     with pytest.raises(openai.ConflictError, match="session"):
         client(relays[0]).responses.delete(id)
+
+
+# What goes on from what
+
+
+def test_a_response_goes_on_from_another(relays, upstream, session):
+    first = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session})
+    second = client(relays[1]).responses.create(model="m", input="and?", previous_response_id=first.id)
+    # The model server knows it by its own id, and clients by ours; the session is the same.
+    assert upstream.requests[-1][2]["previous_response_id"] == "up_1"
+    assert second.previous_response_id == first.id and second.id.endswith(f"~{session}")
+    assert client(relays[0]).responses.retrieve(second.id).previous_response_id == first.id
+    with client(relays[0]).responses.stream(model="m", input="so?", previous_response_id=second.id) as stream:
+        events = [event.to_dict() for event in stream]
+    assert {event["response"]["previous_response_id"] for event in events if "response" in event} == {second.id}
+    for device in (relays[0].get(f"/v1/sessions/{session}?limit=1000").body, json.dumps(read(relays[1], second.id)).encode()):
+        assert b"up_1" not in device
+
+
+def test_a_conversation_that_names_no_session_has_one(relays, upstream):
+    first = client(relays[0]).responses.create(model="m", input="hi")
+    second = client(relays[1]).responses.create(model="m", input="and?", previous_response_id=first.id)
+    third = client(relays[0]).responses.create(model="m", input="so?", previous_response_id=second.id)
+    assert second.id.endswith(f"~{first.id}") and third.id.endswith(f"~{first.id}") and third.previous_response_id == second.id
+    # It is not the first one's alone any more.
+    with pytest.raises(openai.ConflictError):
+        client(relays[0]).responses.delete(first.id)
+
+
+def test_in_mid_answer_and_after_a_cancel_there_is_something_to_go_on_from(relays, upstream, session):
+    upstream.paced = True
+    with ask(relays[0], session) as stream:
+        id = step(upstream, stream, 5)[0].response.id
+        assert client(relays[1]).responses.cancel(id).status == "cancelled"
+    upstream.paced = False
+    assert client(relays[1]).responses.create(model="m", input="and?", previous_response_id=id).status == "completed"
+    assert upstream.requests[-1][2]["previous_response_id"] == "up_1"
+
+
+def test_nothing_is_told_of_what_one_may_not_go_on_from(relays, upstream, session):
+    id = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session}).id
+    asked, told = len(upstream.requests), set()
+    name = id.split("~")[0]
+    for previous, headers in [
+        (f"resp_{'0' * 24}~{session}", {}), (name, {}), (f"{name}~another", {}), ("resp_1", {}), ("up_1", {}),
+        (id, {"Baton-Session": f"{session}-other"}),
+    ]:  # fmt: skip
+        with pytest.raises(openai.BadRequestError) as refused:
+            client(relays[1]).responses.create(model="m", input="and?", previous_response_id=previous, extra_headers=headers)
+        body = refused.value.body
+        assert (body["code"], body["param"], body["type"]) == ("previous_response_not_found", "previous_response_id", "invalid_request_error")
+        told.add(body["message"].replace(previous, "ID"))
+    assert told == {"Previous response with id 'ID' not found."} and len(upstream.requests) == asked
+
+
+def test_what_the_model_says_of_it_names_our_id(relays, upstream, session):
+    id = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session}).id
+    body = json.dumps({"error": {"message": "Previous response with id 'up_1' not found.", "type": "t", "param": "p", "code": "c"}})
+    with refusing(upstream, 400, body), pytest.raises(openai.BadRequestError) as refused:
+        client(relays[1]).responses.create(model="m", input="and?", previous_response_id=id)
+    assert refused.value.body["message"] == f"Previous response with id '{id}' not found."
+
+
+def test_where_the_model_keeps_nothing_it_is_said(relays, upstream, session, monkeypatch):
+    monkeypatch.setattr(upstream.server.RequestHandlerClass, "server_version", "llama.cpp")
+    monkeypatch.setattr(upstream.server.RequestHandlerClass, "sys_version", "")
+    monkeypatch.setattr(upstream.server.RequestHandlerClass, "do_DELETE", lambda handler: handler.whole(204), raising=False)
+    id = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session}).id
+    asked = len(upstream.requests)
+    for ask in (
+        lambda: client(relays[1]).responses.create(model="m", input="and?", previous_response_id=id),
+        lambda: client(relays[1]).chat.completions.create(
+            model="m", stream=True, messages=[{"role": "user", "content": "x"}], extra_body={"previous_response_id": id}),
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError, match="keeps no responses") as refused:
+            ask()
+        assert refused.value.body["param"] == "previous_response_id"
+    assert len(upstream.requests) == asked
 
 
 def test_the_models_key_is_the_gateways(relays, upstream):

@@ -200,6 +200,9 @@ def test_openais_clients(nodes, upstream, redis, session):
     assert len(redis.stream(f"a/{session}")) > 2 and len(redis.stream(f"b/{session}")) > 2 and not redis.client.exists(key(session))
     lone = client(nodes[0], token(tenant="a")).responses.create(model="m", input="hi")
     assert redis.client.exists(key(f"a/{lone.id}"))
+    question = json.dumps({"model": "m", "input": "and?", "previous_response_id": lone.id})
+    refused = nodes[1].request("POST", "/v1/responses", question, {**JSON, **B})
+    assert refused.status == 400 and refused.json["error"]["code"] == "previous_response_not_found"
     path = f"/v1/responses/{lone.id}"
     for method, more in [("GET", ""), ("GET", "?stream=true"), ("POST", "/cancel"), ("DELETE", "")]:
         assert nodes[1].request(method, path + more, headers=B).status == 404, (method, more)

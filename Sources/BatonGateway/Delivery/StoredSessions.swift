@@ -222,10 +222,6 @@ struct StoredSessions: SessionOperations {
     }
   }
 
-  private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
-    do {
-      return try await store.run(call, session)
-    } catch let error as RedisError {
   func upstreamID(of response: String, in session: SessionName) async throws -> String? {
     do {
       return try await store.upstreamID(of: response, in: session, keyPrefix: keyPrefix)
@@ -250,3 +246,7 @@ struct StoredSessions: SessionOperations {
     }
   }
 }
+  private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
+    do {
+      return try await store.run(call, session)
+    } catch let error as RedisError {

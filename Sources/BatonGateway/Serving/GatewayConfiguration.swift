@@ -146,7 +146,6 @@ package struct GatewayConfiguration: Sendable {
     }
     relayPaths = try Self.relayPaths(settings)
     aiSDKGrace = settings.milliseconds("ai-sdk-grace").map { .milliseconds($0) } ?? aiSDKGrace
-    func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
     if let words = settings.list("roles") {
       let known = words.compactMap { NodeRoles($0) }
       guard known.count == words.count, !known.isEmpty else {
@@ -159,6 +158,7 @@ package struct GatewayConfiguration: Sendable {
     busy.timeout = settings.milliseconds("queue-timeout").map { .milliseconds($0) } ?? busy.timeout
     busy.maxWaiting = settings.count("max-relays") ?? busy.maxWaiting
       guard let value = settings.milliseconds(name), value >= least else {
+    func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
         throw settings.mistake(name, "must be at least \(least)ms")
       }
       return .milliseconds(value)

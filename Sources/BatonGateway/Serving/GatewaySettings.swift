@@ -117,10 +117,6 @@ package enum GatewaySettings {
       "How long a model server, or a backend, may be silent within an answer; 0s is as long as it likes"),
 
     Setting(
-      "webhook", .list, placeholder: "URL,…", isSecret: true,
-      "Addresses of your app that are told by POST when an answer ends, and when somebody asks and nobody answers"),
-    Setting(
-    Setting(
       "roles", .list, standard: "attach,relay", placeholder: "ROLE,…",
       "What this node is for: devices attach, or model servers and backends are asked; the other is refused with 421"),
     Setting(
@@ -136,6 +132,10 @@ package enum GatewaySettings {
       "webhook-secret-file", placeholder: "PATH",
       "What webhooks are signed with, in place of BATON_WEBHOOK_SECRET: whsec_ and base64, several for a change of secrets"
     ),
+    Setting(
+    Setting(
+      "webhook", .list, placeholder: "URL,…", isSecret: true,
+      "Addresses of your app that are told by POST when an answer ends, and when somebody asks and nobody answers"),
     Setting(
       "webhook-events", .list, standard: "end,error,cancelled,input", placeholder: "EVENT,…",
       "What they are told of"),

@@ -140,13 +140,13 @@ extension Routes {
     }
   }
 
-  private func isDue(_ turn: Turn) -> Bool {
   /// Responses whose questions wait until others have been answered.
   private func waiting(in session: SessionName) async throws -> [String] {
     guard relays.busy.policy != .parallel else { return [] }
     return try await store.line(.look, in: session)?.questions.filter { $0.state == .waiting }.map(\.response) ?? []
   }
 
+  private func isDue(_ turn: Turn) -> Bool {
     guard let ended = turn.ended else { return true }
     return Date().timeIntervalSince1970 * 1000 - Double(ended.milliseconds) <= relays.grace / .milliseconds(1)
   }

@@ -28,16 +28,13 @@ extension Routes {
       try Self.check(asked, for: try await identity(call, query, .publish))
       return Response(try await passed(relay, .POST, wire.path, body), to: request)
     }
-    if asked["previous_response_id"]?.isSomething == true {
-      throw Problem.badRequest(
-        "unsupported-parameter",
-        "previous_response_id: the model server keeps no responses; send the conversation as input.")
-    }
+    let previous = try Self.previous(asked, wire)
     let key = try idempotencyKey(request)
     let given =
       request.headers.first { $0.name.canonicalName == "baton-session" }?.value
       ?? asked["metadata"]?["baton_session"]?.text
-    let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) }
+    let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) } ?? previous?.session
+    if let previous, named != previous.session { throw Problem.previousNotFound(previous.description) }
     let who =
       if let named {
         try await admitted(named, .publish, call, query).identity
@@ -52,10 +49,16 @@ extension Routes {
     if let who, !who.may(.publish, session) { throw Problem.notAllowed(.publish, session).refusing(who) }
     let id = OpenAIResponseID(response: response, session: session)
     let model = asked["model"]?.text ?? ""
-    let note = OpenAITakeOver.Note(
+    var note = OpenAITakeOver.Note(
       wire: wire == .responses ? "openai" : "openai-chat", model: model,
       createdAt: Int(Date().timeIntervalSince1970))
     var forwarded = asked.setting("stream", .bool(true))
+    var upstreamID: String?
+    if let previous {
+      let kept = try await kept(previous, in: session, who, relay)
+      (note.previous, upstreamID) = (previous.description, kept)
+      forwarded = forwarded.setting("previous_response_id", .string(Array(kept.utf8)))
+    }
     if wire == .responses { forwarded = forwarded.removing(["background", "store"]) }
     if let metadata = forwarded["metadata"] {
       forwarded = forwarded.setting("metadata", metadata.removing(["baton_session"]))
@@ -70,7 +73,10 @@ extension Routes {
     let refusal = try await ask(question) {
       try await begun(relay, started, wire == .responses ? forwarded : nil)
     }
-    if let refusal { return Response(refusal, to: request) }
+    if var refusal {
+      if let upstreamID, let previous { refusal.replace(upstreamID, by: previous.description) }
+      return Response(refusal, to: request)
+    }
     switch (wire, streams, asked["background"]?.isSomething == true) {
     case (.chat, _, _):
       return stream(id, call, ChatStream(), for: who, cancelsWhenGone: !detaches)
@@ -138,6 +144,33 @@ extension Routes {
   private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
     -> Relay.Answer
   {
+  /// The response that a question goes on from; nil where it names none.
+  private static func previous(_ asked: LenientJSON, _ wire: OpenAIWire) throws(Problem) -> OpenAIResponseID? {
+    guard let given = asked["previous_response_id"], given.isSomething else { return nil }
+    guard wire == .responses else { throw .nothingKept }
+    guard let text = given.text, let previous = OpenAIResponseID(text) else {
+      throw .previousNotFound(given.text ?? "")
+    }
+    return previous
+  }
+
+  /// The id that a response has at the model server.
+  /// - Throws: `Problem` 400: nothing is known of it, as little as of one in another session or of another tenant; or the
+  ///   model server keeps none.
+  private func kept(
+    _ previous: OpenAIResponseID, in session: SessionName, _ who: Identity?, _ relay: Relay
+  ) async throws -> String {
+    // What it says comes back in what is answered.
+    if let who, !who.may(.read, session) { throw Problem.notAllowed(.read, session).refusing(who) }
+    guard try await store.response(previous.response, in: session) != nil else {
+      throw Problem.previousNotFound(previous.description)
+    }
+    guard !relay.isChatOnly, let id = try await store.upstreamID(of: previous.response, in: session) else {
+      throw Problem.nothingKept
+    }
+    return id
+  }
+
     do {
       return try await relay.pass(
         method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)

@@ -45,7 +45,9 @@ extension Routes {
     case (.delete, nil):
       let (id, who) = try await admitted(.delete)
       try await known(id)
-      guard id.session.description == id.response else {
+      guard id.session.description == id.response,
+        try await store.responses(in: id.session).responses.allSatisfy({ $0.name == id.response })
+      else {
         throw Problem(
           .conflict, "shared-session",
           "This response is part of session \(id.session); delete the session to delete it.")

@@ -75,12 +75,18 @@ extension Response {
       json.object { json in
         json.member("message", problem.detail)
         json.member("type", kind)
-        json.member("param", String?.none)
+        json.member("param", problem.param)
         json.member("code", problem.name.replacing("-", with: "_"))
       }
     }
     body = ResponseBody(byteBuffer: json.buffer)
     headers[.contentType] = MediaType.json.rawValue
     headers[.contentLength] = String(json.buffer.readableBytes)
+  }
+}
+
+extension Problem {
+  fileprivate var param: String? {
+    if case .text(let name)? = members.first(where: { $0.name == "param" })?.value { name } else { nil }
   }
 }

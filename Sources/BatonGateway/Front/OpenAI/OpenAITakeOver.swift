@@ -12,28 +12,31 @@ struct OpenAITakeOver: Sendable {
     var model: String
     /// Seconds since 1970.
     var createdAt: Int
+    /// The id of the response that it goes on from, as clients know it.
+    var previous: String?
 
     var fields: [Entry.Field] {
       [
         Entry.Field("_wire", wire), Entry.Field("_model", String(model.prefix(128))),
         Entry.Field("_created", "\(createdAt)"),
-      ]
+      ] + (previous.map { [Entry.Field("_previous", $0)] } ?? [])
     }
 
-    init(wire: String, model: String, createdAt: Int) {
-      (self.wire, self.model, self.createdAt) = (wire, model, createdAt)
+    init(wire: String, model: String, createdAt: Int, previous: String? = nil) {
+      (self.wire, self.model, self.createdAt, self.previous) = (wire, model, createdAt, previous)
     }
 
     init?(_ texts: [String: String]) {
       guard let wire = texts["_wire"], let model = texts["_model"],
         let createdAt = texts["_created"].flatMap({ Int($0) })
       else { return nil }
-      self.init(wire: wire, model: model, createdAt: createdAt)
+      self.init(wire: wire, model: model, createdAt: createdAt, previous: texts["_previous"])
     }
 
     func codec(_ id: OpenAIResponseID) -> any RelayCodec {
       wire == "openai"
-        ? ResponsesCodec(id: id.description, createdAt: createdAt, model: model) : ChatCodec(model: model)
+        ? ResponsesCodec(id: id.description, createdAt: createdAt, model: model, previous: previous)
+        : ChatCodec(model: model)
     }
   }
 

@@ -140,6 +140,13 @@ public final class OpenResponse: Sendable {
     return known.flatMap(\.self) ?? 0
   }
 
+  // MARK: for relays
+
+  /// Leaves it open: another producer goes on with it. What Redis does not have yet is lost, unless that one has it, too.
+  package func abandon() async {
+    try? await eventLoop.submit { [driver] in driver.value?.fail(.stopped) }.get()
+  }
+
   // MARK: for `Producer.respond`
 
   /// Ends it if nothing else has, without waiting.

@@ -20,6 +20,8 @@ package final class Relay: Sendable {
     package var maxOpen = 1000
     /// The address is one resource, not an API with some below it.
     package var isOneResource = false
+    /// Responses are asked for in the background, so that they go on without their reader and may be read again.
+    package var asksInBackground = false
 
     package init(_ address: UpstreamAddress, key: String?) { (self.address, self.key) = (address, key) }
   }
@@ -76,6 +78,7 @@ package final class Relay: Sendable {
   private let logger: Logger
   private let chatOnly = Atomic(false)
   private let running = Mutex<[ObjectIdentifier: UpstreamResponse]>([:])
+  private let registered = Mutex<(any AnswerRegister)?>(nil)
 
   /// - Throws: ``WebClient/Invalid``.
   package init(_ options: Options, producer: Producer, logger: Logger) throws(WebClient.Invalid) {
@@ -94,7 +97,18 @@ package final class Relay: Sendable {
 
   package var open: Int { running.withLock { $0.count } }
 
-  /// The node goes away: what is still open ends by `error`.
+  /// How many more may be.
+  package var room: Int { max(0, options.maxOpen - open) }
+
+  package var asksInBackground: Bool { options.asksInBackground }
+
+  /// Nil: no other node hears of what it could go on with.
+  package var register: (any AnswerRegister)? {
+    get { registered.withLock { $0 } }
+    set { registered.withLock { $0 = newValue } }
+  }
+
+  /// The node goes away: what is still open is handed over to another one, where that can go on with it, or ends by `error`.
   package func drain() async {
     for response in running.withLock({ Array($0.values) }) { response.giveUp(RelayStop.drained) }
     let deadline = ContinuousClock.now + .seconds(5)
@@ -114,16 +128,16 @@ package final class Relay: Sendable {
     }
   }
 
-  /// Goes on with a response whose relay died, where the upstream goes on with its answer and lets it be read again, as
-  /// llama.cpp does: all of it is read, and what the session has already is left out.
+  /// Goes on with a response whose relay died, where the upstream goes on with its answer and lets it be read again: all of
+  /// it is read, and what the session has already is left out.
   /// - Parameter request: as it was started, without a body.
   /// - Returns: whether it is gone on with.
-  package func goOn(with request: Request) async -> Bool {
+  package func goOn(with request: Request, by resumption: Resumption) async -> Bool {
     guard let response = try? begin() else { return false }
     let outcome = try? await withCheckedThrowingContinuation { continuation in
       Task.detached { [self] in
         let began = Began(continuation)
-        await run(request, response, began, isAgain: true)
+        await run(request, response, began, again: resumption)
         end(response)
         began.resume(.failure(Failure.unreachable("it closed the connection")))
       }
@@ -187,24 +201,29 @@ package final class Relay: Sendable {
     func resume(_ result: Result<Outcome, any Error>) { waiting.withLock { $0.take() }?.resume(with: result) }
   }
 
-  /// - Parameter isAgain: somebody else has begun it.
-  private func run(_ request: Request, _ response: UpstreamResponse, _ began: Began, isAgain: Bool = false) async {
+  /// - Parameter again: somebody else has begun it, and so it is had again.
+  private func run(
+    _ request: Request, _ response: UpstreamResponse, _ began: Began, again: Resumption? = nil
+  ) async {
     var feed: RelayFeed?
     var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
     var stop: RelayStop?
-    var goesOnAlone = false
-    defer { if goesOnAlone { Task { await forget(request.response) } } }
+    // How the upstream goes on with it, whoever reads.
+    var alone = Alone(request, register)
+    defer { alone.end { [self] in await forget($0) } }
     let watch = UpstreamWatch(response)
     defer { watch.end() }
     var listening: Task<Void, Never>?
     defer { listening?.cancel() }
     do {
       var asked =
-        isAgain
-        ? try self.request(.GET, Self.stream(of: request.response) + "&from=0", ByteBuffer(), contentType: nil)
-        : try self.request(
-          .POST, request.path, request.body, contentType: request.contentType, headers: request.headers)
-      if !isAgain, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
+        if let again {
+          try self.request(.GET, again.target, ByteBuffer(), contentType: nil)
+        } else {
+          try self.request(
+            .POST, request.path, request.body, contentType: request.contentType, headers: request.headers)
+        }
+      if again == nil, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
       response.execute(asked, on: web.client)
       reading: for try await part in response.parts {
         switch part {
@@ -214,23 +233,25 @@ package final class Relay: Sendable {
             refusal = (head, ByteBuffer())
             continue
           }
-          goesOnAlone = !options.isOneResource && Self.goesOnAlone(head)
+          let isLlama = !options.isOneResource && Self.isLlama(head)
           let opened: OpenResponse
           do {
-            if !isAgain { try await request.accepted?() }
+            if again == nil { try await request.accepted?() }
             opened = try await producer.open(
               session: request.session, response: request.response, data: request.codec.start)
-            let known = isAgain ? await opened.onAcknowledgement { _ in } : nil
+            let known = again != nil ? await opened.onAcknowledgement { _ in } : nil
             var made = RelayFeed(request.codec, to: opened, known: known)
-            made.keepsUpstreamID = !options.isOneResource && !Self.goesOnAlone(head)
+            made.keepsUpstreamID = !options.isOneResource && !isLlama
             feed = made
           } catch let error as ProducerError {
             // Somebody else may read it.
-            if isAgain { goesOnAlone = false }
+            if again == nil, isLlama { alone.goesOn(by: .conversation(request.response)) }
             return began.resume(.failure(Failure.store(error)))
           } catch let error where request.accepted != nil {
+            if isLlama { alone.goesOn(by: .conversation(request.response)) }
             return began.resume(.failure(error))
           }
+          if let again { alone.goesOn(by: again) } else if isLlama { alone.goesOn(by: .conversation(request.response)) }
           listening = Task {
             for await message in opened.messages where message.kind == .cancel {
               return response.giveUp(RelayStop.cancelled)
@@ -247,6 +268,7 @@ package final class Relay: Sendable {
           }
           watch.expect(within: options.idleLimit)
           try await feed?.received(bytes)
+          if options.asksInBackground, let id = feed?.upstreamID { alone.goesOn(by: .response(id)) }
           if feed?.isOver == true { break reading }
         }
       }
@@ -257,7 +279,7 @@ package final class Relay: Sendable {
       stop = .cut("nothing came for \(silence.seconds) s")
     } catch let error as ProducerError {
       // Deleted, fenced or ended by others: nothing is to be said any more.
-      if case .fenced = error { goesOnAlone = false }
+      if case .fenced = error { alone.isAnothers() }
       logger.notice("a relay ends: \(error)", metadata: metadata(request))
       return
     } catch {
@@ -267,7 +289,8 @@ package final class Relay: Sendable {
     guard var feed else {
       return began.resume(.failure(Failure.unreachable(stop?.words ?? "it closed the connection")))
     }
-    if feed.isOver { goesOnAlone = false }
+    if feed.isOver { alone.isOver() }
+    if case .drained? = stop, await alone.handsOver() { return await feed.answer.abandon() }
     do {
       try await feed.end(stop ?? .cut("it closed the connection"))
     } catch {
@@ -281,16 +304,57 @@ package final class Relay: Sendable {
 
   // MARK: upstreams that go on alone
 
-  /// llama.cpp's server goes on with an answer under a name (`X-Conversation-Id`), whoever reads it.
-  private static func goesOnAlone(_ head: HTTPResponseHead) -> Bool {
+  /// What becomes of an answer that the upstream goes on with, whoever reads it.
+  private struct Alone {
+    private let request: Request
+    private let register: (any AnswerRegister)?
+    private var resumption: Resumption?
+    private var registering: Task<Void, Never>?
+
+    init(_ request: Request, _ register: (any AnswerRegister)?) {
+      (self.request, self.register) = (request, register)
+    }
+
+    mutating func goesOn(by way: Resumption) {
+      guard resumption == nil else { return }
+      resumption = way
+      registering = Task { [register, request] in await register?.began(request.response, in: request.session) }
+    }
+
+    /// The upstream has said its end.
+    mutating func isOver() { resumption = nil }
+
+    /// Another node goes on with it.
+    mutating func isAnothers() { (resumption, registering) = (nil, nil) }
+
+    /// - Returns: whether another node may go on with it.
+    mutating func handsOver() async -> Bool {
+      guard resumption != nil, let register else { return false }
+      await registering?.value
+      guard await register.handsOver(request.response, in: request.session) else { return false }
+      isAnothers()
+      return true
+    }
+
+    /// - Parameter forget: ends it at the upstream, where nobody wants the rest of it.
+    func end(_ forget: @escaping @Sendable (Resumption) async -> Void) {
+      guard resumption != nil || registering != nil else { return }
+      Task { [self] in
+        if let resumption { await forget(resumption) }
+        await registering?.value
+        if registering != nil { await register?.ended(request.response, in: request.session) }
+      }
+    }
+  }
+
+  /// Its server goes on with an answer under a name (`X-Conversation-Id`), whoever reads it.
+  private static func isLlama(_ head: HTTPResponseHead) -> Bool {
     head.headers.first(name: "server")?.lowercased().hasPrefix("llama.cpp") == true
   }
 
-  private static func stream(of response: String) -> String { "stream?conv_id=\(response)" }
-
   /// Nobody wants the rest of it.
-  private func forget(_ response: String) async {
-    _ = try? await pass(.DELETE, Self.stream(of: response), ByteBuffer(), contentType: nil)
+  private func forget(_ answer: Resumption) async {
+    _ = try? await pass(answer.end.method, answer.end.target, ByteBuffer(), contentType: nil)
   }
 
   private func request(

@@ -20,7 +20,11 @@ extension GatewayBackend {
     let webhooks = settings.webhooks.map {
       StoredWebhooks(store: store, notices: $0, keyPrefix: settings.keyPrefix)
     }
-    self.init(devices: hub, sessions: StoredSessions(store: store), rescue: settings.rescue, webhooks: webhooks) {
+    let sessions = StoredSessions(store: store, keyPrefix: settings.keyPrefix)
+    self.init(
+      devices: hub, sessions: sessions, rescue: settings.rescue, webhooks: webhooks,
+      register: RelayRegister(store, keyPrefix: settings.keyPrefix)
+    ) {
       store.eventLoop.execute { store.start() }
       // Ends with the gateway.
       while !Task.isCancelled { try? await Task.sleep(for: .seconds(3600)) }

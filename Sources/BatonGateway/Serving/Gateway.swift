@@ -16,15 +16,16 @@ package struct GatewayBackend: Sendable {
   let sessions: any SessionOperations
   let rescue: ResponseRescue
   let webhooks: StoredWebhooks?
+  let register: RelayRegister?
   /// Runs until it is cancelled.
   let run: @Sendable () async throws -> Void
 
   package init(
     devices: any DeviceAttaching, sessions: any SessionOperations, rescue: ResponseRescue = ResponseRescue(),
-    webhooks: StoredWebhooks? = nil, run: @escaping @Sendable () async throws -> Void
+    webhooks: StoredWebhooks? = nil, register: RelayRegister? = nil, run: @escaping @Sendable () async throws -> Void
   ) {
     (self.devices, self.sessions, self.rescue, self.run) = (devices, sessions, rescue, run)
-    self.webhooks = webhooks
+    (self.webhooks, self.register) = (webhooks, register)
   }
 }
 
@@ -109,9 +110,15 @@ package final class Gateway: Service {
       readsProxyHeaders: configuration.readsProxyHeaders, asksForCertificates: configuration.tls?.clients != nil,
       audit: audit, logger: parts.logger)
     let relays = try makeRelays()
-    if let relay = relays.openAI {
+    var watch: RelayWatch?
+    if let relay = relays.openAI, configuration.roles.contains(.relay) {
       let takeOver = OpenAITakeOver(store: sessions, relay: relay)
       backend.rescue.current = { await takeOver.goOn(with: $1, in: $0) }
+      if let register = backend.register {
+        relay.register = RegisteredAnswers(register: register)
+        watch = RelayWatch(
+          register: register, store: sessions, takeOver: takeOver, state: parts.state, logger: parts.logger)
+      }
     }
     var webhooks: WebhookSender?
     if let options = configuration.webhooks, let stored = backend.webhooks {
@@ -173,6 +180,7 @@ package final class Gateway: Service {
         group.addTask { await watch.run() }
       }
       if let webhooks { group.addTask { await webhooks.run() } }
+      if let watch { group.addTask { await watch.run() } }
       group.addTask { [webhooks] in
         // Ends when a shutdown is asked for.
         try? await gracefulShutdown()

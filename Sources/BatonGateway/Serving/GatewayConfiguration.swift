@@ -135,6 +135,7 @@ package struct GatewayConfiguration: Sendable {
         throw settings.mistake("openai-key-file", "(or OPENAI_API_KEY) has a character in it that no key has")
       }
       relay = Self.bounded(Relay.Options(address, key: key?.isEmpty == false ? key : nil), settings)
+      relay?.asksInBackground = settings.flag("openai-background")
     }
     if let url = settings.text("ai-sdk") {
       guard let address = UpstreamAddress(url) else {

@@ -99,6 +99,10 @@ package enum GatewaySettings {
       "openai-key-file", placeholder: "PATH",
       "The model server's key, in place of the one in OPENAI_API_KEY; a caller's own is never passed on"),
     Setting(
+      "openai-background", .flag,
+      "Ask for Responses with background and store, so that another node goes on with an answer whose node dies; for a model server that has both"
+    ),
+    Setting(
       "ai-sdk", placeholder: "URL", isSecret: true,
       "An app's own chat route that answers the AI SDK's useChat: the gateway serves /v1/ai-sdk in front of it, and messages outlive their connections"
     ),

@@ -60,6 +60,9 @@ extension Routes {
       forwarded = forwarded.setting("previous_response_id", .string(Array(kept.utf8)))
     }
     if wire == .responses { forwarded = forwarded.removing(["background", "store"]) }
+    if wire == .responses, relay.asksInBackground {
+      forwarded = forwarded.setting("background", .bool(true)).setting("store", .bool(true))
+    }
     if let metadata = forwarded["metadata"] {
       forwarded = forwarded.setting("metadata", metadata.removing(["baton_session"]))
     }

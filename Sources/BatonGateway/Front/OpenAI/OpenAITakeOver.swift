@@ -49,9 +49,11 @@ struct OpenAITakeOver: Sendable {
   func goOn(with response: String, in session: SessionName) async -> Bool {
     let id = OpenAIResponseID(response: response, session: session)
     guard OpenAIResponseID(id.description) != nil, let note = await note(of: id) else { return false }
+    let kept = relay.asksInBackground ? try? await store.upstreamID(of: response, in: session) : nil
     return await relay.goOn(
       with: Relay.Request(
-        session: session.qualified, response: response, path: "", body: ByteBuffer(), codec: note.codec(id)))
+        session: session.qualified, response: response, path: "", body: ByteBuffer(), codec: note.codec(id)),
+      by: kept.map { .response($0) } ?? .conversation(response))
   }
 
   private func note(of id: OpenAIResponseID) async -> Note? {

@@ -52,11 +52,11 @@ extension GatewayConfiguration {
 /// Control requests, answered from Redis.
 struct StoredSessions: SessionOperations {
   let store: any SessionStoring
+  let keyPrefix: String
 
   // MARK: history
 
   func history(_ request: HistoryRequest) async throws -> HistoryPage? {
-  let keyPrefix: String
     let offset: Offset
     let span: PageRequest.Span
     switch request.place {
@@ -246,11 +246,11 @@ struct StoredSessions: SessionOperations {
     store.eventLoop.execute { [store] in store.watchLeases(of: session) }
   }
 
-      throw Problem(error, session)
-    }
-  }
-}
   private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
     do {
       return try await store.run(call, session)
     } catch let error as RedisError {
+      throw Problem(error, session)
+    }
+  }
+}

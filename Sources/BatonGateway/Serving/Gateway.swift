@@ -209,6 +209,7 @@ package final class Gateway: Service {
     relays.aiSDK = try configuration.aiSDK.map(made)
     relays.paths = try configuration.relayPaths.mapValues(made)
     relays.grace = configuration.aiSDKGrace
+    relays.busy = configuration.busy
     relays.producer = producer
     return relays
   }
@@ -217,7 +218,6 @@ package final class Gateway: Service {
     guard configuration.asksWho else { return nil }
     let client = AuthClient(on: parts.eventLoopGroup)
     let remoteKeys = configuration.jwksURL.map {
-    relays.busy = configuration.busy
       RemoteKeys($0, timeout: configuration.authTimeout, client: client, logger: parts.logger)
     }
     await remoteKeys?.refresh()
@@ -268,6 +268,7 @@ package struct GatewayParts: Sendable {
   package init(configuration: GatewayConfiguration, metrics: GatewayMetrics = GatewayMetrics(), logger: Logger) {
     eventLoopGroup = MultiThreadedEventLoopGroup(numberOfThreads: configuration.threads)
     registry = DeviceRegistry(limits: configuration.deviceLimits, settings: configuration.devices)
+    state = NodeState(roles: configuration.roles)
     self.metrics = metrics
     self.logger = logger
   }
@@ -276,7 +277,6 @@ package struct GatewayParts: Sendable {
 extension Logger {
   /// For parts of others that say at `info` what we say ourselves.
   fileprivate var quieted: Logger {
-    state = NodeState(roles: configuration.roles)
     var logger = self
     logger.logLevel = max(logLevel, .critical)
     return logger

@@ -158,8 +158,8 @@ package struct GatewayConfiguration: Sendable {
     busy.maxQueued = settings.count("max-queued") ?? busy.maxQueued
     busy.timeout = settings.milliseconds("queue-timeout").map { .milliseconds($0) } ?? busy.timeout
     busy.maxWaiting = settings.count("max-relays") ?? busy.maxWaiting
-      guard let value = settings.milliseconds(name), value >= least else {
     func time(_ name: String, atLeast least: Int64 = 1) throws -> TimeAmount {
+      guard let value = settings.milliseconds(name), value >= least else {
         throw settings.mistake(name, "must be at least \(least)ms")
       }
       return .milliseconds(value)

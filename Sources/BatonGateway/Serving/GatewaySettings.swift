@@ -133,13 +133,13 @@ package enum GatewaySettings {
     Setting(
       "queue-timeout", .duration, standard: "5m", "How long a question waits for its turn; then it is refused with 409"),
 
-      "webhook-secret-file", placeholder: "PATH",
-      "What webhooks are signed with, in place of BATON_WEBHOOK_SECRET: whsec_ and base64, several for a change of secrets"
-    ),
-    Setting(
     Setting(
       "webhook", .list, placeholder: "URL,…", isSecret: true,
       "Addresses of your app that are told by POST when an answer ends, and when somebody asks and nobody answers"),
+    Setting(
+      "webhook-secret-file", placeholder: "PATH",
+      "What webhooks are signed with, in place of BATON_WEBHOOK_SECRET: whsec_ and base64, several for a change of secrets"
+    ),
     Setting(
       "webhook-events", .list, standard: "end,error,cancelled,input", placeholder: "EVENT,…",
       "What they are told of"),

@@ -144,9 +144,6 @@ extension Routes {
     return try await relay.start(request)
   }
 
-  private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
-    -> Relay.Answer
-  {
   /// The response that a question goes on from; nil where it names none.
   private static func previous(_ asked: LenientJSON, _ wire: OpenAIWire) throws(Problem) -> OpenAIResponseID? {
     guard let given = asked["previous_response_id"], given.isSomething else { return nil }
@@ -174,6 +171,9 @@ extension Routes {
     return id
   }
 
+  private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
+    -> Relay.Answer
+  {
     do {
       return try await relay.pass(
         method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)
@@ -223,6 +223,7 @@ extension Routes {
   }
 
   func pass(_ call: Call, _ target: String, _ query: Query, _ relay: Relay) async throws -> Response {
+    guard state.roles.contains(.relay) else { throw Problem.relaysNothing }
     let who = try await identity(call, query, call.request.method == .get ? .read : .publish)
     guard who?.tenant == nil || Self.keepsNothing(call.request.method, target) else {
       throw Problem(
@@ -242,4 +243,22 @@ extension Relay.Outcome {
     if case .refused(let answer) = self { [404, 405, 501].contains(answer.status) } else { false }
   }
 }
-    guard state.roles.contains(.relay) else { throw Problem.relaysNothing }
+
+extension Problem {
+  /// In OpenAI's own words.
+  fileprivate static func previousNotFound(_ id: String) -> Problem {
+    badRequest("previous-response-not-found", "Previous response with id '\(id.prefix(300))' not found.")
+      .with(member: "param", "previous_response_id")
+  }
+
+  fileprivate static let nothingKept = badRequest(
+    "unsupported-parameter",
+    "previous_response_id: the model server keeps no responses; send the conversation as input."
+  ).with(member: "param", "previous_response_id")
+}
+
+extension Relay.Answer {
+  fileprivate mutating func replace(_ id: String, by other: String) {
+    body = ByteBuffer(string: String(buffer: body).replacing(id, with: other))
+  }
+}

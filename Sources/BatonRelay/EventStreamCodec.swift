@@ -81,6 +81,9 @@ package struct EventStreamWire: Sendable {
 
   package init() {}
 
+  /// Bytes of an event that is not whole yet.
+  package var held: Int { begun?.count ?? 0 }
+
   /// By what an event is told apart: its own id, or else the offset of its (last) entry.
   /// - Returns: nil where the entry ends no event.
   package static func id(of entry: Entry) -> String? {

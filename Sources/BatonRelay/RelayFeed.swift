@@ -27,6 +27,9 @@ struct RelayFeed {
   /// A hidden field, of entries with an upstream's event.
   package static let upstreamID = "_upstream"
 
+  /// Bytes of an event that is not whole yet.
+  var held: Int { decoder.held }
+
   /// The upstream has said its own end.
   var isOver: Bool { codec.end != nil }
 

@@ -24,13 +24,16 @@ package struct RelayUpload: Sendable {
   }
 
   /// Returns how the response has ended: by the stream's own end, a cancel, or because the stream was cut.
-  /// - Parameter given: returns when the upload is to be given up.
+  /// - Parameters:
+  ///   - holding: told how many bytes of an event that is not whole yet are held; the upload is cut where it throws.
+  ///   - given: returns when the upload is to be given up.
   /// - Throws: `ProducerError`.
   package func run<Body: AsyncSequence & Sendable>(
-    _ body: Body, until given: @escaping @Sendable () async -> Void
+    _ body: Body, holding: @escaping @Sendable (Int) async throws -> Void,
+    until given: @escaping @Sendable () async -> Void
   ) async throws -> ResponseEnd where Body.Element == ByteBuffer {
     try await withThrowingTaskGroup(of: ResponseEnd?.self) { group in
-      group.addTask { try await read(body) }
+      group.addTask { try await read(body, holding) }
       group.addTask {
         for await message in answer.messages where message.kind == .cancel {
           stop.why.withLock { $0 = .cancelled }
@@ -54,14 +57,16 @@ package struct RelayUpload: Sendable {
     }
   }
 
-  private func read<Body: AsyncSequence & Sendable>(_ body: Body) async throws -> ResponseEnd
-  where Body.Element == ByteBuffer {
+  private func read<Body: AsyncSequence & Sendable>(
+    _ body: Body, _ holding: @Sendable (Int) async throws -> Void
+  ) async throws -> ResponseEnd where Body.Element == ByteBuffer {
     var feed = RelayFeed(codec, to: answer)
     var how: ResponseEnd?
     var why = "the upload ended early"
     do {
       for try await bytes in body where how == nil {
         try await feed.received(bytes)
+        try await holding(feed.held)
         if feed.isOver { how = try await feed.end(.cut(why)) }
       }
       // The body also seems to end where the reading was given up.

@@ -28,6 +28,8 @@ package struct UIMessageWire: Sendable {
   private let isWhole: Bool
   private var hasStarted = false
   private var tools: Set<String> = []
+  /// Bytes of the names of parts and tool calls.
+  private var nameBytes = 0
   private var response = Response(name: "")
   /// The message has ended.
   package private(set) var isOver = false
@@ -35,6 +37,14 @@ package struct UIMessageWire: Sendable {
   /// - Parameters:
   ///   - last: the name of the message's last response; nil where it has one, and the client has what came before.
   package init(last: String? = nil) { (self.last, isWhole) = (last, last != nil) }
+
+  /// Bytes of a chunk that is not whole yet, and of what is known of the message.
+  package var held: Int { response.begun.held + nameBytes }
+
+  /// Ends the message by an `error` chunk, with these words.
+  package mutating func fail(_ words: String, into bytes: inout ByteBuffer) {
+    if !isOver { write(error: words, into: &bytes) }
+  }
 
   /// Of the response that is being told.
   private struct Response: Sendable {
@@ -134,8 +144,8 @@ package struct UIMessageWire: Sendable {
 
   private mutating func known(_ call: String, isStreamed: Bool) {
     guard tools.count < Self.maxNames else { return }
-    tools.insert(call)
-    if isStreamed { response.inputs.insert(call) }
+    if tools.insert(call).inserted { nameBytes += call.utf8.count }
+    if isStreamed, response.inputs.insert(call).inserted { nameBytes += call.utf8.count }
   }
 
   /// What an inner `start` or `finish` has to say beside itself.
@@ -156,7 +166,9 @@ package struct UIMessageWire: Sendable {
   }
 
   private mutating func opened(_ part: Part) {
-    if response.open.count < Self.maxNames { response.open.append(part) }
+    guard response.open.count < Self.maxNames else { return }
+    response.open.append(part)
+    nameBytes += part.id.utf8.count
   }
 
   private mutating func open(_ part: Part, into bytes: inout ByteBuffer) {
@@ -241,6 +253,9 @@ package struct UIMessageWire: Sendable {
 }
 
 extension UIMessageWire {
+  /// In bytes; a longer one names nothing.
+  private static let messageIDLimit = 1024
+
   /// The last event of a stream that has said all.
   package static let done = "data: [DONE]\n\n"
 
@@ -250,7 +265,9 @@ extension UIMessageWire {
   package static func messageID(of entry: Entry) -> String? {
     // Of a chunk that goes on in the next entry the beginning is enough.
     let told = LenientJSON.remains(of: text(entry))
-    if entry.event == "start" { return told?["messageId"]?.text }
-    return told?["type"]?.text == "start" ? told?["messageId"]?.text : nil
+    guard entry.event == "start" || told?["type"]?.text == "start", let id = told?["messageId"]?.text,
+      id.utf8.count <= messageIDLimit
+    else { return nil }
+    return id
   }
 }

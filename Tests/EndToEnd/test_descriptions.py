@@ -383,7 +383,7 @@ def test_every_operation_was_compared(request, asks):
     # These need a broken body, a full Redis, a backend, or thousands of something; other tests have them.
     rare = {
         "bad-handshake", "bad-host", "bad-request", "body-cut", "malformed-request", "too-many-responses", "body-time", "body-timeout",
-        "body-too-slow", "deleted", "upload-too-large", "too-many-devices-of-subject", "too-many-devices-of-tenant", "too-much-of-tenant",
+        "body-too-slow", "deleted", "upload-too-large", "too-many-devices-of-subject", "too-many-devices-of-tenant", "too-much-of-tenant", "too-many-sessions-of-tenant", "short-of-memory",
         "too-many-failures", "too-many-handshakes", "internal", "auth-unavailable", "store-refused", "store-full", "too-many-devices",
         "too-many-requests", "model-unreachable", "too-many-relays", "not-relayed", "no-backend", "no-such-event", "response-exists",
         "session-busy", "question-cancelled", "too-many-questions", "wrong-role",

@@ -8,6 +8,7 @@ package enum Limit: String, CaseIterable, Sendable {
   case failuresPerAddress = "max-auth-failures-per-address"
   case authAsks = "max-auth-asks"
   case requests = "max-requests"
+  case gatherBytes = "gather-bytes"
   case bodyTime = "max-body-time"
   case bodyRate = "min-body-rate"
   case uploadTime = "max-upload-time"

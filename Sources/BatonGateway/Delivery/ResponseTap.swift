@@ -32,8 +32,8 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
     case beat
   }
 
-  /// Bytes that may wait to be taken.
-  static let limit = 256 << 10
+  /// Bytes that may wait to be taken; more than that waits as history.
+  static let limit = 64 << 10
 
   /// Ends when the response has, if it is one that is followed; throws where it is cut.
   let items: AsyncThrowingStream<Item, any Error>
@@ -69,6 +69,9 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   }
 
   static func bytes(_ entries: [Entry]) -> Int { entries.reduce(0) { $0 + $1.bytes + 64 } }
+
+  /// From anywhere: it is not followed any more, because of this.
+  func giveUp(_ error: any Error) { eventLoop.execute { self.end(error) } }
 
   /// The connection that it is for has gone.
   func gone(_ error: any Error) { end(error) }

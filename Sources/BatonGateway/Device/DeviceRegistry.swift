@@ -95,6 +95,8 @@ package final class DeviceRegistry: Sendable {
       state.withLockedValue { ($0.session, $0.subject) = (session, subject) }
     }
 
+    deinit { leave() }
+
     package func leave() {
       let left = state.withLockedValue { state in
         defer { state.hasLeft = true }

@@ -152,24 +152,13 @@ package final class DeviceFront: Sendable {
   }
 
   /// Succeeds when there is something after `offset`, after `time`, and where the connection or the node goes away. What it
-  /// is tells a page of history. Who waits takes the place of a device.
+  /// is tells a page of history. Who waits takes a place until then.
   func entry(
-    of session: SessionName, after offset: Offset, _ time: TimeAmount, _ channel: any Channel
+    of session: SessionName, after offset: Offset, _ time: TimeAmount, _ place: DeviceRegistry.Place,
+    _ channel: any Channel
   ) -> EventLoopFuture<Void> {
     let eventLoop = channel.eventLoop
     if isDraining { return eventLoop.makeSucceededVoidFuture() }
-    let place: DeviceRegistry.Place
-    do {
-      place = try registry.reserve()
-    } catch {
-      return eventLoop.makeFailedFuture(error)
-    }
-    do {
-      try place.take(session, subject: nil)
-    } catch {
-      place.leave()
-      return eventLoop.makeFailedFuture(error)
-    }
     let request = DeviceRequest(
       attach: AttachRequest(
         session: session, start: .after(offset), rollup: .auto, untilEnd: false, device: DeviceFront.randomName(),
@@ -196,23 +185,23 @@ package final class DeviceFront: Sendable {
   /// Tokens were revoked: who is attached by one is closed.
   func judgeAgain() { registry.judgeAgain() }
 
-  /// Follows a session as a device does, without a wire of its own. Who does takes the place of a device.
+  /// The place of a device, for who follows a session without being one: given back with its last use.
+  /// - Throws: `Problem` 503, 429 where there is none.
+  func place(in session: SessionName, for identity: Identity?) throws(Problem) -> DeviceRegistry.Place {
+    let place = try registry.reserve()
+    do throws(Problem) {
+      try place.take(session, subject: identity?.subject)
+    } catch {
+      throw error.refusing(identity)
+    }
+    return place
+  }
+
+  /// Follows a session as a device does, without a wire of its own.
   func tap(
-    _ asked: ResponseTap.Request, in session: SessionName, _ channel: any Channel
+    _ asked: ResponseTap.Request, in session: SessionName, _ place: DeviceRegistry.Place, _ channel: any Channel
   ) -> EventLoopFuture<ResponseTap> {
     let eventLoop = channel.eventLoop
-    let place: DeviceRegistry.Place
-    do {
-      place = try registry.reserve()
-    } catch {
-      return eventLoop.makeFailedFuture(error)
-    }
-    do {
-      try place.take(session, subject: nil)
-    } catch {
-      place.leave()
-      return eventLoop.makeFailedFuture(error)
-    }
     let request = DeviceRequest(
       attach: AttachRequest(
         session: session, start: asked.start, rollup: asked.rollup, untilEnd: asked.response != nil,
@@ -223,16 +212,13 @@ package final class DeviceFront: Sendable {
         guard case .admitted(let driver) = admission else { throw Problem.storeUnavailable }
         let tap = ResponseTap(driver, on: eventLoop) {
           registry.remove(driver, on: eventLoop)
-          place.leave()
+          withExtendedLifetime(place) {}
         }
         registry.insert(driver, on: eventLoop)
         driver.start(tap)
         channel.closeFuture.whenComplete { _ in tap.gone(ChannelError.ioOnClosedChannel) }
         return tap
       }
-    }.flatMapErrorThrowing { error in
-      place.leave()
-      throw error
     }
   }
 

@@ -4,7 +4,10 @@ import NIOConcurrencyHelpers
 import NIOCore
 
 extension Routes {
-  /// A JSON body, whole.
+  /// How often it is looked whether a body has to give way.
+  private static let glance = Duration.milliseconds(250)
+
+  /// A JSON body, whole. It is in the call's memory until something else is.
   func body(_ call: Call) async throws -> ByteBuffer {
     let tooLarge = Problem(
       .payloadTooLarge, "body-too-large",
@@ -22,6 +25,7 @@ extension Routes {
           for try await piece in call.body {
             watch.withLockedValue { $0.heard(piece.readableBytes, at: .now) }
             guard all.readableBytes + piece.readableBytes <= maxBytes else { throw tooLarge }
+            try await call.gathered.hold(all.readableBytes + piece.readableBytes)
             all.writeImmutableBuffer(piece)
           }
         } catch let problem as Problem {
@@ -36,7 +40,8 @@ extension Routes {
         while true {
           let (deadline, problem) = watch.withLockedValue { $0.deadline }
           if deadline <= .now { throw problem }
-          try await Task.sleep(until: deadline)
+          if call.gathered.givesWay { throw Problem.shortOfMemory }
+          try await Task.sleep(until: min(deadline, .now + Self.glance))
         }
       }
       defer { group.cancelAll() }

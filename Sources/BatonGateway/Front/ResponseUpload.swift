@@ -203,6 +203,9 @@ package struct LineSplitter {
     self.limit = limit
   }
 
+  /// Bytes of a line that is not whole yet.
+  var held: Int { rest.readableBytes }
+
   /// - Throws: `Problem` 413.
   package mutating func take(_ bytes: ByteBuffer) throws(Problem) -> [ByteBuffer] {
     rest.writeImmutableBuffer(bytes)

@@ -20,6 +20,7 @@ package struct Routes: Sendable {
   package let metrics: GatewayMetrics
   package let refusals: Refusals
   package let limits: HTTPLimits
+  let gathering: GatherBudget
   package let logger: Logger
   var audit: AuditLog? { front.audit }
   private let troubles: TroubleLog
@@ -28,7 +29,7 @@ package struct Routes: Sendable {
   package init(
     store: any SessionOperations, front: DeviceFront, origins: OriginRule, operators: OperatorRule,
     authenticator: Authenticator?, state: NodeState, metrics: GatewayMetrics, refusals: Refusals, limits: HTTPLimits,
-    relays: Relays = Relays(), logger: Logger
+    relays: Relays = Relays(), gathering: GatherBudget, logger: Logger
   ) {
     self.store = store
     self.front = front
@@ -40,6 +41,7 @@ package struct Routes: Sendable {
     self.refusals = refusals
     self.limits = limits
     self.relays = relays
+    self.gathering = gathering
     self.logger = logger
     troubles = TroubleLog(logger)
   }
@@ -50,12 +52,13 @@ package struct Routes: Sendable {
     let isOfSession = Target(request.head.path ?? "/").resource != .other
     let hasPlace = isOfSession && state.beginRequest(atMost: limits.maxRequests)
     defer { if hasPlace { state.endRequest() } }
-    let call = Call(request, channel, front)
+    let call = Call(request, channel, front, gathering)
     let response =
       isOfSession && !hasPlace ? refused(.tooManyRequests, call) : await answer(call)
     // HEAD has the length of what it leaves out (RFC 9110 section 8.6).
     let body = request.method == .head ? ResponseBody() : response.body
     try await writer.write(response: response.head, body: body)
+    withExtendedLifetime(call.gathered) {}
   }
 
   /// A request, and whether its body was asked for.
@@ -63,10 +66,13 @@ package struct Routes: Sendable {
     let request: Request
     let address: PeerAddress?
     let channel: any Channel
+    /// Its body, and an answer that is told as a whole.
+    let gathered: Gathered
 
-    init(_ request: Request, _ channel: any Channel, _ front: DeviceFront) {
+    init(_ request: Request, _ channel: any Channel, _ front: DeviceFront, _ gathering: GatherBudget) {
       self.request = request
       self.channel = channel
+      gathered = Gathered(gathering)
       address = front.client(channel) { name in
         HTTPField.Name(name).map { request.headers[values: $0] } ?? []
       }
@@ -80,16 +86,17 @@ package struct Routes: Sendable {
 
     /// Until there is an entry after `offset`, at the most `time`.
     func entry(
-      of session: SessionName, after offset: Offset, _ time: TimeAmount, _ front: DeviceFront
+      of session: SessionName, after offset: Offset, _ time: TimeAmount, _ place: DeviceRegistry.Place,
+      _ front: DeviceFront
     ) async throws {
-      try await front.entry(of: session, after: offset, time, channel).get()
+      try await front.entry(of: session, after: offset, time, place, channel).get()
     }
 
     /// Entries of a session, whatever form they are then given.
     func tap(
-      _ asked: ResponseTap.Request, in session: SessionName, _ front: DeviceFront
+      _ asked: ResponseTap.Request, in session: SessionName, _ place: DeviceRegistry.Place, _ front: DeviceFront
     ) async throws -> ResponseTap {
-      try await front.tap(asked, in: session, channel).get()
+      try await front.tap(asked, in: session, place, channel).get()
     }
 
     /// Until the answer is written: what is handed to the channel waits there for a client that does not read.
@@ -180,7 +187,7 @@ package struct Routes: Sendable {
       if request.method == .head, request.headers[.upgrade] != nil { throw Problem.methodNotAllowed("GET") }
       let (session, identity) = try await admitted(name, .read, call, query)
       let asked = try HistoryRequest(session: session, query: query)
-      guard let page = try await history(asked, call) else {
+      guard let page = try await history(asked, call, identity) else {
         throw Problem(
           .notFound, "no-such-session",
           "Session \(session) does not exist (yet). Attach over WebSocket or as an event stream to wait for its first entry."
@@ -203,13 +210,14 @@ package struct Routes: Sendable {
     }
   }
 
-  private func history(_ asked: HistoryRequest, _ call: Call) async throws -> HistoryPage? {
+  private func history(_ asked: HistoryRequest, _ call: Call, _ who: Identity?) async throws -> HistoryPage? {
     let page = try await store.history(asked)
     guard let wait = asked.wait, case .after(let offset) = asked.place, page?.entries.isEmpty ?? true else {
       return page
     }
     if page != nil || offset == .zero {
-      try await call.entry(of: asked.session, after: offset, wait, front)
+      let place = try front.place(in: asked.session, for: who)
+      try await call.entry(of: asked.session, after: offset, wait, place, front)
       if let page = try await store.history(asked) { return page }
     }
     guard offset == .zero else { throw Problem.gone(Reset(.deleted, requested: offset, first: nil, last: nil)) }
@@ -227,7 +235,7 @@ package struct Routes: Sendable {
       ).with(header: "Accept-Encoding", "identity")
     }
     if MediaType.isContent(.eventStream, type) {
-      return try await upload(call.body, to: session, by: identity, request, query)
+      return try await upload(call, to: session, by: identity, query)
     }
     let ids: [EntryID]
     var isReplayed = false
@@ -247,7 +255,7 @@ package struct Routes: Sendable {
       }
       let upload = UploadTask(
         epoch: epoch, keepsLeases: lease != nil, to: session, by: identity, store: store, limits: limits,
-        state: state)
+        state: state, gathered: call.gathered)
       ids = try await upload.run(call.body)
     } else if MediaType.isContent(.json, type) {
       let key = try idempotencyKey(request)

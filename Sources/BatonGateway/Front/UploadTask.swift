@@ -13,6 +13,8 @@ actor UploadTask {
   private let keepsLeases: Bool
   private let limits: HTTPLimits
   private let state: NodeState
+  /// The line that is not whole yet.
+  private let gathered: Gathered
   private var upload: ResponseUpload
   private var splitter: LineSplitter
   private var number = 0
@@ -32,8 +34,7 @@ actor UploadTask {
   ///   - identity: who uploads; once it is revoked the upload is refused.
   init(
     epoch: UInt64, keepsLeases: Bool, to session: SessionName, by identity: Identity?, store: any SessionOperations,
-    limits: HTTPLimits,
-    state: NodeState
+    limits: HTTPLimits, state: NodeState, gathered: Gathered
   ) {
     self.store = store
     self.session = session
@@ -41,6 +42,7 @@ actor UploadTask {
     self.keepsLeases = keepsLeases
     self.limits = limits
     self.state = state
+    self.gathered = gathered
     upload = ResponseUpload(epoch: epoch)
     splitter = LineSplitter(limit: limits.maxBodyBytes)
   }
@@ -72,6 +74,7 @@ actor UploadTask {
           ).exceeding(.uploadBytes)
         }
         for line in try splitter.take(chunk) { try await append(line) }
+        try await gathered.hold(splitter.held)
       }
     } catch let problem as Problem {
       throw problem
@@ -100,6 +103,7 @@ actor UploadTask {
       try await Task.sleep(for: min(UploadTask.tick, silence / 4))
       if state.endsUploads { throw Problem.draining(retryAfter: 1) }
       if let problem = identity?.objection(to: .publish, session) { throw problem }
+      if gathered.givesWay { throw Problem.shortOfMemory }
       if !isAppending, .now - heard >= silence {
         throw Problem.bodyTimeout(silence, "--upload-timeout; a blank line is heard, too")
       }

@@ -127,7 +127,8 @@ package final class Gateway: Service {
     let routes = Routes(
       store: sessions, front: front, origins: configuration.origins, operators: configuration.operators,
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
-      limits: configuration.http, relays: relays, logger: parts.logger)
+      limits: configuration.http, relays: relays, gathering: GatherBudget(limit: configuration.gatherBytes),
+      logger: parts.logger)
     let onListening = onListening
     let (parts, most) = (parts, configuration.maxConnections)
     let server = Server(

@@ -55,6 +55,7 @@ package struct GatewayConfiguration: Sendable {
   package var windowBytes = 256 << 10
   package var nodeWindowBytes = 256 << 20
   package var catchUpBytes = 32 << 20
+  package var gatherBytes = 64 << 20
   package var http = HTTPLimits()
   package var maxConnections = GatewayConfiguration.mostConnections
   package var addresses = AddressLimits()
@@ -185,6 +186,7 @@ package struct GatewayConfiguration: Sendable {
     windowBytes = try size("window-bytes", atLeast: 1024)
     nodeWindowBytes = try size("node-window-bytes", atLeast: 1024)
     catchUpBytes = try size("catch-up-bytes", atLeast: 1 << 20)
+    gatherBytes = try size(Limit.gatherBytes.rawValue, atLeast: 1 << 20)
     http.maxBodyBytes = try size("max-body-bytes", atLeast: 1024)
     http.headerTimeout = try time("header-timeout")
     http.idleTimeout = try time("idle-timeout")

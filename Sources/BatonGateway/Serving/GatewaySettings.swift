@@ -175,6 +175,10 @@ package enum GatewaySettings {
       "catch-up-bytes", .size, standard: "32MiB",
       "Pages of history kept in memory for all devices together, until each is written"),
     Setting(
+      "gather-bytes", .size, standard: "64MiB",
+      "What is put together in memory for all requests together, beyond 16 KiB each: bodies, lines and events that are not whole yet, answers that are told at once; what finds no room is refused with 503, a stream is ended"
+    ),
+    Setting(
       "max-body-bytes", .size, standard: "1MiB",
       "The largest JSON body of a POST, and the longest line of an NDJSON upload"),
     Setting("max-upload-bytes", .size, standard: "256MiB", "The largest NDJSON upload; a larger one is ended with 413"),

@@ -43,6 +43,8 @@ extension Routes {
     guard MediaType.isContent(.json, request.headers[.contentType]) else {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
     }
+    // Whoever may send nothing is not listened to.
+    _ = try await identity(call, query, .publish)
     let body = try await body(call)
     let (values, isAll) = LenientJSON.values(body.readableBytesView)
     guard isAll, values.count == 1, let value = values.first, let asked = UIMessageRequest(value) else {
@@ -68,30 +70,32 @@ extension Routes {
       let scope = EntryPut.scope("ui", subject: subject, key: RelayQuestion.print(asked.lastMessage.utf8))
       started.accepted = { [store = store.charged] in _ = try await store.append(input, to: session, scope: scope) }
     }
+    let seat = try wantsPlace(call) ? nil : front.place(in: session, for: who)
     // What the session holds before it need not be looked through for it.
     var place: Offset?
+    try await call.gathered.hold(0)
     let refusal = try await ask(question) {
       place = try await store.entries(of: session, before: nil, limit: 1).entries.first?.offset ?? .zero
       return try await relay.start(started)
     }
     if let refusal { return Response(refusal, to: request) }
-    if wantsPlace(call) {
+    guard let seat else {
       if place == nil, let turn = try await newestTurn(of: session), turn.responses.last == response {
         place = turn.responses == [response] ? turn.place : nil
       }
       return told([response], place ?? .zero, session, request)
     }
     let follows = place.map { ResponseTap.Request(after: $0, response: response) } ?? .init(response: response)
-    return messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who)
+    return try await messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who, seat)
   }
 
   // MARK: reading
 
   private func messages(
     _ form: UIMessageStream, _ session: SessionName, _ response: String, _ follows: ResponseTap.Request, _ call: Call,
-    _ who: Identity?
-  ) -> Response {
-    var answer = stream(form, of: session, follows, call, for: who) { _, bytes in
+    _ who: Identity?, _ place: DeviceRegistry.Place
+  ) async throws -> Response {
+    var answer = try await stream(form, of: session, follows, call, for: who, in: place) { _, bytes in
       bytes.writeString(UIMessageWire.done)
     }
     if let name = HTTPField.Name("x-vercel-ai-ui-message-stream") { answer.headers[name] = "v1" }
@@ -100,13 +104,15 @@ extension Routes {
 
   private func resume(_ name: String, _ call: Call, _ query: Query) async throws -> Response {
     let (session, who) = try await admitted(name, .read, call, query)
+    // Who waits, and looks for what there is, takes it, too.
+    let place = try front.place(in: session, for: who)
     try await answered(in: session)
     guard let turn = try await newestTurn(of: session), let last = turn.responses.last, isDue(turn) else {
       return nothing(call).of(session)
     }
     if wantsPlace(call) { return told(turn.responses, turn.place, session, call.request) }
     let form = UIMessageStream(UIMessageWire(last: last), of: turn.responses)
-    return messages(form, session, last, ResponseTap.Request(after: turn.place), call, who)
+    return try await messages(form, session, last, ResponseTap.Request(after: turn.place), call, who, place)
   }
 
   /// Whether somebody reads the session itself, and asks where.
@@ -201,6 +207,11 @@ struct UIMessageStream: RelayStream {
   }
 
   var isOver: Bool { wire.isOver }
+  var held: Int { wire.held }
+
+  mutating func breakOff(into bytes: inout ByteBuffer) {
+    wire.fail("The gateway has no memory for a part of the answer now; read it again later.", into: &bytes)
+  }
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     guard responses.map({ responses in entry.response.map(responses.contains) ?? false }) ?? true else { return }

@@ -10,8 +10,9 @@ import NIOCore
 extension Routes {
   /// A UI message stream that an app's own route uploads as it makes it (PROTOCOL 8).
   func upload(
-    _ body: RequestBody, to session: SessionName, by identity: Identity?, _ request: Request, _ query: Query
+    _ call: Call, to session: SessionName, by identity: Identity?, _ query: Query
   ) async throws -> Response {
+    let gathered = call.gathered
     guard let response = try query.one("response"), Shape.name(response.utf8, upTo: 128) else {
       throw Problem.badResponse
     }
@@ -31,15 +32,23 @@ extension Routes {
       let upload = try await RelayUpload(
         session: session.qualified, response: response, codec: UIMessageCodec(response: response),
         producer: try producer.current())
-      let pieces = body.map { bytes in
+      let pieces = call.body.map { bytes in
         pace.withLockedValue { $0.heard(bytes.readableBytes) }
         return bytes
       }
-      how = try await upload.run(pieces) { [limits, state] in
+      how = try await upload.run(pieces) { bytes in
+        do throws(Problem) {
+          try await gathered.hold(bytes)
+        } catch {
+          refusal.withLockedValue { $0 = error }
+          throw error
+        }
+      } until: { [limits, state] in
         while !state.endsUploads, pace.withLockedValue({ $0.problem(limits) }) == nil {
           if let problem = identity?.objection(to: .publish, session) {
             return refusal.withLockedValue { $0 = problem }
           }
+          if gathered.givesWay { return refusal.withLockedValue { $0 = .shortOfMemory } }
           do { try await Task.sleep(for: .milliseconds(250)) } catch { return }
         }
       }
@@ -53,7 +62,7 @@ extension Routes {
       json.member("response", response)
       json.member("state", how.rawValue)
     }
-    return .json(json.buffer, status: .created, to: request).of(session, response)
+    return .json(json.buffer, status: .created, to: call.request).of(session, response)
   }
 }
 

@@ -55,55 +55,62 @@ extension Routes {
     started.contentType = request.headers[.contentType]
     started.headers = forwarded(request)
     if let coding = request.headers[.contentEncoding] { started.headers.add(name: "content-encoding", value: coding) }
+    let seat = try front.place(in: session, for: who)
     // What the session holds before it need not be looked through for it.
     var place: Offset?
+    try await call.gathered.hold(0)
     let refusal = try await ask(question) {
       place = try await store.entries(of: session, before: nil, limit: 1).entries.first?.offset ?? .zero
       return try await relay.start(started)
     }
     if let refusal { return Response(refusal, to: request) }
     if let place {
-      return events(of: response, session, ResponseTap.Request(after: place, response: response), call, who)
+      return try await events(
+        of: response, session, ResponseTap.Request(after: place, response: response), call, who, seat)
     }
-    return try await events(of: response, session, query, call, who)
+    return try await events(of: response, session, query, call, who, seat)
   }
 
   private func resume(_ call: Call, _ query: Query) async throws -> Response {
     let request = call.request
     let name = try query.one("session") ?? header("baton-session", of: request) ?? ""
     let (session, who) = try await admitted(name, .read, call, query)
+    let place = try front.place(in: session, for: who)
     if let response = try query.one("response") ?? header("baton-response", of: request) {
       guard Shape.name(response.utf8, upTo: 128) else { throw Problem.badResponse }
       guard try await store.response(response, in: session) != nil else {
         throw Problem(
           .notFound, "no-such-response", "Nothing is known of this response; it may never have been opened.")
       }
-      return try await events(of: response, session, query, call, who)
+      return try await events(of: response, session, query, call, who, place)
     }
     guard let response = try await newestTurn(of: session)?.responses.last else { return nothing(call).of(session) }
-    return try await events(of: response, session, query, call, who)
+    return try await events(of: response, session, query, call, who, place)
   }
 
   // MARK: reading
 
   /// A response's events, all of them or those after the last one that the caller has.
   private func events(
-    of response: String, _ session: SessionName, _ query: Query, _ call: Call, _ who: Identity?
+    of response: String, _ session: SessionName, _ query: Query, _ call: Call, _ who: Identity?,
+    _ seat: DeviceRegistry.Place
   ) async throws -> Response {
     guard let last = try header("last-event-id", of: call.request) ?? query.one("lastEventId"), !last.isEmpty else {
-      return events(of: response, session, ResponseTap.Request(response: response), call, who)
+      return try await events(of: response, session, ResponseTap.Request(response: response), call, who, seat)
     }
-    guard let place = try await place(of: last, in: response, session, call) else {
+    guard let place = try await place(of: last, in: response, session, call, seat) else {
       // Whoever would connect again and again hears that there is nothing more.
       return nothing(call).of(session, response)
     }
-    return events(of: response, session, ResponseTap.Request(after: place, response: response), call, who)
+    return try await events(
+      of: response, session, ResponseTap.Request(after: place, response: response), call, who, seat)
   }
 
   private func events(
-    of response: String, _ session: SessionName, _ follows: ResponseTap.Request, _ call: Call, _ who: Identity?
-  ) -> Response {
-    stream(EventStreamForm(), of: session, follows, call, for: who) { form, _ in
+    of response: String, _ session: SessionName, _ follows: ResponseTap.Request, _ call: Call, _ who: Identity?,
+    _ seat: DeviceRegistry.Place
+  ) async throws -> Response {
+    try await stream(EventStreamForm(), of: session, follows, call, for: who, in: seat) { form, _ in
       if form.isCut { throw ChannelError.ioOnClosedChannel }
     }.of(session, response)
   }
@@ -111,11 +118,11 @@ extension Routes {
   /// Where an event is that somebody has; nil where nothing comes after it.
   /// - Throws: `Problem` 404 where there is no such event.
   private func place(
-    of id: String, in response: String, _ session: SessionName, _ call: Call
+    of id: String, in response: String, _ session: SessionName, _ call: Call, _ seat: DeviceRegistry.Place
   ) async throws -> Offset? {
     var place: Offset?
     var (isLast, hasEnded) = (false, false)
-    let tap = try await call.tap(ResponseTap.Request(response: response), in: session, front)
+    let tap = try await call.tap(ResponseTap.Request(response: response), in: session, seat, front)
     reading: for try await item in tap.items {
       switch item {
       case .reset: (place, isLast) = (nil, false)
@@ -152,6 +159,7 @@ private struct EventStreamForm: RelayStream {
   /// Whether more was to come, as far as anybody knows.
   var isCut: Bool { wire.isBroken || wire.ending != "end" && wire.ending != "cancelled" }
   var isOver: Bool { wire.isBroken }
+  var held: Int { wire.held }
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) { wire.write(entry, into: &bytes) }
 }

@@ -18,6 +18,8 @@ extension Routes {
     guard MediaType.isContent(.json, request.headers[.contentType]) else {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
     }
+    // Whoever may send nothing is not listened to.
+    let who = try await identity(call, query, .publish)
     let body = try await body(call)
     let (values, isAll) = LenientJSON.values(body.readableBytesView)
     guard isAll, values.count == 1, let asked = values.first, case .object = asked else {
@@ -25,8 +27,8 @@ extension Routes {
     }
     let streams = asked["stream"]?.isSomething == true
     if wire == .chat, !streams {
-      try Self.check(asked, for: try await identity(call, query, .publish))
-      return Response(try await passed(relay, .POST, wire.path, body), to: request)
+      try Self.check(asked, for: who)
+      return try await passed(relay, .POST, wire.path, body, call)
     }
     let previous = try Self.previous(asked, wire)
     let key = try idempotencyKey(request)
@@ -35,12 +37,6 @@ extension Routes {
       ?? asked["metadata"]?["baton_session"]?.text
     let named = try given.map { (text) throws(Problem) in try SessionName(checking: text) } ?? previous?.session
     if let previous, named != previous.session { throw Problem.previousNotFound(previous.description) }
-    let who =
-      if let named {
-        try await admitted(named, .publish, call, query).identity
-      } else {
-        try await identity(call, query, .publish)
-      }
     try Self.check(asked, for: who)
     let subject = who?.subject ?? ""
     let response = RelayQuestion.name("resp", key, subject: subject, session: named)
@@ -69,10 +65,14 @@ extension Routes {
     let started = Relay.Request(
       session: session.qualified, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
       codec: note.codec(id))
+    // Nobody follows what is told of at once.
+    let isFollowed = wire == .chat || streams || asked["background"]?.isSomething != true
+    let place = isFollowed ? try front.place(in: session, for: who) : nil
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
     let question = RelayQuestion(
       session: session, response: response, key: key, subject: subject, who: who, note: note.fields,
       body: RelayQuestion.print(body.readableBytesView))
+    try await call.gathered.hold(0)
     let refusal = try await ask(question) {
       try await begun(relay, started, wire == .responses ? forwarded : nil)
     }
@@ -80,19 +80,19 @@ extension Routes {
       if let upstreamID, let previous { refusal.replace(upstreamID, by: previous.description) }
       return Response(refusal, to: request)
     }
-    switch (wire, streams, asked["background"]?.isSomething == true) {
-    case (.chat, _, _):
-      return stream(id, call, ChatStream(), for: who, cancelsWhenGone: !detaches)
-    case (_, true, _):
-      return stream(id, call, ResponsesStream(after: nil), for: who, cancelsWhenGone: !detaches)
-    case (_, false, true):
+    guard let place else {
       let object = ResponsesCodec.queued(
         id: id.description, createdAt: note.createdAt, model: asked["model"])
       return .json(ByteBuffer(string: object.json), to: request).of(session, response)
-    case (_, false, false):
-      let object = try await object(of: id, call, waits: true, beats: nil)
-      return .json(ByteBuffer(string: object.json), to: request).of(session, response)
     }
+    if wire == .chat {
+      return try await stream(id, call, ChatStream(), for: who, in: place, cancelsWhenGone: !detaches)
+    }
+    if streams {
+      return try await stream(id, call, ResponsesStream(after: nil), for: who, in: place, cancelsWhenGone: !detaches)
+    }
+    let object = try await object(of: id, call, in: place, waits: true, beats: nil)
+    return .json(ByteBuffer(string: object.json), to: request).of(session, response)
   }
 
   /// - Parameter asked: of Responses, which the model server may not know: then its Chat Completions are asked.
@@ -171,12 +171,14 @@ extension Routes {
     return id
   }
 
-  private func passed(_ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer) async throws
-    -> Relay.Answer
-  {
+  private func passed(
+    _ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, _ call: Call
+  ) async throws -> Response {
     do {
-      return try await relay.pass(
+      let answer = try await relay.pass(
         method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)
+      try await call.gathered.hold(answer.body.readableBytes)
+      return Response(answer, to: call.request)
     } catch let failure as Relay.Failure {
       throw Problem(failure)
     }
@@ -233,7 +235,7 @@ extension Routes {
     }
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
-    return Response(try await passed(relay, method, target, body), to: call.request)
+    return try await passed(relay, method, target, body, call)
   }
 }
 

@@ -31,16 +31,18 @@ extension Routes {
           }
           return number
         }
-        return stream(id, call, ResponsesStream(after: after), for: who, cancelsWhenGone: false)
+        return try await stream(
+          id, call, ResponsesStream(after: after), for: who, in: front.place(in: id.session, for: who),
+          cancelsWhenGone: false)
       }
-      let object = try await object(of: id, call, waits: false, beats: 3)
+      let object = try await object(of: id, call, in: front.place(in: id.session, for: who), waits: false, beats: 3)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.post, "cancel"):
       let (id, who) = try await admitted(.cancel)
       try await known(id)
       try await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "")
       // The relay hears of it within 250 ms, wherever it runs.
-      let object = try await object(of: id, call, waits: true, beats: 1)
+      let object = try await object(of: id, call, in: front.place(in: id.session, for: nil), waits: true, beats: 1)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.delete, nil):
       let (id, who) = try await admitted(.delete)
@@ -79,13 +81,16 @@ extension Routes {
   ///   - waits: for its end.
   ///   - limit: beats of ten seconds after which it is told as it is; nil: however long it takes.
   /// - Throws: `Problem` 404 where it is none of OpenAI's, 413 where it is too large to be told at once.
-  func object(of id: OpenAIResponseID, _ call: Call, waits: Bool, beats limit: Int?) async throws -> LenientJSON {
+  func object(
+    of id: OpenAIResponseID, _ call: Call, in place: DeviceRegistry.Place, waits: Bool, beats limit: Int?
+  ) async throws -> LenientJSON {
     var fold = ResponseFold()
     var bytes = 0
     var wire = ResponsesWire()
     var ending: String?
     var (isLive, beats) = (false, 0)
-    let tap = try await call.tap(ResponseTap.Request(response: id.response), in: id.session, front)
+    let tap = try await call.tap(ResponseTap.Request(response: id.response), in: id.session, place, front)
+    try await call.gathered.hold(0)
     reading: for try await item in tap.items {
       switch item {
       case .reset: fold = ResponseFold()
@@ -102,6 +107,7 @@ extension Routes {
           throw Problem(
             .payloadTooLarge, "response-too-large", "The response is too large for one answer; read its stream.")
         }
+        try await call.gathered.hold(bytes)
         for entry in entries {
           if let event = wire.event(RelayedEntry(entry)) { fold.take(event) }
           if entry.endsResponse { ending = entry.event }
@@ -121,17 +127,18 @@ extension Routes {
   ///   - who: whose token's end is the stream's.
   ///   - cancelsWhenGone: the caller's going away is a cancel.
   func stream(
-    _ id: OpenAIResponseID, _ call: Call, _ form: some OpenAIStream, for who: Identity?, cancelsWhenGone: Bool
-  ) -> Response {
+    _ id: OpenAIResponseID, _ call: Call, _ form: some OpenAIStream, for who: Identity?,
+    in place: DeviceRegistry.Place, cancelsWhenGone: Bool
+  ) async throws -> Response {
     var gone: (@Sendable () async -> Void)?
     if cancelsWhenGone {
       gone = { try? await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "") }
     }
-    return stream(
-      form, of: id.session, ResponseTap.Request(response: id.response), call, for: who, gone: gone
+    return try await stream(
+      form, of: id.session, ResponseTap.Request(response: id.response), call, for: who, in: place, gone: gone
     ) { form, bytes in
       // Read again where it is needed, so that no stream has to keep what it has sent.
-      let object = form.lacksEnd ? try await self.object(of: id, call, waits: false, beats: 3) : nil
+      let object = form.lacksEnd ? try await self.object(of: id, call, in: place, waits: false, beats: 3) : nil
       form.end(object, into: &bytes)
     }.of(id.session, id.response)
   }

@@ -9,23 +9,32 @@ protocol RelayStream: Sendable {
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer)
   /// What comes now belongs to the stream no more.
   var isOver: Bool { get }
+  /// Bytes that it keeps of what is not whole yet.
+  var held: Int { get }
+  /// There is no memory for what it would have to keep: says so, where the stream has words for it.
+  mutating func breakOff(into bytes: inout ByteBuffer)
 }
 
 extension RelayStream {
   var isOver: Bool { false }
+  mutating func breakOff(into bytes: inout ByteBuffer) {}
 }
 
 extension Routes {
   /// Serves a stream from the session. It comes to its end only where the last chunk follows; what else ends it is a cut.
   /// - Parameters:
   ///   - who: whose token's end is the stream's.
+  ///   - place: what it takes up, until it ends.
   ///   - gone: the caller has gone before the end.
   ///   - ending: writes what is last.
   func stream<Form: RelayStream>(
     _ form: Form, of session: SessionName, _ asked: ResponseTap.Request, _ call: Call, for who: Identity?,
-    gone: (@Sendable () async -> Void)? = nil,
+    in place: DeviceRegistry.Place, gone: (@Sendable () async -> Void)? = nil,
     ending: @escaping @Sendable (inout Form, inout ByteBuffer) async throws -> Void
-  ) -> Response {
+  ) async throws -> Response {
+    // Its body is done with.
+    try await call.gathered.hold(0)
+    let gathered = Gathered(gathering)
     var answer = Response(
       status: .ok,
       body: ResponseBody { [self] writer in
@@ -33,8 +42,10 @@ extension Routes {
         let isExpired = {
           who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(session) } ?? false
         }
+        defer { place.leave() }
         do {
-          let tap = try await call.tap(asked, in: session, front)
+          let tap = try await call.tap(asked, in: session, place, front)
+          gathered.onGivingWay { tap.giveUp(Problem.shortOfMemory) }
           reading: for try await item in tap.items {
             if isExpired() { throw ChannelError.ioOnClosedChannel }
             switch item {
@@ -48,11 +59,19 @@ extension Routes {
               if bytes.readableBytes > 0 { try await writer.write(bytes) }
               tap.taken(ResponseTap.bytes(entries))
               if form.isOver { break reading }
+              try await gathered.hold(form.held)
             }
           }
           var last = ByteBuffer()
           try await ending(&form, &last)
           if last.readableBytes > 0 { try await writer.write(last) }
+        } catch let problem as Problem where problem == .shortOfMemory {
+          refusals.note(problem, uri: call.request.head.path ?? "/", origin: nil, from: call.address)
+          var last = ByteBuffer()
+          form.breakOff(into: &last)
+          if form.isOver { try await ending(&form, &last) }
+          if last.readableBytes > 0 { try await writer.write(last) }
+          if !form.isOver { throw problem }
         } catch {
           if let gone, !isExpired() { await gone() }
           throw error

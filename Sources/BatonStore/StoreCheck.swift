@@ -54,6 +54,14 @@ package enum StoreCheck {
         command("DEL", sender), (what: "PUBLISH \(channel)", RedisCommand("PUBLISH", .string(channel), "-")),
       ]
     }
+    if configuration.countsSessions {
+      let sessions = "\(stream):sessions"
+      tried += [
+        command("ZADD", sessions, "0", "-"), command("ZSCORE", sessions, "-"), command("ZCOUNT", sessions, "0", "0"),
+        command("ZRANGEBYSCORE", sessions, "0", "0", "LIMIT", "0", "1"), command("ZREM", sessions, "-"),
+        command("PEXPIRE", sessions, "60000"), command("DEL", sessions),
+      ]
+    }
     if !tag.isEmpty { tried += [command("CLUSTER", "NODES"), command("ASKING"), command("PING")] }
     if configuration.wakeup != .poll {
       // The last one makes the connection good for nothing else.

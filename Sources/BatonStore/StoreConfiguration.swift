@@ -18,6 +18,8 @@ package struct StoreConfiguration: Sendable {
   package var rescue = ResponseRescue()
   /// Who hears what is recorded for webhooks; nil where none are sent.
   package var webhooks: WebhookNotices?
+  /// Gateways keep a set of each tenant's sessions.
+  package var countsSessions = false
 
   package init() {}
 

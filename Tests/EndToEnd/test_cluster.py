@@ -1,5 +1,6 @@
 """Baton over a Redis Cluster: sessions spread over masters that fail over, hand over slots, come and go."""
 
+import concurrent.futures
 import subprocess
 
 import pytest
@@ -8,6 +9,7 @@ from baton_stream.sync import Producer
 from support.load import Load
 from support.process import BATON, free_port, wait_for
 from support.servers import Gateway, key
+from support.tokens import bearer, token
 from support.topology import Cluster
 
 NAMES = [f"c{number}" for number in range(8)]
@@ -269,3 +271,25 @@ def test_why_there_is_no_cluster_is_told(place, redis, started, where):
     told = "nothing listens there" if where == "nobody" else "cluster support disabled"
     wait_for(lambda: told in gateway.get("/readyz").body.decode(), 20, "/readyz says why")
     assert gateway.get("/readyz").status == 503 and told in gateway.process.logged()
+
+
+def test_sessions_of_tenants_are_counted_in_slots_of_their_own(place, cluster, secret):
+    """A tenant's set is on another master than some of its sessions; and it moves."""
+    options = ["--auth-secret-file", secret, "--tenant-claim", "tenant", "--max-sessions-per-tenant", "8"]
+    nodes = [Gateway(place, cluster.url, f"gw-counting-{number}", *options) for number in (1, 2)]
+    headers = {"Content-Type": "application/json", **bearer(token(tenant="counted"))}
+
+    def post(name, node):
+        return node.request("POST", f"/v1/sessions/{name}", '{"data":"x"}', headers).status
+
+    try:
+        assert len({cluster.owner(f"counted/{name}") for name in NAMES}) > 1
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(post, [*NAMES, *(f"more{n}" for n in range(16))], nodes * 12))
+        assert statuses.count(201) == 8 and statuses.count(429) == 16, statuses
+        for name in [*NAMES, *(f"more{n}" for n in range(16))]:
+            assert nodes[0].request("DELETE", f"/v1/sessions/{name}", headers=headers).status == 204
+        assert post("again", nodes[1]) == 201
+    finally:
+        for node in nodes:
+            node.kill()

@@ -9,6 +9,7 @@ import pytest
 from support.event_stream import EventStream
 from support.process import BATON, BUILD, REPOSITORY, wait_for
 from support.servers import HAProxy, Nginx, Redis, request
+from support.tokens import bearer, token
 from support.webhooks import Receiver, secret
 from test_relay import WORDS, Upstream, client, sparse
 
@@ -131,6 +132,30 @@ def test_webhooks_need_a_little_more(new_redis, new_gateway, session):
         assert told.returncode == 78 and right.upper() in told.stderr, (right, told.stderr)
         redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
     receiver.close()
+
+
+def test_counted_sessions_need_a_little_more(new_redis, new_gateway, secret, session):
+    redis = new_redis("redis-acl-sessions")
+    shell("acl", redis)
+    url = redis.url.replace("://", "://baton-gateway:gateway-password@")
+    options = ["--auth-secret-file", secret, "--tenant-claim", "tenant", "--max-sessions-per-tenant", "2"]
+    check = lambda: subprocess.run([BATON, "serve", "--check", "--redis", url, *options], capture_output=True, text=True)  # noqa: E731
+    assert "ZADD baton:{}:sessions" in check().stderr
+    shell("acl-sessions", redis)
+    assert check().returncode == 0, check().stderr
+    redis.client.execute_command("ACL", "LOG", "RESET")
+    gateway = new_gateway(url, "gw-acl-sessions", *options)
+    headers = {"Content-Type": "application/json", **bearer(token(tenant="a"))}
+    statuses = [gateway.request("POST", f"/v1/sessions/{session}-{n}", '{"data":"x"}', headers).status for n in range(3)]
+    assert statuses == [201, 201, 429]
+    assert gateway.request("DELETE", f"/v1/sessions/{session}-0", headers=headers).status == 204
+    assert gateway.request("POST", f"/v1/sessions/{session}-2", '{"data":"x"}', headers).status == 201
+    assert redis.client.execute_command("ACL", "LOG") == [], "a right is missing"
+    for right in re.findall(r"\+([\w|]+)", BLOCKS["acl-sessions"]):
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"-{right}")
+        told = check()
+        assert told.returncode == 78 and right.upper() in told.stderr, (right, told.stderr)
+        redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
 
 
 def test_alert_rules():

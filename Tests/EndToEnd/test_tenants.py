@@ -369,6 +369,92 @@ def test_a_question_counts_once(bounded, upstream, session):
     assert len(upstream.requests) - asked == statuses.count(200)
 
 
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory, redis, secret, upstream):
+    """Two nodes that let a tenant have three sessions."""
+    folder, url = tmp_path_factory.mktemp("counting"), f"http://127.0.0.1:{upstream.port}"
+    gateways = [
+        Gateway(folder, redis.url, f"gw-count-{n}", "--auth-secret-file", secret, "--tenant-claim", "tenant", "--max-sessions-per-tenant", "3",
+                "--retention", "5s", "--openai", f"{url}/v1", "--ai-sdk", f"{url}/api/chat", "--relay", f"/agent={url}/agent", env={"OPENAI_API_KEY": "k"})
+        for n in (1, 2)
+    ]  # fmt: skip
+    yield gateways
+    for gateway in gateways:
+        gateway.kill()
+
+
+def counted(redis, tenant):
+    return sorted(name.decode() for name in redis.client.zrange(f"{key(tenant)}:sessions", 0, -1))
+
+
+def alive(redis, tenant, sessions):
+    """So that what is refused is not due to time."""
+    for one in sessions:
+        redis.client.zadd(f"{key(tenant)}:sessions", {one: time.time() * 1000 + 600_000})
+    redis.client.persist(f"{key(tenant)}:sessions")
+
+
+def test_sessions_of_a_tenant(counting, redis, upstream, session, attach):
+    """On all nodes together, and by whatever wire one would be begun."""
+    tenant = f"s-{session}"
+    who = of(tenant)
+    for n in range(3):
+        assert post(counting[n % 2], f"{session}-{n}", "x", who).status == 201
+    alive(redis, tenant, [f"{session}-{n}" for n in range(3)])
+    refused = post(counting[0], f"{session}-3", "x", who)
+    assert refused.problem(429)["type"] == "urn:baton:problem:too-many-sessions-of-tenant" and int(refused.headers["retry-after"]) > 0
+    upstream.events, asked = sse(*ui_answer()), len(upstream.requests)
+    lines = '{"response":"r","n":1,"data":"x"}\n{"response":"r","event":"end"}\n'
+    message = json.dumps({"id": f"{session}-7", "messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]})
+    for path, body, headers in [
+        (f"/v1/sessions/{session}-4?epoch=1", lines, LINES), (f"/v1/sessions/{session}-5/input", '{"data":"x"}', JSON),
+        (f"/v1/sessions/{session}-6?response=r", "".join(sse(*ui_answer())), {"Content-Type": "text/event-stream"}),
+        (f"/v1/sessions/{session}-8/responses/r/cancel", None, {}), ("/v1/ai-sdk", message, JSON),
+        ("/v1/responses", '{"model":"m","input":"x"}', JSON), ("/v1/responses", '{"model":"m","input":"x"}', {**JSON, "Baton-Session": f"{session}-9"}),
+        ("/agent", "{}", JSON),
+    ]:  # fmt: skip
+        assert counting[1].request("POST", path, body, {**headers, **who}).status == 429, path
+    device = attach(counting[0], f"{session}-10", headers=who).until_live()
+    device.send({"type": "input", "key": "k", "data": "x"})
+    device.until(lambda device: any(frame.get("code") == "rate_limited" for frame in device.frames), 20, "the device is told")
+    assert len(upstream.requests) == asked
+    assert redis.client.keys(f"baton:{{{tenant}/*") and {name.decode().split("}")[0] for name in redis.client.keys(f"baton:{{{tenant}/*")} == {
+        f"baton:{{{tenant}/{session}-{n}" for n in range(3)}
+    # What is there goes on, and others have their own.
+    assert post(counting[1], f"{session}-0", "x", who).status == 201
+    assert post(counting[1], f"{session}-0", "x", of(f"other-{session}")).status == 201
+    redis.add(f"{tenant}/{session}-11", data="x")
+    assert post(counting[1], f"{session}-11", "x", who).status == 201, "a producer at Redis has begun it"
+    assert counted(redis, tenant) == [f"{session}-{n}" for n in range(3)]
+    assert sum(gateway.metric("baton_limits_exceeded_total", limit="max-sessions-per-tenant") for gateway in counting) >= 9
+
+
+def test_a_deleted_session_is_given_back(counting, redis, session):
+    tenant = f"g-{session}"
+    who = of(tenant)
+    for n in range(3):
+        assert post(counting[0], f"{session}-{n}", "x", who).status == 201
+    assert post(counting[1], f"{session}-3", "x", who).status == 429
+    assert counting[1].request("DELETE", f"/v1/sessions/{session}-1", headers=who).status == 204
+    assert post(counting[0], f"{session}-3", "x", who).status == 201
+    assert counting[0].request("DELETE", f"/v1/sessions?prefix={session}", headers=who).json["deleted"] == 3
+    assert counted(redis, tenant) == []
+
+
+def test_an_expired_session_is_given_back(counting, redis, session):
+    tenant = f"e-{session}"
+    who = of(tenant)
+    redis.client.zadd(f"{key(tenant)}:sessions", {f"old-{n}": 1 for n in range(2500)})
+    redis.client.zadd(f"{key(tenant)}:sessions", {f"new-{n}": time.time() * 1000 + 600_000 for n in range(3)})
+    assert post(counting[0], session, "x", who).status == 429
+    assert redis.client.zcard(f"{key(tenant)}:sessions") == 1503, "a thousand at a time are forgotten"
+    redis.client.zadd(f"{key(tenant)}:sessions", {"new-0": 1})
+    assert post(counting[0], session, "x", who).status == 201
+    # It lives for as long as its session does.
+    assert 3000 < redis.client.zscore(f"{key(tenant)}:sessions", session) - time.time() * 1000 < 6000
+    assert 0 < redis.client.pttl(f"{key(tenant)}:sessions") <= 600_000
+
+
 def test_options_that_make_no_sense(secret, redis):
     def refused(*options):
         ended = subprocess.run([BATON, "serve", "--listen", "127.0.0.1:0", "--redis", redis.url, *options], capture_output=True, text=True, timeout=30)

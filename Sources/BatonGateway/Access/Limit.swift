@@ -17,6 +17,7 @@ package enum Limit: String, CaseIterable, Sendable {
   case devicesPerSession = "max-devices-per-session"
   case devicesPerSubject = "max-devices-per-subject"
   case devicesPerTenant = "max-devices-per-tenant"
+  case sessionsPerTenant = "max-sessions-per-tenant"
   case entriesPerTenant = "max-entries-per-tenant"
   case bytesPerTenant = "max-bytes-per-tenant"
   case messages = "max-messages-per-second"
@@ -64,6 +65,11 @@ extension Problem {
     "too-many-devices-of-tenant",
     "The token's tenant has as many devices on this node as --max-devices-per-tenant allows; close some.",
     .devicesPerTenant, wait: .seconds(5))
+
+  static let tooManySessionsOfTenant = tooMany(
+    "too-many-sessions-of-tenant",
+    "The token's tenant has as many sessions as --max-sessions-per-tenant allows; delete some, or wait until they expire.",
+    .sessionsPerTenant, wait: .seconds(60))
 
   static func tooMuch(of limit: Limit, wait: TimeAmount) -> Problem {
     tooMany(

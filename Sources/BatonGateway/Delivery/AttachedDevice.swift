@@ -189,12 +189,26 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       }
       pendingCommands += 1
       let session = request.attach.session
-      hub.store.eventLoop.execute { [store = hub.store] in
-        store.run(.put(command.put), session) { result in
-          let answer = (try? result.get()).map(command.answer) ?? command.unavailable
+      hub.store.eventLoop.execute { [store = hub.store, index = hub.index] in
+        func answer(_ frame: ControlFrame) {
           self.hub.eventLoop.execute {
             self.pendingCommands -= 1
-            self.wire?.send(answer)
+            self.wire?.send(frame)
+          }
+        }
+        func run() {
+          store.run(.put(command.put), session) { result in
+            answer((try? result.get()).map(command.answer) ?? command.unavailable)
+          }
+        }
+        guard let index else { return run() }
+        index.admit(session) { result in
+          switch result {
+          case .success(true): run()
+          case .success(false):
+            self.hub.metrics.exceeded(.sessionsPerTenant)
+            answer(command.rateLimited)
+          case .failure: answer(command.unavailable)
           }
         }
       }

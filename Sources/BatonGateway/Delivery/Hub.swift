@@ -31,14 +31,15 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
 
   /// - Parameter group: the event loops that connections are accepted on.
   init(
-    _ store: any SessionStoring, group: any EventLoopGroup, node: NodeDescription, limits: WindowLimits,
+    _ store: any SessionStoring, index: TenantIndex?, group: any EventLoopGroup, node: NodeDescription,
+    limits: WindowLimits,
     metrics: GatewayMetrics
   ) {
     (self.store, self.node) = (store, node)
     let budget = WindowBudget()
     for loop in group.makeIterator() {
       loops[ObjectIdentifier(loop)] = LoopHub(
-        loop, hub: self, store: store, limits: limits, metrics: metrics, budget: budget)
+        loop, hub: self, store: store, index: index, limits: limits, metrics: metrics, budget: budget)
     }
     store.subscriber = self
   }

@@ -7,6 +7,8 @@ import NIOCore
 final class LoopHub: @unchecked Sendable {
   let eventLoop: any EventLoop
   let store: any SessionStoring
+  /// Nil where tenants may have as many sessions as they like.
+  let index: TenantIndex?
   let limits: WindowLimits
   let counters: LoopCounters
   let metrics: GatewayMetrics
@@ -19,11 +21,12 @@ final class LoopHub: @unchecked Sendable {
   private weak var hub: Hub?
 
   init(
-    _ eventLoop: any EventLoop, hub: Hub, store: any SessionStoring, limits: WindowLimits, metrics: GatewayMetrics,
-    budget: WindowBudget
+    _ eventLoop: any EventLoop, hub: Hub, store: any SessionStoring, index: TenantIndex?, limits: WindowLimits,
+    metrics: GatewayMetrics, budget: WindowBudget
   ) {
     (self.eventLoop, self.hub, self.store, self.limits) = (eventLoop, hub, store, limits)
     self.metrics = metrics
+    self.index = index
     self.budget = budget
     counters = metrics.makeLoopCounters()
     eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { [weak self] task in

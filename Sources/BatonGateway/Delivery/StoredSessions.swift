@@ -11,8 +11,12 @@ extension GatewayBackend {
     let settings = configuration.store
     let store = try StoreConfiguration.open(
       settings, configuration.redis, on: parts.eventLoopGroup.next(), observe: reports.take)
+    let index = configuration.maxSessionsPerTenant.map {
+      TenantIndex(
+        store, keyPrefix: settings.keyPrefix, limit: $0, retention: settings.retention.milliseconds)
+    }
     let hub = Hub(
-      store, group: parts.eventLoopGroup,
+      store, index: index, group: parts.eventLoopGroup,
       node: NodeDescription(
         name: configuration.node, pingMs: Int(configuration.devices.pingInterval.nanoseconds / 1_000_000)),
       limits: WindowLimits(windowBytes: configuration.windowBytes, nodeWindowBytes: configuration.nodeWindowBytes),
@@ -20,7 +24,7 @@ extension GatewayBackend {
     let webhooks = settings.webhooks.map {
       StoredWebhooks(store: store, notices: $0, keyPrefix: settings.keyPrefix)
     }
-    let sessions = StoredSessions(store: store, keyPrefix: settings.keyPrefix)
+    let sessions = StoredSessions(store: store, keyPrefix: settings.keyPrefix, index: index)
     self.init(
       devices: hub, sessions: sessions, rescue: settings.rescue, webhooks: webhooks,
       register: RelayRegister(store, keyPrefix: settings.keyPrefix)
@@ -45,6 +49,7 @@ extension GatewayConfiguration {
     settings.pollInterval = pollInterval
     settings.retention = retention
     if webhooks != nil { settings.webhooks = WebhookNotices() }
+    settings.countsSessions = maxSessionsPerTenant != nil
     return settings
   }
 }
@@ -53,6 +58,8 @@ extension GatewayConfiguration {
 struct StoredSessions: SessionOperations {
   let store: any SessionStoring
   let keyPrefix: String
+  /// Nil where tenants may have as many sessions as they like.
+  let index: TenantIndex?
 
   // MARK: history
 
@@ -192,6 +199,16 @@ struct StoredSessions: SessionOperations {
   func delete(_ session: SessionName) async throws {
     let parts = try await run(.delete, session)
     if parts.first == "wrong_type" { throw Problem.wrongType(session) }
+    await index?.deleted(session)
+  }
+
+  func admit(_ session: SessionName) async throws {
+    guard let index else { return }
+    do {
+      if try await !index.admit(session) { throw Problem.tooManySessionsOfTenant.about(session) }
+    } catch let error as RedisError {
+      throw Problem(error, session)
+    }
   }
 
   func sessions(like prefix: String, from place: KeyPlace?) async throws -> SessionStep {
@@ -247,10 +264,22 @@ struct StoredSessions: SessionOperations {
   }
 
   private func run(_ call: AppendCall, _ session: SessionName) async throws -> [String] {
+    if call.isWrite { try await admit(session) }
     do {
       return try await store.run(call, session)
     } catch let error as RedisError {
       throw Problem(error, session)
+    }
+  }
+}
+
+extension AppendCall {
+  /// It may make a session, or has it live on.
+  fileprivate var isWrite: Bool {
+    switch self {
+    case .open, .put: true
+    case .append(let write): !write.items.isEmpty
+    case .expire, .delete: false
     }
   }
 }

@@ -19,6 +19,11 @@ struct TenantSessions: SessionOperations {
     }
   }
 
+  func admit(_ session: SessionName) async throws {
+    try check(session)
+    try await sessions.admit(session)
+  }
+
   func history(_ request: HistoryRequest) async throws -> HistoryPage? {
     try check(request.session)
     return try await sessions.history(request)

@@ -8,6 +8,8 @@ import NIOCore
 package protocol SessionOperations: Sendable {
   /// The same, for what its tenant has been charged for.
   var charged: any SessionOperations { get }
+  /// Before something that is not one of these writes to a session. Fails where its tenant may begin no more.
+  func admit(_ session: SessionName) async throws
   /// Nil where the session does not exist. Fails with `gone` where a device would be reset.
   func history(_ request: HistoryRequest) async throws -> HistoryPage?
   /// The newest entries before `id`, newest first, and whether there are more; nil: from the last one on.
@@ -133,4 +135,5 @@ package struct HistoryPage: Sendable {
 
 extension SessionOperations {
   package var charged: any SessionOperations { self }
+  package func admit(_ session: SessionName) async throws {}
 }

@@ -44,6 +44,8 @@ package struct GatewayConfiguration: Sendable {
   /// The claim that names a token's tenant; nil: there are no tenants.
   package var tenantClaim: String?
   package var tenantQuotas = TenantQuotas.Bounds()
+  /// Of one tenant, on all nodes together; nil: as many as come.
+  package var maxSessionsPerTenant: Int?
   package var operators = OperatorRule()
   package var tls: ListenerTLS?
   package var drainDelay = TimeAmount.seconds(5)
@@ -214,6 +216,7 @@ package struct GatewayConfiguration: Sendable {
       all: count(.devices, deviceLimits.all), perSession: count(.devicesPerSession, deviceLimits.perSession),
       perSubject: count(.devicesPerSubject, deviceLimits.perSubject),
       perTenant: count(.devicesPerTenant, deviceLimits.perTenant))
+    maxSessionsPerTenant = settings.count(Limit.sessionsPerTenant.rawValue)
     tenantQuotas = TenantQuotas.Bounds(
       entries: settings.count(Limit.entriesPerTenant.rawValue), bytes: settings.bytes(Limit.bytesPerTenant.rawValue))
     if let bytes = tenantQuotas.bytes, bytes < 1024 {

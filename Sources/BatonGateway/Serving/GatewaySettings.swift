@@ -213,6 +213,10 @@ package enum GatewaySettings {
       "max-devices-per-tenant", .count(1...10_000_000),
       "Devices of one tenant on this node; more are refused with 429; default: as many as come"),
     Setting(
+      "max-sessions-per-tenant", .count(1...10_000_000),
+      "Sessions of one tenant that gateways have written to within --retention, on all nodes together; what would begin one more is refused with 429; default: as many as come"
+    ),
+    Setting(
       "max-entries-per-tenant", .count(1...10_000_000),
       "Entries that one tenant appends on this node in a second, those of 10 s at once; more are refused with 429, uploads held back; default: as many as come"
     ),

@@ -25,6 +25,7 @@ extension Routes {
       .with(member: "response", response)
     }
     try front.quotas.take(session, bytes: 0)
+    try await store.admit(session)
     let how: ResponseEnd
     let pace = NIOLockedValueBox(UploadPace())
     let refusal = NIOLockedValueBox<Problem?>(nil)

@@ -17,9 +17,19 @@ package struct HistoryCheck {
     package var toEnd: Bool
     /// Others wrote to the sessions, too: what no recorded producer meant is not `foreign`.
     package var hasUnrecordedProducers: Bool
+    /// Whose sessions they are of which a recording does not say it; nil: nobody's.
+    package var tenant: String?
 
-    package init(late: Int64? = nil, toEnd: Bool = false, hasUnrecordedProducers: Bool = false) {
+    package init(
+      late: Int64? = nil, toEnd: Bool = false, hasUnrecordedProducers: Bool = false, tenant: String? = nil
+    ) {
       (self.late, self.toEnd, self.hasUnrecordedProducers) = (late, toEnd, hasUnrecordedProducers)
+      self.tenant = tenant
+    }
+
+    /// A session as Redis has it.
+    package func qualified(_ session: String) -> String {
+      tenant.map { session.contains("/") ? session : "\($0)/\(session)" } ?? session
     }
   }
 
@@ -81,7 +91,7 @@ package struct HistoryCheck {
   }
 
   private mutating func recordingBegan(_ header: RecordingHeader, _ file: String) -> [Finding] {
-    let name = header.session
+    let name = options.qualified(header.session)
     sessions[name] =
       sessions[name] ?? SessionHistory(name: name, hasUnrecordedProducers: options.hasUnrecordedProducers)
     switch header.kind {

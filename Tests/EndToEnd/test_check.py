@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from support.process import BATON, REPOSITORY, Process, free_port, wait_for
+from support.tokens import token
 
 WORD = "lorem"
 
@@ -287,7 +288,7 @@ def test_what_is_wrong_is_said(redis, tmp_path):
     assert done.returncode == 65 and b"none can't be read" in done.stderr, done.stderr
     done = run("check", tmp_path)
     assert done.returncode == 65 and b"can't be read" in done.stderr, done.stderr
-    for arguments in [], ["--session", "s", bad], ["--redis", redis.url], ["--redis", redis.url, "--session", "a/b"], ["--late", "-1", bad]:
+    for arguments in [], ["--session", "s", bad], ["--redis", redis.url], ["--redis", redis.url, "--session", "a/b/c"], ["--late", "-1", bad]:
         assert run("check", *arguments).returncode == 64, arguments
     assert run("check", "--redis", f"redis://127.0.0.1:{free_port()}", "--session", "s").returncode == 69
     done = run("check", "--redis", redis.url, "--session", "s", "--record", tmp_path / "missing" / "file")
@@ -309,3 +310,31 @@ def test_nobody_who_reads_is_no_failure(redis, recorded):
     folder, _ = recorded
     done = subprocess.run(f"{BATON} check {folder}/one.ndjson | true", shell=True, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_sessions_of_a_tenant(redis, secret, session, tmp_path, new_gateway):
+    """Two tenants' sessions of one name, each with a device, a producer and its stream; a stream of the other's is found out."""
+    gateway = new_gateway(redis.url, "gw-tenants", "--auth-secret-file", secret, "--tenant-claim", "tenant")
+    for tenant, text in (("a", f"{WORD} of a\n"), ("b", f"{WORD} of b\n")):
+        record = ["--record", tmp_path / f"{tenant}.producer"]
+        to = ["--redis", redis.url, f"{tenant}/{session}"] if tenant == "a" else ["--url", gateway.url, "--token", token(tenant=tenant), session]
+        published = run("publish", *to, "--response", "r1", *record, input=text.encode())
+        assert published.returncode == 0, published.stderr
+        attached = run("attach", session, "--url", gateway.url, "--token", token(tenant=tenant), "--until", "end", "--record", tmp_path / f"{tenant}.device")
+        assert attached.returncode == 0, attached.stderr
+        done, findings, summary = check("--tenant", tenant, "--redis", redis.url, "--record", tmp_path / f"{tenant}.stream", "--to-end",
+                                        tmp_path / f"{tenant}.device", tmp_path / f"{tenant}.producer")  # fmt: skip
+        assert done.returncode == 0 and not findings, done.stdout + done.stderr
+        assert (summary["judged"]["sessions"], summary["judged"]["streams"], summary["judged"]["devices"]) == (1, 1, 1)
+    # Named on the command line, and judged from files alone.
+    named = run("check", "--redis", redis.url, "--session", f"a/{session}", "--json")
+    assert named.returncode == 0 and json.loads(named.stdout.splitlines()[-1])["summary"]["judged"]["entries"] > 0
+    files = [tmp_path / f"a.{kind}" for kind in ("device", "stream", "producer")]
+    assert check("--tenant", "a", *files)[0].returncode == 0
+    wrong = [tmp_path / "a.device", tmp_path / "b.producer"]
+    done, findings, _ = check("--tenant", "b", "--redis", redis.url, *wrong)
+    assert done.returncode == 1 and {finding["finding"] for finding in findings} >= {"foreign"} and {finding["session"] for finding in findings} == {f"b/{session}"}
+    absent = run("check", "--redis", redis.url, "--session", f"c/{session}", "--json")
+    assert absent.returncode == 0 and json.loads(absent.stdout.splitlines()[-1])["summary"]["judged"]["entries"] == 0, absent.stderr
+    for wrong in ("a/b", "", "a b"):
+        assert run("check", "--tenant", wrong, *files).returncode == 64

@@ -85,7 +85,8 @@ struct DeviceHistory {
     switch frame {
     case .attached(let name, let offset, let holdsEntries):
       attached(offset, holdsEntries)
-      guard let name, name != session.name else { return [] }
+      // Devices know it by its own name alone.
+      guard let name, name != session.name, name != session.ownName else { return [] }
       return [finding(.foreign, session, names, offset, detail: "the device was attached to another session")]
     case .reset(_, let from, let offset): return reset(from, offset, session, names)
     case .live(let offset):

@@ -3,6 +3,8 @@ import BatonProtocol
 /// All that is known of one session but its devices: what was meant, what the stream held, what was deleted.
 struct SessionHistory {
   let name: String
+  /// Among its tenant's.
+  let ownName: String
   private(set) var stream: StreamHistory?
   private(set) var producers: [Name: ProducedResponse] = [:]
   var deletions = Deletions()
@@ -13,6 +15,7 @@ struct SessionHistory {
 
   init(name: String, hasUnrecordedProducers: Bool) {
     (self.name, self.hasUnrecordedProducers) = (name, hasUnrecordedProducers)
+    ownName = SessionName(qualified: name)?.description ?? name
   }
 
   // MARK: what was recorded

@@ -33,8 +33,15 @@ struct CheckCommand: AsyncParsableCommand {
       """)
   var redis: String?
 
-  @Option(help: "A session whose stream is to be read; may be repeated.")
+  @Option(help: "A session whose stream is to be read, perhaps as TENANT/NAME; may be repeated.")
   var session: [String] = []
+
+  @Option(
+    help: """
+      The tenant of sessions that are named without one: devices, and producers over HTTP, know them by their own names \
+      alone.
+      """)
+  var tenant: String?
 
   @Option(help: "Where what is read from Redis is recorded, too.")
   var record: String?
@@ -58,8 +65,13 @@ struct CheckCommand: AsyncParsableCommand {
     if redis == nil, record != nil || !session.isEmpty { throw ValidationError("--session and --record need --redis.") }
     if recordings.isEmpty, redis == nil { throw ValidationError("Name at least one recording.") }
     if recordings.isEmpty, session.isEmpty { throw ValidationError("Name a recording or a --session.") }
-    for session in session where SessionName(session) == nil {
-      throw ValidationError("The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
+    for session in session where SessionName(qualified: session) == nil {
+      throw ValidationError(
+        "The session '\(session)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -, perhaps with TENANT/ before them"
+      )
+    }
+    if let tenant, SessionName(tenant) == nil {
+      throw ValidationError("The tenant '\(tenant)' must be 1 to 128 characters of A-Z a-z 0-9 . _ ~ : @ -")
     }
     if let late, late < 0 { throw ValidationError("--late must not be negative.") }
   }
@@ -67,8 +79,7 @@ struct CheckCommand: AsyncParsableCommand {
   func run() async throws {
     var report = CheckReport(json: json)
     do {
-      var check = HistoryCheck(
-        HistoryCheck.Options(late: late.map(Int64.init), toEnd: toEnd, hasUnrecordedProducers: unrecordedProducers))
+      var check = HistoryCheck(options)
       // Devices are judged by what all the others say.
       try receive(&check, &report) { !$0.isDevice }
       try await readStreams(&check, &report)
@@ -82,6 +93,11 @@ struct CheckCommand: AsyncParsableCommand {
       throw ExitCode(failure.status.rawValue)
     }
     if report.hasFound { throw ExitCode(ExitStatus.found.rawValue) }
+  }
+
+  private var options: HistoryCheck.Options {
+    HistoryCheck.Options(
+      late: late.map(Int64.init), toEnd: toEnd, hasUnrecordedProducers: unrecordedProducers, tenant: tenant)
   }
 
   /// Takes in those recordings of all files that are wanted.
@@ -120,7 +136,7 @@ struct CheckCommand: AsyncParsableCommand {
   private func readStreams(_ check: inout HistoryCheck, _ report: inout CheckReport) async throws {
     guard let redis else { return }
     let recorded = check.recorded.filter { !$0.hasStream }.map(\.session)
-    let sessions = (session.isEmpty ? recorded : session).compactMap { SessionName($0) }
+    let sessions = (session.isEmpty ? recorded : session).compactMap { SessionName(qualified: options.qualified($0)) }
     guard !sessions.isEmpty else { return }
     do {
       let out = try record.map { (path) throws(CannotRecord) in try RecordingFile(path, by: "check") }

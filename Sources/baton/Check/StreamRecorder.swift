@@ -28,8 +28,11 @@ struct StreamRecorder {
     let key = session.key(prefix: prefix)
     let connection = try await masters.connection(for: key)
     let now = { Int64(Date().timeIntervalSince1970 * 1000) }
-    try line(RecordingLines.header(RecordingHeader(.stream, session: session.description, at: now())))
-    let reply = try await connection.send(.xinfoStream(key), timeout: Self.patience)
+    try line(RecordingLines.header(RecordingHeader(.stream, session: session.qualified, at: now())))
+    // A refusal says that there is none.
+    guard let reply = try await connection.send([.xinfoStream(key)], timeout: Self.patience).first else {
+      throw RedisError.unexpectedReply("XINFO STREAM")
+    }
     if let error = reply.error, error.description.contains("no such key") {
       try line(RecordingLines.info(StreamFacts(length: 0, entriesAdded: nil), at: now()))
     } else {

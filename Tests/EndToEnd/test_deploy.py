@@ -67,7 +67,7 @@ def test_what_is_declared_is_imported_and_nothing_else():
 
 def test_the_unit_gives_the_gateway_little():
     unit = REPOSITORY / "Deploy/systemd/baton.service"
-    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=15", unit], capture_output=True, text=True)
+    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=11", unit], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

@@ -3,6 +3,7 @@
     .venv/bin/python Tests/EndToEnd/matrix.py            every row
     .venv/bin/python Tests/EndToEnd/matrix.py WORD…      rows whose names contain one of these words
     … --sessions 20 --devices 10 --rounds 5              larger, and each row so many times (with 4, 3 and once)
+    … --minutes 2 "at random"                            the rows that do one thing after another, for so long (a minute)
 
 Each row writes answers and has devices watch them (live ones, slow ones, ones whose connection is cut all the time, ones that come
 late), lets its fault happen, and waits until every device is shown what is written afterwards. Then recordings of producers, devices and
@@ -67,7 +68,8 @@ def on_hosts(kind, count):
 class Stage:
     """Gateways, answers and devices over one Redis."""
 
-    def __init__(self, folder, place, sessions=4, devices=3):
+    def __init__(self, folder, place, sessions=4, devices=3, minutes=1):
+        self.minutes = minutes
         sessions = [*"abcd", *(f"s{number}" for number in range(4, sessions))]
         self.folder, self.place = folder, place(folder)
         self.network = Switch(self.place.port) if isinstance(self.place, Redis) else None
@@ -507,12 +509,12 @@ def whole(stage):
 
 
 def at_random(deeds):
-    """One deed after another for a minute; `BATON_CHAOS_SEED` repeats a run's choices."""
+    """One deed after another; `BATON_CHAOS_SEED` repeats a run's choices."""
 
     def fault(stage):
         seed = int(os.environ.get("BATON_CHAOS_SEED") or random.randrange(1_000_000))
         print(f"BATON_CHAOS_SEED={seed}", file=sys.stderr, flush=True)
-        dice, end = random.Random(seed), time.monotonic() + 60
+        dice, end = random.Random(seed), time.monotonic() + 60 * stage.minutes
         while time.monotonic() < end:
             dice.choice(deeds)(stage, dice)
             stage.line.cut()
@@ -570,8 +572,8 @@ def moved(stage, dice):
         stage.place.migrate(session, dice.choice(others), lambda step: time.sleep(pauses))
 
 
-ROWS["sentinel: at random for a minute"] = (on_hosts(Sentinel, 3), at_random([clients_killed, switched, hiccup, cut_for_a_while]))
-ROWS["cluster: at random for a minute"] = (
+ROWS["sentinel: at random"] = (on_hosts(Sentinel, 3), at_random([clients_killed, switched, hiccup, cut_for_a_while]))
+ROWS["cluster: at random"] = (
     on_hosts(Cluster, 6), at_random([clients_killed, switched, hiccup, cut_for_a_while, moved, moved]))
 
 
@@ -581,13 +583,15 @@ def main(arguments):
     words.add_argument("--sessions", type=int, default=4)
     words.add_argument("--devices", type=int, default=3)
     words.add_argument("--rounds", type=int, default=1)
+    words.add_argument("--minutes", type=float, default=1)
     given = words.parse_args(arguments)
     failed = 0
     print(f"{'':60}{'recovered':>10}{'resets':>8}  " + " ".join(KINDS), flush=True)
     for name in [name for name in ROWS if any(word in name for word in given.words or [""]) for _ in range(given.rounds)]:
         folder = tempfile.mkdtemp(prefix="baton-matrix-")
         try:
-            findings, resets, recovered = run(name, folder, sessions=given.sessions, devices=given.devices)
+            findings, resets, recovered = run(
+                name, folder, sessions=given.sessions, devices=given.devices, minutes=given.minutes)
             counts = [findings.get(kind, 0) for kind in KINDS]
             is_bad = any(findings.get(kind) for kind in KINDS if kind not in TOLERATED.get(name, ()))
             told = " ".join(f"{count:{len(kind)}}" for kind, count in zip(KINDS, counts))

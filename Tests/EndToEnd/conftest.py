@@ -91,8 +91,8 @@ def started():
 
 @pytest.fixture
 def new_redis(tmp_path, started):
-    def new(name="redis", *options):
-        started.append(Redis(tmp_path, name, *options))
+    def new(name="redis", *options, **more):
+        started.append(Redis(tmp_path, name, *options, **more))
         return started[-1]
 
     return new

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from support.process import BATON, REPOSITORY, Process, free_port, wait_for
 from support.tokens import token
+from support.topology import free_ports
 
 WORD = "lorem"
 
@@ -232,8 +233,8 @@ def test_what_redis_lost_and_got_again_is_no_finding(new_redis, new_gateway, ses
 
 
 def test_streams_are_read_from_a_cluster(new_redis, session, tmp_path):
-    redis = new_redis("redis-cluster", "--cluster-enabled", "yes", "--cluster-port", free_port())
-    redis.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    redis = new_redis("redis-cluster", "--cluster-enabled", "yes", port=free_ports(1, bus=True))
+    redis.client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
     wait_for(lambda: redis.client.execute_command("CLUSTER", "INFO").startswith(b"cluster_state:ok"), 20, "the cluster is there")
     address = f"redis+cluster://127.0.0.1:{redis.port}"
     record = tmp_path / "publish.ndjson"

@@ -125,7 +125,8 @@ def test_hundreds_of_sessions_do_not_mix(redis, gateway, gateway2, session, coun
             for one in order[start : start + 500]:
                 written[one] += 1
                 n = written[one]
-                pipeline.xadd(f"baton:{{{one}}}", {"data": f"<{one}:{n}>" * random.randint(1, 20), "response": one, "n": n})
+                fields = {"data": f"<{one}:{n}>" * random.randint(1, 20), "response": one, "n": n}
+                pipeline.xadd(f"baton:{{{one}}}", fields | (redis.after(one) if n == 1 else {}))
             pipeline.execute()
             await asyncio.sleep(0)
         streams = {one: redis.stream(one) for one in sessions}

@@ -136,7 +136,7 @@ def test_check_finds_nothing_missing_and_leaves_nothing(new_redis):
 
 def test_check_names_each_command_key_and_channel(new_redis):
     redis = new_redis("redis-check")
-    redis.client.execute_command("ACL", "SETUSER", "all", "on", ">secret", "~baton:{*", "&__redis__:invalidate", "+@all")
+    redis.client.execute_command("ACL", "SETUSER", "all", "on", ">secret", "~baton:{*", "resetchannels", "&__redis__:invalidate", "+@all")
     assert check(redis, "all").returncode == 0
     redis.client.execute_command(
         "ACL", "SETUSER", "some", "on", ">secret", "~baton:{*}", "resetchannels", "+@all", "-hexists", "-evalsha", "-client")

@@ -13,7 +13,7 @@ READS = ("xread", "xrange", "xinfo", "xinfo|stream", "multi", "exec")
 
 def user(redis, name="gw", **rights):
     rights = {"keys": ["*"], "channels": ["*"], "commands": ["+@all"], **rights}
-    redis.client.acl_setuser(name, enabled=True, nopass=True, reset=True, **rights)
+    redis.client.acl_setuser(name, enabled=True, nopass=True, reset=True, reset_channels=True, **rights)
     return f"redis://{name}:@127.0.0.1:{redis.port}/0"
 
 

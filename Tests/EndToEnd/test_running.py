@@ -10,6 +10,7 @@ from support.event_stream import EventStream
 from support.process import BATON, BUILD, REPOSITORY, wait_for
 from support.servers import HAProxy, Nginx, Redis, request
 from support.tokens import bearer, token
+from support.versions import COUNTS_ENTRIES
 from support.webhooks import Receiver, secret
 from test_relay import WORDS, Upstream, client, sparse
 
@@ -80,9 +81,15 @@ def use_everything(gateway, session, producer_url):
     assert len(gateway.history(session, f"?before={page['last']}&limit=2").json["entries"]) == 2
 
 
+def grant(redis):
+    shell("acl", redis)
+    if not COUNTS_ENTRIES:
+        redis.client.execute_command("ACL", "SETUSER", "baton-producer", "+xinfo|stream")
+
+
 def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gateway, session, attach):
     redis = new_redis("redis-acl")
-    shell("acl", redis)
+    grant(redis)
     url = redis.url.replace("://", "://baton-gateway:gateway-password@")
     producer_url = redis.url.replace("://", "://baton-producer:producer-password@")
     check = lambda: subprocess.run([BATON, "serve", "--check", "--redis", url], capture_output=True, text=True)  # noqa: E731
@@ -100,7 +107,8 @@ def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gatew
     # PING, ROLE and CLIENT SETNAME are nice to have, and what a check would need them for is done by others.
     line = next(line for line in BLOCKS["acl"].replace("\\\n", " ").splitlines() if "baton-gateway" in line)
     for right in re.findall(r"\+([\w|]+)", line):
-        if right in ("ping", "role", "client|setname"):
+        # Redis 6 takes away whole commands alone.
+        if right in ("ping", "role", "client|setname") or "|" in right and not COUNTS_ENTRIES:
             continue
         redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"-{right}")
         told = check()
@@ -110,7 +118,7 @@ def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gatew
 
 def test_webhooks_need_a_little_more(new_redis, new_gateway, session):
     redis, receiver = new_redis("redis-acl-hooks"), Receiver(SECRET := secret())
-    shell("acl", redis)
+    grant(redis)
     url = redis.url.replace("://", "://baton-gateway:gateway-password@")
     producer_url = redis.url.replace("://", "://baton-producer:producer-password@")
     options, env = ["--redis", url, "--webhook", receiver.url], {**os.environ, "BATON_WEBHOOK_SECRET": SECRET}

@@ -13,13 +13,16 @@ package struct StreamInfo: Sendable, Equatable {
   package var entriesAdded: UInt64?
   /// The greatest id that XDEL removed (XTRIM does not count); nil before Redis 7.
   package var maxDeleted: EntryID?
+  /// The last id that had been generated when the first retained entry was added, as far as that entry tells (`_after`);
+  /// nil from Redis 7 on, where entries are counted.
+  package var firstFollows: EntryID?
 
   package static let absent = StreamInfo(
     exists: false, length: 0, first: nil, last: nil, lastGenerated: .zero, entriesAdded: nil, maxDeleted: nil)
 
   package init(
     exists: Bool, length: UInt64, first: Offset?, last: Place?, lastGenerated: EntryID, entriesAdded: UInt64?,
-    maxDeleted: EntryID?
+    maxDeleted: EntryID?, firstFollows: EntryID? = nil
   ) {
     self.exists = exists
     self.length = length
@@ -28,6 +31,7 @@ package struct StreamInfo: Sendable, Equatable {
     self.lastGenerated = lastGenerated
     self.entriesAdded = entriesAdded
     self.maxDeleted = maxDeleted
+    self.firstFollows = firstFollows
   }
 
   /// Where somebody stands who has all that is retained.

@@ -46,7 +46,7 @@ package enum Verdict: Sendable, Equatable {
     if offset != .zero, let found, found.id == offset.id {
       return place.isEntry && found.matches(offset) ? .overlap : .reset(.diverged)
     }
-    if let evidence, provesCount(offset, evidence, info) { return .proven }
+    if let evidence, info.firstFollows == offset.id || provesCount(offset, evidence, info) { return .proven }
     if offset.id > info.lastGenerated { return .reset(.ahead) }
     if let now = info.entriesAdded, let then = evidence?.added, now < then { return .reset(.diverged) }
     if offset.id == info.lastGenerated { return offset == .zero ? .wait : .proven }

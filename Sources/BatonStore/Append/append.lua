@@ -40,7 +40,24 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Before Redis 7 nothing counts what is added. The first entry of a stream that holds none tells which id was the last one
+-- generated, `0-0` where there is no stream: who has seen that much knows that nothing was missed.
+local isTold = redis.REDIS_VERSION_NUM ~= nil
+local function tellPredecessor(entry)
+  isTold = true
+  local info = types[1] == 'none' and { length = 0, ['last-generated-id'] = '0-0' } or {}
+  if types[1] ~= 'none' then
+    local told = redis.pcall('XINFO', 'STREAM', stream)
+    for i = 1, #told, 2 do info[told[i]] = told[i + 1] end
+  end
+  if info.length == 0 then
+    entry[#entry + 1] = '_after'
+    entry[#entry + 1] = info['last-generated-id']
+  end
+end
+
 local function add(key, entry, length)
+  if key == stream and not isTold then tellPredecessor(entry) end
   if not length then return redis.call('XADD', key, '*', unpack(entry)) end
   return redis.call('XADD', key, 'MAXLEN', '=', int(length), '*', unpack(entry))
 end

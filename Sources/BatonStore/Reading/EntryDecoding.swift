@@ -62,7 +62,19 @@ package struct StreamDecoder: ~Copyable {
       last: raw.last.flatMap { entry($0)?.place },
       lastGenerated: EntryID(raw.lastGeneratedID.milliseconds, raw.lastGeneratedID.sequence),
       entriesAdded: raw.entriesAdded,
-      maxDeleted: raw.maxDeletedEntryID.map { EntryID($0.milliseconds, $0.sequence) })
+      maxDeleted: raw.maxDeletedEntryID.map { EntryID($0.milliseconds, $0.sequence) },
+      firstFollows: raw.entriesAdded == nil ? raw.first.flatMap(Self.predecessor) : nil)
+  }
+
+  /// What an entry that was added to a stream without any tells in its last field.
+  private static func predecessor(_ reply: RESPReply) -> EntryID? {
+    var id: EntryID?
+    reply.oneEntry { raw in
+      guard raw.pairCount > 0 else { return }
+      let (name, value) = raw.pair(raw.pairCount - 1)
+      if name.elementsEqual("_after".utf8) { id = EntryID(String(decoding: value, as: UTF8.self)) }
+    }
+    return id
   }
 }
 

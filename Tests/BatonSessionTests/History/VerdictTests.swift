@@ -38,6 +38,13 @@ import Testing
       lastGenerated: EntryID(generated, 0), entriesAdded: added, maxDeleted: nil)
   }
 
+  /// On Redis 6, where the first of these tells after which id it came.
+  static func stream(_ entries: [Entry], after: EntryID) -> StreamInfo {
+    var info = stream(entries, generated: entries.last?.id.milliseconds ?? 0, added: nil)
+    info.firstFollows = after
+    return info
+  }
+
   static func at(_ id: UInt64, _ data: String) -> Place { entry(id, data).place }
   static func bare(_ id: UInt64) -> Place { Place(offset: Offset(id: EntryID(id, 0))) }
   static let e = (0...9).map { entry(UInt64($0), "\($0)") }
@@ -85,6 +92,22 @@ import Testing
       [], .wait),
     Row(
       "came and went", at: .zero, .init(existed: false, added: 0), stream([], generated: 2, added: 2), [],
+      .reset(.trimmed)),
+    // what the first entry tells where nothing is counted
+    Row(
+      "the first entry on Redis 6 says that it is", at: .zero, .init(existed: false, added: 0),
+      stream([e[1], e[2]], after: .zero), [e[1], e[2]], .proven),
+    Row(
+      "the first entry on Redis 6 came after others", at: .zero, .init(existed: false, added: 0),
+      stream([e[3]], after: EntryID(2, 0)), [e[3]], .reset(.trimmed)),
+    Row(
+      "found empty on Redis 6, and the next one says so", at: Place(emptyUpTo: EntryID(5, 0)),
+      .init(existed: true, added: nil), stream([e[6]], after: EntryID(5, 0)), [e[6]], .proven),
+    Row(
+      "found empty on Redis 6, and others came and went", at: Place(emptyUpTo: EntryID(5, 0)),
+      .init(existed: true, added: nil), stream([e[7]], after: EntryID(6, 0)), [e[7]], .reset(.trimmed)),
+    Row(
+      "what it says is nothing to who was not there", at: bare(5), stream([e[6]], after: EntryID(5, 0)), [e[6]],
       .reset(.trimmed)),
     // numbers prove nothing: an entry that has none, or another response's, may have come and gone between them
     Row(

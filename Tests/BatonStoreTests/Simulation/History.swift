@@ -9,6 +9,8 @@ struct History {
     var lineage: Int
     var position: Int
     var index: UInt64
+    /// The last id before it, where it tells.
+    var follows: EntryID?
     var removedAt: Int64?
     /// A restore brought it back.
     var restoredAt: Int64?
@@ -31,7 +33,9 @@ struct History {
 
   mutating func added(_ entry: Entry, _ stored: ModelRedisServer.StreamEntry) {
     fates[stored.serial] = Fate(
-      entry: entry, lineage: current, position: lineages[current].count, index: stored.index)
+      entry: entry, lineage: current, position: lineages[current].count, index: stored.index,
+      follows: stored.fields.count > 1 && String(buffer: stored.fields[stored.fields.count - 2]) == "_after"
+        ? stored.fields.last.flatMap { EntryID(String(buffer: $0)) } : nil)
     lineages[current].append(stored.serial)
   }
 
@@ -104,11 +108,11 @@ struct History {
     serial(entry.offset).flatMap { fates[$0]?.wasDeleted } ?? false
   }
 
-  /// The proof by `entries-added` takes the entry of another history for the next one if it is counted as the next one.
+  /// The proofs take the entry of another history for the next one if it is counted as the next one, or says that it is.
   private func isNextByCount(_ place: Entry, _ next: Entry) -> Bool {
     guard let here = serial(place.offset).flatMap({ fates[$0] }), let there = serial(next.offset).flatMap({ fates[$0] })
     else { return false }
-    return countsAdded && there.index == here.index + 1
+    return countsAdded ? there.index == here.index + 1 : there.follows == place.id
   }
 
   /// Whether a device that stands at `place` (nil: at the start) may be told `next` without a word. At the start, what was

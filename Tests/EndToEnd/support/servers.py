@@ -11,7 +11,7 @@ import tempfile
 import redis
 
 from .process import BATON, REPOSITORY, Process, free_port, wait_for
-from .versions import SERVER, debugging
+from .versions import COUNTS_ENTRIES, SERVER, debugging
 
 
 class Redis:
@@ -19,10 +19,10 @@ class Redis:
 
     server = SERVER
 
-    def __init__(self, folder, name="redis", *options, environment=None):
+    def __init__(self, folder, name="redis", *options, environment=None, port=None):
         self.folder, self.name, self.options, self.environment = folder, name, options, environment
         self.data = tempfile.mkdtemp(prefix=f"{name}-", dir=folder)
-        self.port = free_port()
+        self.port = port or free_port()
         self.process = None
         self.start()
 
@@ -65,17 +65,25 @@ class Redis:
         finally:
             self.client.connection_pool.release(connection)
 
-    def add(self, session, *fields, id="*", **named):
-        """XADD of alternating names and values, then `named` ones. Returns the id as text."""
-        pairs = [*fields, *(part for pair in named.items() for part in pair)]
+    def add(self, session, *fields, id="*", alone=False, **named):
+        """XADD of alternating names and values, then `named` ones, and what `after` says unless they are to be `alone`. Returns
+        the id as text."""
+        pairs = [*fields, *(part for pair in (named | ({} if alone else self.after(session))).items() for part in pair)]
         return self.raw("XADD", key(session), id, *pairs).decode()
+
+    def after(self, session):
+        """What a producer says with the first entry of a stream that holds none, where entries are not counted."""
+        if COUNTS_ENTRIES or self.client.type(key(session)) not in (b"none", b"stream") or self.client.xlen(key(session)):
+            return {}
+        exists = self.client.exists(key(session))
+        return {"_after": self.client.xinfo_stream(key(session))["last-generated-id"] if exists else "0-0"}
 
     def add_tokens(self, session, texts, response=None, start=1):
         """One pipeline of deltas, numbered if they belong to a `response`."""
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline, after = self.client.pipeline(transaction=False), self.after(session)
         for n, text in enumerate(texts, start):
             fields = {"data": text} if response is None else {"data": text, "response": response, "n": n}
-            pipeline.xadd(key(session), fields)
+            pipeline.xadd(key(session), fields | (after if n == start else {}))
         return [id.decode() for id in pipeline.execute()]
 
     def stream(self, session, first="-", last="+"):

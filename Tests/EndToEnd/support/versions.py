@@ -32,8 +32,17 @@ def path(name):
 
 def debugging(server=None):
     """What allows DEBUG; Redis 6 knows no such option, and allows it."""
+    return ["--enable-debug-command", "yes"] if version(server) >= 7 else []
+
+
+def version(server=None):
+    """The number before the first dot."""
     told = subprocess.run([server or SERVER, "--version"], capture_output=True, text=True, check=True).stdout
-    return ["--enable-debug-command", "yes"] if int(re.search(r"v=(\d+)", told)[1]) >= 7 else []
+    return int(re.search(r"v=(\d+)", told)[1])
+
+
+# Before Redis 7 no count proves that an entry is the first there was: its producer says so (section 4).
+COUNTS_ENTRIES = version() >= 7
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   }
 
   /// Makes the connector of one connection, which takes in no more than the limits.
-  package typealias Connector = (StoreConnection, RESPLimits) throws(RedisError) -> RedisConnector
+  package typealias Connector = (StoreConnection, RESPLimits) throws(RedisError) -> any ClusterConnecting
 
   private final class Shard {
     let node: String
@@ -64,7 +64,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   private static let pause = TimeAmount.milliseconds(50)
 
   /// - Parameters:
-  ///   - connector: of a URL with the topology `cluster`.
+  ///   - connector: makes ``RedisConnector``s of a URL with the topology `cluster`.
   ///   - random: 0 to 1, for pauses between attempts.
   package init(
     _ configuration: StoreConfiguration, on eventLoop: any EventLoop, connector: @escaping Connector,
@@ -93,7 +93,8 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
           self?.observe(.unready(since: eventLoop.now, why: "\(error)"))
         }
       },
-      changed: { [weak self] in self?.mapChanged() })
+      changed: { [weak self] in self?.mapChanged() },
+      leaving: { [weak self] master, slots in self?.look(for: slots, leaving: master) })
   }
 
   private var stores: [SessionStore] { shards.values.map(\.store) + [nowhere.store] }
@@ -174,6 +175,15 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
       } else if !placed.isVisiting || !map.isMaster(placed.shard.node) {
         move(session, to: owner)
       }
+    }
+  }
+
+  /// A key that is made while its slot is on its way is made where the slot goes, and no notice tells of it here: the next
+  /// read is sent there.
+  private func look(for slots: Set<Int>, leaving master: String) {
+    for (session, placed) in sessions
+    where placed.isFollowed && placed.shard.node == master && slots.contains(placed.slot) {
+      placed.shard.store.touch(session, ticket: drawTicket())
     }
   }
 
@@ -466,13 +476,13 @@ private struct Nowhere: RedisConnecting {
 
 /// To where a master of a cluster is now, on the loop of the map.
 private struct ShardConnector: RedisConnecting {
-  let connector: RedisConnector
+  let connector: any ClusterConnecting
   let address: NIOLoopBound<() -> RedisURL.Address?>
 
   func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
     guard let address = address.value() else {
       return eventLoop.makeFailedFuture(RedisError.connectFailed("the cluster does not say where this master is"))
     }
-    return connector.to(connector.url.server(at: address)).connect(on: eventLoop)
+    return connector.connect(to: address, on: eventLoop)
   }
 }

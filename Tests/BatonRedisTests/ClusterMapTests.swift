@@ -17,7 +17,7 @@ import Testing
       292f 127.0.0.1:30003@31003 master,fail - 0 1426238318243 3 connected 10923-16383
       6ec2 127.0.0.1:30005@31005 handshake - 0 1426238316232 5 connected
       824f :0@0 slave,noaddr 292f 0 1426238317741 6 connected
-      e7d1 :30001@31001 myself,master - 0 0 1 connected 0-5459 5460 [77-<-67ed]
+      e7d1 :30001@31001 myself,master - 0 0 1 connected 0-5459 5460 [77-<-67ed] [94->-67ed]
 
       """
     func view(_ usesTLS: Bool) throws -> ClusterView {
@@ -34,6 +34,7 @@ import Testing
     #expect(
       try view(true).nodes.map(\.address?.description).prefix(3) == ["host-4:30004", "host-2:30002", "127.0.0.1:30003"])
     #expect(try view(false).teller == "e7d1")
+    #expect(try view(false).leaving == [94], "of its own slots, and not those that come")
   }
 
   @Test(arguments: ["$3\r\nabc\r\n", "-ERR This instance has cluster support disabled\r\n", ":1\r\n"])

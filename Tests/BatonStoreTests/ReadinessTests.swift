@@ -16,7 +16,7 @@ import Testing
     private(set) var unreadySince: NIODeadline? = .uptimeNanoseconds(0)
 
     init() throws {
-      network = ModelNetwork(loop: loop, server: redis, seed: 1)
+      network = ModelNetwork(loop: loop, servers: [redis], seed: 1)
       network.lateness = 0
       redis.now = { [network] in network.now }
       let network = network

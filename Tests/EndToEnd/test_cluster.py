@@ -184,7 +184,10 @@ def test_a_cancel_is_heard_while_the_slot_is_in_motion(cluster, gateways, attach
 
 
 def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, attach, session):
-    """Neither master has the stream: that is an answer."""
+    """Neither master has the stream: that is an answer. Its first entry is written where the slot goes."""
+    client = redis.cluster.RedisCluster("127.0.0.1", cluster.masters[0], protocol=2)
+    waiting = attach(gateways[0].url, session, offset="0")
+    waiting.until_live()
     owner = cluster.owner(session)
     target = next(port for port in cluster.masters if port != owner)
 
@@ -192,6 +195,8 @@ def test_no_session_in_a_slot_that_is_in_motion_is_empty(cluster, gateways, atta
         if step == "begun":
             attach(gateways[0].url, session, offset="0").until_live()
             assert gateways[1].history(session).status == 404
+            client.xadd(key(session), {"data": "first "})
+            waiting.until(lambda device: device.view.text == "first ", 10, "what was written in motion")
 
     cluster.migrate(session, target, look)
 

@@ -42,6 +42,8 @@ package struct ClusterView: Sendable {
   package var nodes: [Node]
   /// Who has answered.
   package var teller: String?
+  /// The teller's slots that are on their way to other masters.
+  package var leaving: Set<Int> = []
 
   package init(nodes: [Node], teller: String? = nil) { (self.nodes, self.teller) = (nodes, teller) }
 
@@ -60,6 +62,7 @@ package struct ClusterView: Sendable {
       if flags.contains("myself") {
         teller = String(words[0])
         address = address ?? asked
+        leaving = Set(words.dropFirst(8).compactMap(Self.leavingSlot))
       }
       nodes.append(
         Node(
@@ -78,6 +81,12 @@ package struct ClusterView: Sendable {
     let announced = parts.count > 1 && !parts[1].contains("=") ? parts[1] : ""
     let host = usesTLS && !announced.isEmpty || colon == place.startIndex ? announced : place[..<colon]
     return host.isEmpty ? nil : .tcp(host: String(host), port: port)
+  }
+
+  /// `[93->-id]`
+  private static func leavingSlot(_ text: Substring) -> Int? {
+    guard text.hasPrefix("["), let arrow = text.firstRange(of: "->-") else { return nil }
+    return Int(text[text.index(after: text.startIndex)..<arrow.lowerBound])
   }
 
   /// `5`, `0-5460`; slots on their way, `[93->-id]`, still belong to whom they leave.
@@ -102,6 +111,8 @@ package struct ClusterMap: Sendable {
   private var slotCounts: [String: Int] = [:]
   /// By the last that was heard.
   private var replicas: Set<String> = []
+  /// What nodes said that has been taken in since anything changed.
+  private var views: [String: [ClusterView.Node]] = [:]
 
   package init() {}
 
@@ -127,6 +138,16 @@ package struct ClusterMap: Sendable {
   /// Takes in what one node believes, as far as it is no older than what is known: who is cut off, or was, moves nothing.
   /// - Returns: Whether a slot has another owner now, or an owner another address.
   package mutating func learned(_ view: ClusterView) -> Bool {
+    replicas = Set(view.nodes.lazy.filter { !$0.isMaster }.map(\.id))
+    // Said again it changes nothing: there are 16,384 slots.
+    if let teller = view.teller, views[teller] == view.nodes { return false }
+    let isChanged = took(view)
+    if isChanged { views.removeAll() }
+    if let teller = view.teller { views[teller] = view.nodes }
+    return isChanged
+  }
+
+  private mutating func took(_ view: ClusterView) -> Bool {
     let known = Dictionary(view.nodes.map { ($0.id, $0) }) { $1 }
     var claimed = [ClusterView.Node?](repeating: nil, count: RedisSlot.count)
     for node in view.nodes where node.isMaster {
@@ -161,10 +182,12 @@ package struct ClusterMap: Sendable {
     for node in view.nodes {
       guard let address = node.address, addresses[node.id] != address else { continue }
       addresses[node.id] = address
+      views.removeAll()
       isChanged = isChanged || slotCounts[node.id] != nil
     }
-    replicas = Set(view.nodes.lazy.filter { !$0.isMaster }.map(\.id))
+    let before = addresses.count
     addresses = addresses.filter { known[$0.key] != nil || slotCounts[$0.key] != nil }
+    if addresses.count < before { views.removeAll() }
     return isChanged
   }
 }

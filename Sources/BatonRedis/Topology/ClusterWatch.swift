@@ -11,10 +11,11 @@ package final class ClusterWatch {
   }
 
   private let eventLoop: any EventLoop
-  private let connector: RedisConnector
+  private let connector: any ClusterConnecting
   private let connections: () -> [RedisConnection]
   private let observe: (Event) -> Void
   private let changed: () -> Void
+  private let leaving: (String, Set<Int>) -> Void
   package private(set) var map = ClusterMap()
   /// Why there is no map.
   package private(set) var trouble = RedisError.connectFailed("no node of the cluster was asked yet")
@@ -22,6 +23,7 @@ package final class ClusterWatch {
   private var isHurried = false
   private var isDialling = false
   private var nextDial = 0
+  private var nextAsked = 0
   private var isStopped = false
 
   /// How often a few nodes are asked.
@@ -31,15 +33,17 @@ package final class ClusterWatch {
   static let atATime = 3
 
   /// - Parameters:
-  ///   - connector: of a URL with the topology `cluster`.
+  ///   - connector: where it is a ``RedisConnector``, of a URL with the topology `cluster`.
   ///   - connections: those that are open to masters; where there are none, nodes that are known are called.
   ///   - changed: a slot has another owner, or an owner another address.
+  ///   - leaving: these slots of a master are on their way to others; told again and again.
   package init(
-    _ connector: RedisConnector, on eventLoop: any EventLoop, connections: @escaping () -> [RedisConnection],
-    observe: @escaping (Event) -> Void = { _ in }, changed: @escaping () -> Void
+    _ connector: any ClusterConnecting, on eventLoop: any EventLoop, connections: @escaping () -> [RedisConnection],
+    observe: @escaping (Event) -> Void = { _ in }, changed: @escaping () -> Void,
+    leaving: @escaping (_ master: String, Set<Int>) -> Void = { _, _ in }
   ) {
     (self.connector, self.eventLoop, self.connections) = (connector, eventLoop, connections)
-    (self.observe, self.changed) = (observe, changed)
+    (self.observe, self.changed, self.leaving) = (observe, changed, leaving)
   }
 
   package func start() { tick() }
@@ -65,8 +69,9 @@ package final class ClusterWatch {
       guard let self, !self.isStopped else { return }
       do throws(RedisError) {
         guard let reply = try result.get().first else { throw .unexpectedReply("CLUSTER NODES") }
-        let view = try ClusterView(reply, asked: asked, usesTLS: self.connector.url.usesTLS)
+        let view = try ClusterView(reply, asked: asked, usesTLS: self.connector.usesTLS)
         self.learn(view)
+        if let master = view.teller, !view.leaving.isEmpty { self.leaving(master, view.leaving) }
       } catch {
         self.failed(error)
       }
@@ -95,7 +100,8 @@ package final class ClusterWatch {
     if isStopped { return }
     lastAsked = eventLoop.now
     let open = connections()
-    for connection in open.shuffled().prefix(Self.atATime) { ask(over: connection) }
+    for turn in 0..<min(Self.atATime, open.count) { ask(over: open[(nextAsked + turn) % open.count]) }
+    nextAsked += Self.atATime
     // Those that are open may all be to nodes that were cut off.
     if open.count < 2 { dial() }
   }
@@ -104,7 +110,7 @@ package final class ClusterWatch {
   private func dial() {
     guard !isDialling else { return }
     isDialling = true
-    let seeds = connector.url.seeds
+    let seeds = connector.seeds
     let places = seeds + map.known.filter { !seeds.contains($0) }
     let place = places[nextDial % places.count]
     nextDial += 1
@@ -117,7 +123,7 @@ package final class ClusterWatch {
       if map.masters.isEmpty { refresh() }
     }
     loop.scheduleTask(in: Self.patience) { over(nil) }
-    connector.to(connector.url.server(at: place)).connect(on: eventLoop).assumeIsolated().whenComplete { result in
+    connector.connect(to: place, on: eventLoop).assumeIsolated().whenComplete { result in
       switch result {
       case .failure(let error):
         self.failed(error as? RedisError ?? .connectFailed("\(error)"))

@@ -31,6 +31,8 @@ struct Weather: Sendable {
   var sessions = 4
   var devices = 12
   var nodes = 2
+  /// Of a cluster, with as many replicas; 0: one server.
+  var masters = 0
 }
 
 /// What a run has met, to show that it meets everything.
@@ -48,6 +50,8 @@ struct Tally: Sendable {
   /// Responses that were ended for their producer, and connections that were made.
   var lost = 0
   var attempts = 0
+  /// Slots that stayed on their way, and whose devices were looked at.
+  var inMotion = 0
   /// The most commands and attempts of a node in a second, and the most commands where nothing was written.
   var mostCommands = 0
   var mostAttempts = 0
@@ -63,19 +67,22 @@ struct Tally: Sendable {
     a.takenAtOnce += b.takenAtOnce
     a.lost += b.lost
     a.attempts += b.attempts
+    a.inMotion += b.inMotion
     a.mostCommands = max(a.mostCommands, b.mostCommands)
     a.mostAttempts = max(a.mostAttempts, b.mostAttempts)
     a.mostIdleCommands = max(a.mostIdleCommands, b.mostIdleCommands)
   }
 }
 
-/// Gateways, devices, producers and a Redis, driven by one seed through everything that can go wrong. The gateways' stores
+/// Gateways, devices, producers and a Redis, or a cluster, driven by one seed through everything that can go wrong. The gateways' stores
 /// are those that ship, down to the bytes on their connections.
 final class Fleet: @unchecked Sendable {
   static let historyBytes = 1 << 20
 
   let loop = EmbeddedEventLoop()
-  let redis = ModelRedisServer()
+  /// The only server, where there is no cluster.
+  let redis: ModelRedisServer
+  let cluster: ModelCluster?
   let network: ModelNetwork
   var dice: Dice
   let weather: Weather
@@ -98,22 +105,28 @@ final class Fleet: @unchecked Sendable {
   init(seed: UInt64, weather: Weather) {
     dice = Dice(seed: seed)
     self.weather = weather
-    network = ModelNetwork(loop: loop, server: redis, seed: seed &* 31)
+    let servers = (0..<max(2 * weather.masters, 1)).map { ModelRedisServer(number: $0) }
+    redis = servers[0]
+    network = ModelNetwork(loop: loop, servers: servers, seed: seed &* 31)
+    cluster = weather.masters > 0 ? ModelCluster(network.hosts) : nil
     sessions = (0..<weather.sessions).compactMap { SessionName("s\($0)") }
     for session in sessions { histories[session] = History(countsAdded: weather.countsAdded) }
     devices = (0..<weather.devices).map { SimulatedDevice($0, sessions[$0 % sessions.count]) }
-    redis.now = { [unowned self] in now }
-    redis.countsAdded = weather.countsAdded
-    redis.trackedKeys = weather.trackedKeys
-    redis.pick = { [unowned self] in dice.roll(0...$0 - 1) }
-    redis.added = { [unowned self] in added($0, $1) }
-    redis.losesNotice = { [unowned self] in weather.losesNotices && !isCalm && dice.chance(20) }
-    redis.refuse = { [unowned self] in refusal($0, $1) }
+    for redis in servers {
+      redis.now = { [unowned self] in now }
+      redis.countsAdded = weather.countsAdded
+      redis.trackedKeys = weather.trackedKeys
+      redis.pick = { [unowned self] in dice.roll(0...$0 - 1) }
+      redis.added = { [unowned self] in added($0, $1) }
+      redis.losesNotice = { [unowned self] in weather.losesNotices && !isCalm && dice.chance(20) }
+      redis.refuse = { [unowned self] in refusal($0, $1) }
+    }
     network.outputLimit = weather.outputLimit
     if weather.hasPassword { redis.password = "secret" }
     network.closedForNothing = { [unowned self] connection in
       let owner = nodes.first { $0.number == connection.node && $0.isAlive }
-      guard let owner, owner.startedAt <= connection.madeAt, excusedUntil < now else { return }
+      // Masters of a cluster come and go, and who has come to tell of them is left again.
+      guard let owner, owner.startedAt <= connection.madeAt, excusedUntil < now, cluster == nil else { return }
       complain("node \(connection.node) closed its connection for \(connection.role), with which nothing was wrong")
     }
   }
@@ -122,7 +135,9 @@ final class Fleet: @unchecked Sendable {
   var isCalm: Bool { calmSince != nil }
 
   func key(_ session: SessionName) -> String { session.key(prefix: "baton:") }
-  func stream(_ session: SessionName) -> ModelRedisServer.Stream? { redis.stream(key(session)) }
+  func holder(of key: String) -> ModelRedisServer { cluster?.holder(of: key) ?? redis }
+  var serial: Int { network.hosts.reduce(0) { $0 + $1.server.serial } }
+  func stream(_ session: SessionName) -> ModelRedisServer.Stream? { holder(of: key(session)).stream(key(session)) }
   func retained(_ session: SessionName) -> [Entry] { histories[session]?.entries(stream(session)) ?? [] }
 
   // MARK: the run
@@ -138,11 +153,12 @@ final class Fleet: @unchecked Sendable {
     for device in devices { plan(after: dice.roll(0...3000)) { self.live(device) } }
     if weather.destroys { for session in sessions { destroy(session) } }
     disturb()
+    if cluster != nil { disturbCluster() }
     cut()
     everySecond()
     advance(to: now + weather.minutes * 60_000)
     calm()
-    let end = max(now, network.pausedUntil)
+    let end = max(now, network.pausedUntil, network.refusingUntil, busyUntil)
     advance(to: end)
     // All that failed has 5 s; those that were attaching get there as fast.
     advance(to: end + 5_000)
@@ -165,7 +181,8 @@ final class Fleet: @unchecked Sendable {
   private func calm() {
     calmSince = now
     redis.mood = nil
-    (network.refusingUntil, network.isFull, network.isSilent) = (0, false, false)
+    if cluster == nil { network.refusingUntil = 0 }
+    (network.isFull, network.isSilent) = (false, false)
     (network.outputLimit, network.lateness) = (.max, 0)
     excuse(for: 5_000)
     network.kill { $0.isSilent }
@@ -193,6 +210,15 @@ final class Fleet: @unchecked Sendable {
 
   /// While all connections may be left: another master, or a server that answers nobody.
   private var excusedUntil: Int64 = 0
+  /// When what befalls the cluster now is over, and to which of its nodes it happens.
+  var busyUntil: Int64 = 0
+  var failing: Set<Int> = []
+  /// Something kept gateways from reading until then.
+  var troubledUntil: Int64 = 0
+  /// When a session's stream was last deleted.
+  var lostAt: [SessionName: Int64] = [:]
+  /// A master of the cluster that is none any more may have answered as one until then.
+  var wrongUntil: Int64 = 0
 
   func excuse(for time: Int64) { excusedUntil = max(excusedUntil, now + time) }
 
@@ -208,17 +234,21 @@ final class Fleet: @unchecked Sendable {
         tally.mostCommands = max(tally.mostCommands, commands)
         tally.mostAttempts = max(tally.mostAttempts, attempts)
         let attached = devices.filter { $0.node === node }.count
-        if commands > 300 + 160 * sessions.count + 40 * attached + 10 * writes {
+        if commands > 300 * (weather.masters + 1) + 160 * sessions.count + 40 * attached + 10 * writes {
           complain("a storm of \(commands) commands in a second by node \(node.number); \(writes) entries were written")
         }
-        if attempts > 60 { complain("a storm of \(attempts) connections in a second by node \(node.number)") }
+        if attempts > 60 * (weather.masters + 1) {
+          complain("a storm of \(attempts) connections in a second by node \(node.number)")
+        }
         if let quietSince, now - quietSince > 10_000 {
           tally.mostIdleCommands = max(tally.mostIdleCommands, commands)
-          if commands > 15 + 8 * sessions.count + 2 * attached {
+          if commands > 15 * (weather.masters + 1) + 8 * sessions.count + 2 * attached {
             complain("\(commands) commands in a second by node \(node.number), and nothing happens")
           }
         }
-        if node.lines > 60 { complain("\(node.lines) log lines in a second by node \(node.number)") }
+        if node.lines > 60 * (weather.masters + 1) {
+          complain("\(node.lines) log lines in a second by node \(node.number)")
+        }
         node.lines = 0
         if let used = node.store?.budget.used, used > Fleet.historyBytes + 5 << 20 {
           complain("node \(node.number) holds \(used) bytes of history")
@@ -260,7 +290,7 @@ final class Fleet: @unchecked Sendable {
   func append(_ session: SessionName, sameIDAsLast: EntryID? = nil, isLast: Bool = false) {
     var (name, n) = responses[session] ?? ("r", 0)
     var fields: [(String, String)] = []
-    let serial = redis.serial
+    let serial = serial
     if n > 0, isLast || dice.chance(4) {
       // Ended, or given up without an end.
       if isLast || dice.chance(70) {
@@ -291,9 +321,14 @@ final class Fleet: @unchecked Sendable {
   }
 
   func append(_ session: SessionName, _ fields: [(String, String)], sameIDAsLast: EntryID? = nil) {
-    if case .string? = redis.keys[key(session)] { return }
+    if case .string? = holder(of: key(session)).keys[key(session)] { return }
+    if cluster?.isServed(key(session)) == false { return }
+    var fields = fields
+    if !weather.countsAdded, stream(session)?.entries.isEmpty ?? true, dice.chance(70) {
+      fields.append(("_after", "\(stream(session)?.lastGenerated ?? .zero)"))
+    }
     guard
-      redis.add(
+      holder(of: key(session)).add(
         key(session), id: sameIDAsLast, fields.flatMap { [ByteBuffer(string: $0.0), ByteBuffer(string: $0.1)] }) != nil
     else { return }
     if dice.chance(15) { trim(session, to: dice.roll(5...60)) }
@@ -303,24 +338,25 @@ final class Fleet: @unchecked Sendable {
 
   /// More bytes or fields than anybody takes in, and state of more responses than anybody needs.
   private func poison(_ session: SessionName) {
-    if case .string? = redis.keys[key(session)] { return }
+    if case .string? = holder(of: key(session)).keys[key(session)] { return }
+    if cluster?.isServed(key(session)) == false { return }
     switch dice.roll(0...2) {
     case 0:
-      redis.add(
+      holder(of: key(session)).add(
         key(session),
-        (0..<dice.roll(2...6)).flatMap { [ByteBuffer(string: "f\($0)-\(redis.serial)"), Fleet.megabyte] })
+        (0..<dice.roll(2...6)).flatMap { [ByteBuffer(string: "f\($0)-\(serial)"), Fleet.megabyte] })
     case 1:
       let name = ByteBuffer(string: "x")
-      redis.add(key(session), (0..<dice.roll(300...20_000)).flatMap { _ in [name, name] })
+      holder(of: key(session)).add(key(session), (0..<dice.roll(300...20_000)).flatMap { _ in [name, name] })
     default:
-      guard var hash = redis.hash(key(session) + ":producers") else { return }
+      guard var hash = holder(of: key(session)).hash(key(session) + ":producers") else { return }
       for number in 0..<2000 { hash["p\(number)"] = ByteBuffer(string: "1 3 end - 5-0 1") }
-      redis.set(key(session) + ":producers", .hash(hash))
+      holder(of: key(session)).set(key(session) + ":producers", .hash(hash))
     }
   }
 
   func trim(_ session: SessionName, to count: Int) {
-    let removed = redis.trim(key(session), to: count)
+    let removed = holder(of: key(session)).trim(key(session), to: count)
     if removed.isEmpty { return }
     note(session, "XTRIM to \(count): \(removed.count) up to \(removed.last?.id.description ?? "-")")
     histories[session]?.wasDisturbed = true
@@ -330,13 +366,14 @@ final class Fleet: @unchecked Sendable {
   func destroy(_ session: SessionName) {
     plan(after: dice.roll(500...40_000)) { [self] in
       if isCalm { return }
+      guard cluster?.isServed(key(session)) ?? true else { return destroy(session) }
       let before = stream(session)?.entries ?? []
       switch dice.roll(0...7) {
       case 0: trim(session, to: dice.roll(0...3))
       case 1:
         if !before.isEmpty {
           let index = dice.chance(40) ? before.count - 1 : dice.roll(0...before.count - 1)
-          if let removed = redis.delete(key(session), before[index].id) {
+          if let removed = holder(of: key(session)).delete(key(session), before[index].id) {
             note(session, "XDEL \(removed.id)")
             histories[session]?.wasDisturbed = true
             histories[session]?.removed([removed], at: now, byDeletion: true)
@@ -349,10 +386,10 @@ final class Fleet: @unchecked Sendable {
         for stored in before.suffix(dice.roll(0...before.count)) { append(session, sameIDAsLast: stored.id) }
       case 5:
         lose(session, before, keeping: [])
-        redis.set(key(session), .string(ByteBuffer(string: "other")))
+        holder(of: key(session)).set(key(session), .string(ByteBuffer(string: "other")))
         plan(after: dice.roll(0...5000)) { [self] in
-          guard case .string? = redis.keys[key(session)] else { return }
-          redis.set(key(session), nil)
+          guard case .string? = holder(of: key(session)).keys[key(session)] else { return }
+          holder(of: key(session)).set(key(session), nil)
         }
       case 6:
         // Smaller ids than any before.
@@ -367,7 +404,8 @@ final class Fleet: @unchecked Sendable {
   func lose(
     _ session: SessionName, _ before: [ModelRedisServer.StreamEntry], keeping kept: [ModelRedisServer.StreamEntry]
   ) {
-    redis.set(key(session), nil)
+    holder(of: key(session)).set(key(session), nil)
+    lostAt[session] = now
     note(session, "DEL")
     histories[session]?.removed(before, at: now, byDeletion: false)
     histories[session]?.branched(keeping: kept, at: now)
@@ -375,6 +413,7 @@ final class Fleet: @unchecked Sendable {
 
   /// A replica takes over that has not had the last entries of some sessions; or an older state is restored.
   func failOver() {
+    if cluster != nil { return failOverShard() }
     let isRestore = dice.chance(30)
     for session in sessions {
       guard var stream = stream(session) else { continue }
@@ -391,7 +430,7 @@ final class Fleet: @unchecked Sendable {
       let kept = Set(stream.entries.map(\.serial))
       histories[session]?.removed(before.filter { !kept.contains($0.serial) }, at: now, byDeletion: false)
       histories[session]?.branched(keeping: stream.entries, at: now)
-      redis.keys[key(session)] = .stream(stream)
+      holder(of: key(session)).keys[key(session)] = .stream(stream)
       note(session, "restored up to \(stream.lastGenerated)")
     }
     redis.restart()
@@ -405,6 +444,7 @@ final class Fleet: @unchecked Sendable {
     guard let mean = weather.cutsEvery else { return }
     plan(after: dice.roll(1...2 * mean)) { [self] in
       if isCalm { return }
+      troubledUntil = max(troubledUntil, now)
       let open = network.connections
       if !open.isEmpty {
         let one = open[dice.roll(0...open.count - 1)]
@@ -420,6 +460,7 @@ final class Fleet: @unchecked Sendable {
       if isCalm { return }
       let node = nodes[dice.roll(0...nodes.count - 1)]
       let time = dice.roll(100...6000)
+      troubledUntil = max(troubledUntil, now + Int64(time))
       switch dice.roll(0...(weather.refuses ? 11 : 8)) {
       case 0: crash(node)
       case 1:
@@ -439,6 +480,8 @@ final class Fleet: @unchecked Sendable {
         if !open.isEmpty {
           let one = open[dice.roll(0...open.count - 1)]
           note(nil, "node \(one.node) hears nothing any more over its connection for \(one.role)")
+          // It takes a deadline to notice.
+          troubledUntil = max(troubledUntil, now + 12_000)
           one.isSilent = true
         }
       case 6:
@@ -447,6 +490,7 @@ final class Fleet: @unchecked Sendable {
         if how == 0 { network.refusingUntil = now + Int64(time) }
         if how == 1 { network.isFull = true }
         if how == 2 { network.isSilent = true }
+        troubledUntil = max(troubledUntil, now + Int64(time) + 5000)
         network.kill { $0.node == node.number }
         plan(after: time) { [self] in
           (network.isFull, network.isSilent) = (false, false)

@@ -244,7 +244,9 @@ extension Fleet {
       guard device.promised > offset.id, let stream = stream(device.session) else { return }
       if let last = stream.entries.first(where: { $0.id == device.promised }), last.id > offset.id,
         histories[device.session]?.lineages.last?.contains(last.serial) == true,
-        retained(device.session).contains(where: { $0.offset == offset })
+        retained(device.session).contains(where: { $0.offset == offset }),
+        // A master that has not heard that it is none any more knows no better.
+        now > wrongUntil
       {
         complain("live at \(offset), but \(device.promised) was there before it came", device)
       }

@@ -25,8 +25,8 @@ extension Fleet {
     plan(after: dice.roll(1000...20_000)) { [self] in
       if quietSince != nil { return }
       lease(session)
-      if isCalm || redis.writeRefusal != nil || redis.keys[key(session)] == nil { return }
-      let response = LeasedResponse(session, "\(session).leased\(redis.serial)", at: now)
+      if isCalm || redis.writeRefusal != nil || holder(of: key(session)).keys[key(session)] == nil { return }
+      let response = LeasedResponse(session, "\(session).leased\(serial)", at: now)
       append(session, [("event", "start"), ("response", response.name)])
       leased[response.name] = response
       record(response)
@@ -38,13 +38,14 @@ extension Fleet {
     response.renewals += 1
     response.renewedAt = now
     note(response.session, "\(response.name) has the token p.\(response.renewals)")
-    redis.setField(
+    holder(of: key(response.session) + ":producers").setField(
       key(response.session) + ":producers", response.name, "1 0 \(state) p.\(response.renewals) - \(now)")
   }
 
   /// Nil where it was lost with its session.
   func state(_ response: LeasedResponse) -> String? {
-    redis.hash(key(response.session) + ":producers")?[response.name].map { String(buffer: $0) }
+    let key = key(response.session) + ":producers"
+    return holder(of: key).hash(key)?[response.name].map { String(buffer: $0) }
       .flatMap { ResponseRecord($0) }.map(\.state.rawValue)
   }
 

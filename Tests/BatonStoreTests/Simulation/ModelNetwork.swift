@@ -4,17 +4,38 @@ import NIOCore
 import NIOEmbedded
 import TestSupport
 
-/// Connections between gateways and one model server, in virtual time, with all that happens to connections.
-final class ModelNetwork: @unchecked Sendable {
-  let loop: EmbeddedEventLoop
+/// A machine with a model server.
+final class ModelHost {
   let server: ModelRedisServer
-  var dice: Dice
-  private(set) var connections: [ModelConnection] = []
-
+  let port: Int
   /// The server takes nothing in until then. Milliseconds.
   var pausedUntil: Int64 = 0
   /// Nobody listens until then.
   var refusingUntil: Int64 = 0
+  /// In the order in which it came, also where one pause begins during another.
+  fileprivate var held: [() -> Void] = []
+
+  init(_ server: ModelRedisServer, port: Int) { (self.server, self.port) = (server, port) }
+
+  var address: RedisURL.Address { .tcp(host: "127.0.0.1", port: port) }
+}
+
+/// Connections between gateways and model servers, in virtual time, with all that happens to connections.
+final class ModelNetwork: @unchecked Sendable {
+  let loop: EmbeddedEventLoop
+  let hosts: [ModelHost]
+  var dice: Dice
+  private(set) var connections: [ModelConnection] = []
+
+  /// Of all hosts.
+  var pausedUntil: Int64 {
+    get { hosts.map(\.pausedUntil).max() ?? 0 }
+    set { for host in hosts { host.pausedUntil = newValue } }
+  }
+  var refusingUntil: Int64 {
+    get { hosts.map(\.refusingUntil).max() ?? 0 }
+    set { for host in hosts { host.refusingUntil = newValue } }
+  }
   /// The server has no room for another client.
   var isFull = false
   /// Whoever connects is not answered.
@@ -33,10 +54,14 @@ final class ModelNetwork: @unchecked Sendable {
   var attempts: [Int: Int] = [:]
   var closedForNothing: (ModelConnection) -> Void = { _ in }
 
-  init(loop: EmbeddedEventLoop, server: ModelRedisServer, seed: UInt64) {
-    (self.loop, self.server, dice) = (loop, server, Dice(seed: seed))
-    server.executed = { [unowned self] client, _ in
-      if let connection = self.connection(of: client) { self.commands[connection.node, default: 0] += 1 }
+  /// - Parameter servers: at ports of their own, 6379 and up.
+  init(loop: EmbeddedEventLoop, servers: [ModelRedisServer], seed: UInt64) {
+    (self.loop, dice) = (loop, Dice(seed: seed))
+    hosts = servers.enumerated().map { ModelHost($1, port: 6379 + $0) }
+    for server in servers {
+      server.executed = { [unowned self] client, _ in
+        if let connection = self.connection(of: client) { self.commands[connection.node, default: 0] += 1 }
+      }
     }
   }
 
@@ -53,22 +78,19 @@ final class ModelNetwork: @unchecked Sendable {
   }
 
   /// Before it is done, whatever was sent earlier to a paused server has its turn.
-  fileprivate func onServer(at time: Int64, _ body: @escaping () -> Void) {
+  fileprivate func on(_ host: ModelHost, at time: Int64, _ body: @escaping () -> Void) {
     at(time) { [self] in
-      if now >= pausedUntil, held.isEmpty { return body() }
-      held.append(body)
-      if held.count == 1 { release() }
+      if now >= host.pausedUntil, host.held.isEmpty { return body() }
+      host.held.append(body)
+      if host.held.count == 1 { release(host) }
     }
   }
 
-  /// In the order in which it came, also where one pause begins during another.
-  private var held: [() -> Void] = []
-
-  private func release() {
-    at(pausedUntil) { [self] in
-      if now < pausedUntil { return release() }
-      let due = held
-      held.removeAll()
+  private func release(_ host: ModelHost) {
+    at(host.pausedUntil) { [self] in
+      if now < host.pausedUntil { return release(host) }
+      let due = host.held
+      host.held.removeAll()
       for body in due { body() }
     }
   }
@@ -82,26 +104,47 @@ final class ModelNetwork: @unchecked Sendable {
     let limits: RESPLimits
 
     func connect(on eventLoop: any EventLoop) -> EventLoopFuture<RedisConnection> {
-      network.connect(node, role, limits)
+      network.connect(node, role, limits, to: network.hosts[0])
     }
   }
 
-  private func connect(_ node: Int, _ role: StoreConnection, _ limits: RESPLimits) -> EventLoopFuture<RedisConnection> {
+  struct ClusterConnector: ClusterConnecting, @unchecked Sendable {
+    let network: ModelNetwork
+    let node: Int
+    let role: StoreConnection
+    let limits: RESPLimits
+
+    var seeds: [RedisURL.Address] { network.hosts.prefix(2).map(\.address) }
+    var usesTLS: Bool { false }
+
+    func connect(
+      to address: RedisURL.Address, on eventLoop: any EventLoop
+    ) -> EventLoopFuture<RedisConnection> {
+      guard let host = network.hosts.first(where: { $0.address == address }) else {
+        return eventLoop.makeFailedFuture(RedisError.connectFailed("no route to host"))
+      }
+      return network.connect(node, role, limits, to: host)
+    }
+  }
+
+  private func connect(
+    _ node: Int, _ role: StoreConnection, _ limits: RESPLimits, to host: ModelHost
+  ) -> EventLoopFuture<RedisConnection> {
     attempts[node, default: 0] += 1
-    if now < refusingUntil {
+    if now < host.refusingUntil {
       return loop.makeFailedFuture(RedisError.connectFailed("connection refused"))
     }
     do {
-      let connection = ModelConnection(self, node, role)
+      let connection = ModelConnection(self, node, role, host)
       var options = RedisConnector.Options()
       options.clientName = "baton-\(node)-\(role)"
       options.limits = limits
-      var url = "redis://model"
-      if let password = server.password { url = "redis://:\(password)@model" }
+      let login = host.server.password.map { ":\($0)@" } ?? ""
+      let url = "redis://\(login)127.0.0.1:\(host.port)"
       let loggedIn = try RedisConnection.logIn(over: connection.channel, RedisURL(url), options)
       connections.append(connection)
       connection.isSilent = isSilent
-      let address = try SocketAddress(ipAddress: "127.0.0.1", port: 6379)
+      let address = try SocketAddress(ipAddress: "127.0.0.1", port: host.port)
       at(now + delay()) { [self] in
         guard connection.isOpen else { return }
         connection.channel.connect(to: address, promise: nil)
@@ -126,6 +169,7 @@ final class ModelNetwork: @unchecked Sendable {
 final class ModelConnection: @unchecked Sendable {
   let node: Int
   let role: StoreConnection
+  let host: ModelHost
   let madeAt: Int64
   let channel: EmbeddedChannel
   private unowned let network: ModelNetwork
@@ -142,8 +186,8 @@ final class ModelConnection: @unchecked Sendable {
   private var downward: Int64 = 0
   private var pending = 0
 
-  fileprivate init(_ network: ModelNetwork, _ node: Int, _ role: StoreConnection) {
-    (self.network, self.node, self.role, madeAt) = (network, node, role, network.now)
+  fileprivate init(_ network: ModelNetwork, _ node: Int, _ role: StoreConnection, _ host: ModelHost) {
+    (self.network, self.node, self.role, self.host, madeAt) = (network, node, role, host, network.now)
     let end = End()
     channel = EmbeddedChannel(handler: end, loop: network.loop)
     end.connection = self
@@ -168,7 +212,7 @@ final class ModelConnection: @unchecked Sendable {
 
   fileprivate func accepted(isFull: Bool) {
     guard isOpen else { return }
-    let client = network.server.connect { [unowned self] in self.replied($0) }
+    let client = host.server.connect { [unowned self] in self.replied($0) }
     self.client = client
     if isFull {
       isExcused = true
@@ -180,9 +224,9 @@ final class ModelConnection: @unchecked Sendable {
 
   private func written(_ bytes: ByteBuffer) {
     upward = max(upward, network.now + network.delay())
-    network.onServer(at: upward) { [self] in
+    network.on(host, at: upward) { [self] in
       guard isOpen, !isSilent, let client else { return }
-      network.server.receive(bytes, from: client)
+      host.server.receive(bytes, from: client)
     }
   }
 
@@ -220,7 +264,7 @@ final class ModelConnection: @unchecked Sendable {
   func kill() {
     guard isOpen else { return }
     isOpen = false
-    if let client { network.server.disconnect(client) }
+    if let client { host.server.disconnect(client) }
     network.forget(self)
     if network.dice.chance(50) {
       channel.pipeline.fireErrorCaught(IOError(errnoCode: 104, reason: "read"))
@@ -234,6 +278,6 @@ final class ModelConnection: @unchecked Sendable {
     network.forget(self)
     if !isExcused { network.closedForNothing(self) }
     let client = client
-    network.at(network.now + network.delay()) { [self] in if let client { network.server.disconnect(client) } }
+    network.at(network.now + network.delay()) { [self] in if let client { host.server.disconnect(client) } }
   }
 }

@@ -43,6 +43,7 @@ final class ModelRedisServer {
     fileprivate var isAuthenticated = false
     fileprivate var queue: [[ByteBuffer]]?
     fileprivate var isTransactionSpoilt = false
+    fileprivate var isAsking = false
     fileprivate var redirect: Int64?
     fileprivate var parser = ModelCommandParser()
     fileprivate let send: (ByteBuffer) -> Void
@@ -60,6 +61,11 @@ final class ModelRedisServer {
   /// `tracking-table-max-keys`; which keys are forgotten beyond it is up to `pick`.
   var trackedKeys = Int.max
   var pick: (Int) -> Int = { _ in 0 }
+  /// Where a server of a cluster sends who asks for these keys: `MOVED`, `ASK` and the like; nil: they are its own.
+  var route: ((_ keys: [String], _ isAsking: Bool) -> String?)?
+  /// `CLUSTER NODES`, where it is one of a cluster's.
+  var clusterNodes: (() -> String)?
+  var isReplica = false
   /// An error instead of what a command would be answered.
   var refuse: ((Client, _ command: String) -> String?)?
   /// A notice gets lost.
@@ -68,13 +74,20 @@ final class ModelRedisServer {
   var added: (_ key: String, StreamEntry) -> Void = { _, _ in }
   /// Every command that was executed or refused, by whom.
   var executed: (Client, _ command: String) -> Void = { _, _ in }
-  private(set) var runID = "run-1"
+  private(set) var runID: String
+  /// No two servers draw the same serial.
+  private let number: Int
 
   private(set) var clients: OrderedDictionary<Int64, Client> = [:]
   private var lastID: Int64 = 0
   private var tracked: OrderedDictionary<String, OrderedSet<Int64>> = [:]
   private var scripts: Set<String> = []
-  private(set) var serial = 0
+  private(set) var serial: Int
+
+  /// - Parameter number: of the server, where there are several.
+  init(number: Int = 0) {
+    (self.number, serial, runID) = (number, number * 10_000_000, "run-\(number)")
+  }
 
   // MARK: connections
 
@@ -92,7 +105,7 @@ final class ModelRedisServer {
     scripts = []
     tracked = [:]
     serial += 1
-    runID = "run-\(serial)"
+    runID = "run-\(number)-\(serial)"
   }
 
   func receive(_ bytes: ByteBuffer, from client: Client) {
@@ -200,7 +213,7 @@ final class ModelRedisServer {
     "XADD": [.write, .denyOOM], "DEL": .write, "HSET": [.write, .denyOOM], "SET": [.write, .denyOOM],
     "XREAD": .read, "XRANGE": .read, "XREVRANGE": .read, "XINFO": .read, "HGET": .read, "HMGET": .read,
     "HGETALL": .read, "HSCAN": .read, "TYPE": .read, "XTRIM": .write, "XDEL": .write,
-    "EVAL": [], "EVALSHA": [], "SCRIPT": .stale, "FLUSHALL": .write,
+    "CLUSTER": .passing, "ASKING": .passing, "EVAL": [], "EVALSHA": [], "SCRIPT": .stale, "FLUSHALL": .write,
   ]
 
   static func words(_ mood: Mood) -> String {
@@ -243,6 +256,11 @@ final class ModelRedisServer {
       refused = "ERR unknown command '\(String(buffer: command[0]))', with args beginning with: \(arguments)"
     } else if password != nil, !client.isAuthenticated, name != "AUTH" {
       refused = "NOAUTH Authentication required."
+    } else if let route, let words = route(keys(of: name, command, client), client.isAsking) {
+      client.isAsking = client.isAsking && client.queue != nil && name != "EXEC"
+      if name == "EXEC" { client.queue = nil }
+      client.isTransactionSpoilt = client.queue != nil
+      return .error(words)
     } else if let words = refusal(name, Self.flags[name] ?? [], client) {
       refused = words
     } else if client.isSubscriber, !["PING", "SUBSCRIBE"].contains(name) {
@@ -257,11 +275,30 @@ final class ModelRedisServer {
       client.isTransactionSpoilt = client.queue != nil
       return .error(refused)
     }
+    // It is good for one command, or for a transaction.
+    if name != "MULTI", client.queue == nil || name == "EXEC" { client.isAsking = name == "ASKING" }
     if client.queue != nil, name != "EXEC", name != "MULTI" {
       client.queue?.append(command)
       return .status("QUEUED")
     }
     return run(name, Array(command.dropFirst()), client)
+  }
+
+  /// Each once.
+  private func keys(of name: String, _ command: [ByteBuffer], _ client: Client) -> [String] {
+    if name == "EXEC" {
+      return Array(
+        OrderedSet((client.queue ?? []).flatMap { keys(of: String(buffer: $0[0]).uppercased(), $0, client) }))
+    }
+    let words = command.dropFirst().map { $0.readableBytes < 256 ? String(buffer: $0) : "" }
+    switch name {
+    case "EVAL", "EVALSHA": return Array(words.dropFirst(2).prefix(words.count > 1 ? Int(words[1]) ?? 0 : 0))
+    case "DEL": return words
+    default:
+      let flags = Self.flags[name] ?? []
+      if flags.contains(.read) { return words.isEmpty ? [] : Array(readKeys(name, words)) }
+      return flags.contains(.write) && name != "FLUSHALL" ? Array(words.prefix(1)) : []
+    }
   }
 
   private func run(_ name: String, _ arguments: [ByteBuffer], _ client: Client) -> ModelReply {
@@ -303,9 +340,11 @@ final class ModelRedisServer {
       let time = now()
       return .array([.text("\(time / 1000)"), .text("\(time % 1000 * 1000)")])
     case "ROLE":
-      return mood == .readOnly
+      return mood == .readOnly || isReplica
         ? .array([.text("slave"), .text("127.0.0.1"), .integer(1), .text("connected"), .integer(0)])
         : .array([.text("master"), .integer(0), .array([])])
+    case "ASKING": return .ok
+    case "CLUSTER": return clusterNodes.map { .text($0()) } ?? .error("ERR This instance has cluster support disabled")
     case "INFO": return .text("# Server\r\nrun_id:\(runID)\r\n")
     case "DEL":
       return .integer(

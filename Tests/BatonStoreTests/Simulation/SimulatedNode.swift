@@ -18,11 +18,11 @@ final class SimulatedRoom: @unchecked Sendable {
   init(_ session: SessionName, _ loop: Int) { (self.session, self.loop) = (session, loop) }
 }
 
-/// A gateway: the store that ships, and two event loops with a room for each session that has devices there.
+/// A gateway: the store that ships, of one server or of a cluster, and two event loops with a room for each session that has devices there.
 final class SimulatedNode: StoreSubscriber, @unchecked Sendable {
   let number: Int
   unowned let fleet: Fleet
-  private(set) var store: SessionStore?
+  private(set) var store: (any SessionStoring)?
   var rooms: [SessionName: [SimulatedRoom]] = [:]
   let startedAt: Int64
   var isAlive = true
@@ -40,6 +40,15 @@ final class SimulatedNode: StoreSubscriber, @unchecked Sendable {
     configuration.historyBytes = Fleet.historyBytes
     configuration.wakeup = fleet.weather.wakeup
     let network = fleet.network
+    if fleet.cluster != nil {
+      store = try ClusterStore(
+        configuration, on: fleet.loop,
+        connector: { role, limits in
+          ModelNetwork.ClusterConnector(network: network, node: number, role: role, limits: limits)
+        }, random: { Double(fleet.dice.roll(0...1000)) / 1000 }, observe: { [weak self] in self?.observed($0) })
+      store?.subscriber = self
+      return
+    }
     store = try SessionStore(
       configuration, on: fleet.loop,
       connector: { role, limits in
@@ -71,7 +80,7 @@ final class SimulatedNode: StoreSubscriber, @unchecked Sendable {
       isTracking = source == .tracking
       if source != .tracking {
         doubtedAt = notices
-      } else if isAlive, notices == 0 {
+      } else if isAlive, notices == 0, fleet.cluster == nil {
         fleet.complain("node \(number) believes in notices, and none has come")
       }
     case .up(let role): fleet.note(nil, "node \(number) has a connection for \(role)")

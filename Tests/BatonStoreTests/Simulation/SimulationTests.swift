@@ -31,16 +31,41 @@ import Testing
     ("all at once", Weather(refuses: true, cutsEvery: 2000, hasPoison: true, outputLimit: 8 << 20, minutes: 1)),
   ]
 
+  static let clusters: [(String, Weather)] = [
+    ("cluster", Weather(minutes: 1, sessions: 6, masters: 3)),
+    ("cluster that loses notices", Weather(losesNotices: true, minutes: 1, sessions: 6, masters: 3)),
+    ("cluster, polled", Weather(wakeup: .poll, minutes: 1, sessions: 6, masters: 3)),
+    (
+      "cluster on Redis 6, with cuts", Weather(countsAdded: false, cutsEvery: 1000, minutes: 1, sessions: 6, masters: 3)
+    ),
+  ]
+
   @Test func keepsItsPromises() async {
+    let tally = await run(SimulationTests.weathers, rounds: 4)
+    if ProcessInfo.processInfo.environment["BATON_SEED"] == nil {
+      #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0 && tally.lost > 0)
+      #expect(tally.takenAtOnce > 0, "devices that are live and level take it in one call")
+    }
+  }
+
+  @Test func keepsItsPromisesOnACluster() async {
+    let tally = await run(SimulationTests.clusters, rounds: 1)
+    if ProcessInfo.processInfo.environment["BATON_SEED"] == nil {
+      #expect(tally.resets > 0 && tally.finished > 0 && tally.delivered > 0)
+    }
+  }
+
+  /// So many rounds of all weathers, unless the environment says otherwise.
+  private func run(_ weathers: [(String, Weather)], rounds: Int) async -> Tally {
     let environment = ProcessInfo.processInfo.environment
     let only = environment["BATON_SEED"].flatMap(UInt64.init)
-    let runs = only == nil ? environment["BATON_RUNS"].flatMap(Int.init) ?? 4 * SimulationTests.weathers.count : 1
+    let runs = only == nil ? environment["BATON_RUNS"].flatMap(Int.init) ?? rounds * weathers.count : 1
     let first = only ?? environment["BATON_FIRST"].flatMap(UInt64.init) ?? UInt64.random(in: 1...1_000_000_000)
     print("simulation: BATON_SEED=\(first)")
     let (tally, complaints) = await onOwnThread {
       var (tally, complaints) = (Tally(), [String]())
       for seed in first..<first + UInt64(runs) {
-        let (name, weather) = SimulationTests.weathers[Int(seed % UInt64(SimulationTests.weathers.count))]
+        let (name, weather) = weathers[Int(seed % UInt64(weathers.count))]
         let start = ContinuousClock.now
         let fleet = Fleet(seed: seed, weather: weather)
         fleet.run()
@@ -54,9 +79,6 @@ import Testing
     }
     for complaint in complaints { Issue.record("\(complaint)") }
     print("simulation: seeds \(first)..<\(first + UInt64(runs)): \(tally)")
-    if only == nil {
-      #expect(tally.resets > 0 && tally.finished > 0 && tally.frames > 0 && tally.bothLoops > 0 && tally.lost > 0)
-      #expect(tally.takenAtOnce > 0, "devices that are live and level take it in one call")
-    }
+    return tally
   }
 }

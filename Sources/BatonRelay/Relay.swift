@@ -4,6 +4,7 @@ import BatonProtocol
 import BatonUpstream
 import Foundation
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
 import Synchronization
@@ -71,13 +72,14 @@ package final class Relay: Sendable {
 
   /// Bytes of an answer that is passed on as it is.
   private static let answerLimit = 16 << 20
+  private static let rereadPause = Duration.milliseconds(100)
 
   private let options: Options
   private let web: WebClient
   private let producer: Producer
   private let logger: Logger
   private let chatOnly = Atomic(false)
-  private let running = Mutex<[ObjectIdentifier: UpstreamResponse]>([:])
+  private let running = Mutex<[ObjectIdentifier: Reading]>([:])
   private let registered = Mutex<(any AnswerRegister)?>(nil)
 
   /// - Throws: ``WebClient/Invalid``.
@@ -110,19 +112,19 @@ package final class Relay: Sendable {
 
   /// The node goes away: what is still open is handed over to another one, where that can go on with it, or ends by `error`.
   package func drain() async {
-    for response in running.withLock({ Array($0.values) }) { response.giveUp(RelayStop.drained) }
+    for reading in running.withLock({ Array($0.values) }) { reading.giveUp(RelayStop.drained) }
     let deadline = ContinuousClock.now + .seconds(5)
     while open > 0, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
   }
 
   /// Returns when the upstream has accepted or refused; what it answers then comes into the session, whoever listens.
   package func start(_ request: Request) async throws -> Outcome {
-    let response = try begin()
+    let reading = try begin()
     return try await withCheckedThrowingContinuation { continuation in
       Task.detached { [self] in
         let began = Began(continuation)
-        await run(request, response, began)
-        end(response)
+        await run(request, reading, began)
+        end(reading)
         began.resume(.failure(Failure.unreachable("it closed the connection")))
       }
     }
@@ -133,12 +135,12 @@ package final class Relay: Sendable {
   /// - Parameter request: as it was started, without a body.
   /// - Returns: whether it is gone on with.
   package func goOn(with request: Request, by resumption: Resumption) async -> Bool {
-    guard let response = try? begin() else { return false }
+    guard let reading = try? begin() else { return false }
     let outcome = try? await withCheckedThrowingContinuation { continuation in
       Task.detached { [self] in
         let began = Began(continuation)
-        await run(request, response, began, again: resumption)
-        end(response)
+        await run(request, reading, began, again: resumption)
+        end(reading)
         began.resume(.failure(Failure.unreachable("it closed the connection")))
       }
     }
@@ -151,8 +153,9 @@ package final class Relay: Sendable {
   package func pass(_ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?) async throws
     -> Answer
   {
-    let response = try begin()
-    defer { end(response) }
+    let reading = try begin()
+    defer { end(reading) }
+    let response = reading.response
     response.execute(try self.request(method, target, body, contentType: contentType), on: web.client)
     do {
       var head: HTTPResponseHead?
@@ -179,18 +182,44 @@ package final class Relay: Sendable {
     }
   }
 
-  private func begin() throws(Failure) -> UpstreamResponse {
-    let response = UpstreamResponse()
+  private func begin() throws(Failure) -> Reading {
+    let reading = Reading()
     let hasRoom = running.withLock { running in
       guard running.count < options.maxOpen else { return false }
-      running[ObjectIdentifier(response)] = response
+      running[ObjectIdentifier(reading)] = reading
       return true
     }
     guard hasRoom else { throw .full }
-    return response
+    return reading
   }
 
-  private func end(_ response: UpstreamResponse) { running.withLock { $0[ObjectIdentifier(response)] = nil } }
+  private func end(_ reading: Reading) { running.withLock { $0[ObjectIdentifier(reading)] = nil } }
+
+  /// What is read of an upstream; asked for once more where it broke off.
+  private final class Reading: Sendable {
+    private let state = NIOLockedValueBox((response: UpstreamResponse(), why: RelayStop?.none))
+
+    var response: UpstreamResponse { state.withLockedValue { $0.response } }
+    /// Why it was given up; nil: it was not.
+    var why: RelayStop? { state.withLockedValue { $0.why } }
+
+    func giveUp(_ stop: RelayStop) {
+      let response = state.withLockedValue { state in
+        state.why = state.why ?? stop
+        return state.response
+      }
+      response.giveUp(stop)
+    }
+
+    /// Another answer; nil where it was given up.
+    func again() -> UpstreamResponse? {
+      state.withLockedValue { state in
+        guard state.why == nil else { return nil }
+        state.response = UpstreamResponse()
+        return state.response
+      }
+    }
+  }
 
   /// Who waits for the upstream's word; told once.
   private final class Began: Sendable {
@@ -203,7 +232,7 @@ package final class Relay: Sendable {
 
   /// - Parameter again: somebody else has begun it, and so it is had again.
   private func run(
-    _ request: Request, _ response: UpstreamResponse, _ began: Began, again: Resumption? = nil
+    _ request: Request, _ reading: Reading, _ began: Began, again: Resumption? = nil
   ) async {
     var feed: RelayFeed?
     var refusal: (head: HTTPResponseHead, body: ByteBuffer)?
@@ -211,79 +240,106 @@ package final class Relay: Sendable {
     // How the upstream goes on with it, whoever reads.
     var alone = Alone(request, register)
     defer { alone.end { [self] in await forget($0) } }
-    let watch = UpstreamWatch(response)
-    defer { watch.end() }
     var listening: Task<Void, Never>?
     defer { listening?.cancel() }
-    do {
-      var asked =
-        if let again {
-          try self.request(.GET, again.target, ByteBuffer(), contentType: nil)
-        } else {
-          try self.request(
-            .POST, request.path, request.body, contentType: request.contentType, headers: request.headers)
-        }
-      if again == nil, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
-      response.execute(asked, on: web.client)
-      reading: for try await part in response.parts {
-        switch part {
-        case .head(let head):
-          let type = head.headers.first(name: "content-type")?.lowercased() ?? ""
-          guard head.status.code / 100 == 2, type.hasPrefix("text/event-stream") else {
-            refusal = (head, ByteBuffer())
-            continue
+    var (response, way) = (reading.response, again)
+    while true {
+      stop = nil
+      var isSilent = false
+      let watch = UpstreamWatch(response)
+      defer { watch.end() }
+      do {
+        var asked =
+          if let way {
+            try self.request(.GET, way.target, ByteBuffer(), contentType: nil)
+          } else {
+            try self.request(
+              .POST, request.path, request.body, contentType: request.contentType, headers: request.headers)
           }
-          let isLlama = !options.isOneResource && Self.isLlama(head)
-          let opened: OpenResponse
-          do {
-            if again == nil { try await request.accepted?() }
-            opened = try await producer.open(
-              session: request.session, response: request.response, data: request.codec.start)
-            let known = again != nil ? await opened.onAcknowledgement { _ in } : nil
-            var made = RelayFeed(request.codec, to: opened, known: known)
-            made.keepsUpstreamID = !options.isOneResource && !isLlama
-            feed = made
-          } catch let error as ProducerError {
-            // Somebody else may read it.
-            if again == nil, isLlama { alone.goesOn(by: .conversation(request.response)) }
-            return began.resume(.failure(Failure.store(error)))
-          } catch let error where request.accepted != nil {
-            if isLlama { alone.goesOn(by: .conversation(request.response)) }
-            return began.resume(.failure(error))
-          }
-          if let again { alone.goesOn(by: again) } else if isLlama { alone.goesOn(by: .conversation(request.response)) }
-          listening = Task {
-            for await message in opened.messages where message.kind == .cancel {
-              return response.giveUp(RelayStop.cancelled)
+        if way == nil, !options.isOneResource { asked.headers.add(name: "x-conversation-id", value: request.response) }
+        response.execute(asked, on: web.client)
+        reading: for try await part in response.parts {
+          switch part {
+          case .head(let head):
+            let type = head.headers.first(name: "content-type")?.lowercased() ?? ""
+            guard head.status.code / 100 == 2, type.hasPrefix("text/event-stream") else {
+              if feed != nil { throw RelayStop.cut("it broke off, and can't be read again") }
+              refusal = (head, ByteBuffer())
+              continue
             }
+            if feed != nil {
+              feed?.beginAgain(request.codec)
+              continue
+            }
+            let isLlama = !options.isOneResource && Self.isLlama(head)
+            let opened: OpenResponse
+            do {
+              if again == nil { try await request.accepted?() }
+              opened = try await producer.open(
+                session: request.session, response: request.response, data: request.codec.start)
+              let known = again != nil ? await opened.onAcknowledgement { _ in } : nil
+              var made = RelayFeed(request.codec, to: opened, known: known)
+              made.keepsUpstreamID = !options.isOneResource && !isLlama
+              feed = made
+            } catch let error as ProducerError {
+              // Somebody else may read it.
+              if again == nil, isLlama { alone.goesOn(by: .conversation(request.response)) }
+              return began.resume(.failure(Failure.store(error)))
+            } catch let error where request.accepted != nil {
+              if isLlama { alone.goesOn(by: .conversation(request.response)) }
+              return began.resume(.failure(error))
+            }
+            if let again {
+              alone.goesOn(by: again)
+            } else if isLlama {
+              alone.goesOn(by: .conversation(request.response))
+            }
+            listening = Task {
+              for await message in opened.messages where message.kind == .cancel {
+                return reading.giveUp(RelayStop.cancelled)
+              }
+            }
+            began.resume(.success(.started))
+          case .bytes(let bytes):
+            response.taken(bytes.readableBytes)
+            if var refused = refusal {
+              refused.body.writeImmutableBuffer(bytes)
+              refusal = refused
+              if refused.body.readableBytes > Self.answerLimit { break reading }
+              continue
+            }
+            watch.expect(within: options.idleLimit)
+            try await feed?.received(bytes)
+            if options.asksInBackground, let id = feed?.upstreamID { alone.goesOn(by: .response(id)) }
+            if feed?.isOver == true { break reading }
           }
-          began.resume(.success(.started))
-        case .bytes(let bytes):
-          response.taken(bytes.readableBytes)
-          if var refused = refusal {
-            refused.body.writeImmutableBuffer(bytes)
-            refusal = refused
-            if refused.body.readableBytes > Self.answerLimit { break reading }
-            continue
-          }
-          watch.expect(within: options.idleLimit)
-          try await feed?.received(bytes)
-          if options.asksInBackground, let id = feed?.upstreamID { alone.goesOn(by: .response(id)) }
-          if feed?.isOver == true { break reading }
         }
+        try await feed?.ended()
+      } catch let why as RelayStop {
+        stop = why
+      } catch let silence as UpstreamWatch.Silence {
+        stop = .cut("nothing came for \(silence.seconds) s")
+        isSilent = true
+      } catch let error as ProducerError {
+        // Deleted, fenced or ended by others: nothing is to be said any more.
+        if case .fenced = error { alone.isAnothers() }
+        logger.notice("a relay ends: \(error)", metadata: metadata(request))
+        return
+      } catch {
+        stop = .cut(WebClient.words(error))
       }
-      try await feed?.ended()
-    } catch let why as RelayStop {
-      stop = why
-    } catch let silence as UpstreamWatch.Silence {
-      stop = .cut("nothing came for \(silence.seconds) s")
-    } catch let error as ProducerError {
-      // Deleted, fenced or ended by others: nothing is to be said any more.
-      if case .fenced = error { alone.isAnothers() }
-      logger.notice("a relay ends: \(error)", metadata: metadata(request))
-      return
-    } catch {
-      stop = .cut(WebClient.words(error))
+      // Where it broke off it is read again, as long as more comes by that.
+      guard let known = feed, !known.isOver, known.hasProgressed, !isSilent, stop?.isCut != false,
+        let resumption = alone.resumption
+      else { break }
+      try? await Task.sleep(for: Self.rereadPause)
+      guard let another = reading.again() else {
+        stop = reading.why
+        break
+      }
+      feed?.hasProgressed = false
+      logger.notice("an answer broke off, and is read again", metadata: metadata(request))
+      (response, way) = (another, resumption)
     }
     if let refusal { return began.resume(.success(.refused(Answer(refusal.head, refusal.body)))) }
     guard var feed else {
@@ -308,7 +364,7 @@ package final class Relay: Sendable {
   private struct Alone {
     private let request: Request
     private let register: (any AnswerRegister)?
-    private var resumption: Resumption?
+    private(set) var resumption: Resumption?
     private var registering: Task<Void, Never>?
 
     init(_ request: Request, _ register: (any AnswerRegister)?) {

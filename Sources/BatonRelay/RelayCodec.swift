@@ -54,6 +54,8 @@ package enum RelayStop: Error, Sendable {
     }
   }
 
+  var isCut: Bool { if case .cut = self { true } else { false } }
+
   var how: ResponseEnd { if case .cancelled = self { .cancelled } else { .error } }
 }
 

@@ -11,8 +11,10 @@ struct RelayFeed {
   let answer: OpenResponse
   private var codec: any RelayCodec
   private var decoder: EventStreamDecoder
-  /// So many items are there already, of a response that somebody else has begun.
+  /// So many items are there already, of an answer that is read again.
   private var known: UInt64
+  /// Items that have come.
+  private var position: UInt64 = 0
 
   /// - Parameter known: nil: this is the response's beginning.
   init(_ codec: any RelayCodec, to answer: OpenResponse, known: UInt64? = nil) {
@@ -21,7 +23,9 @@ struct RelayFeed {
     isAgain = known != nil
   }
 
-  private let isAgain: Bool
+  private var isAgain: Bool
+  /// Something has come that was not there, since it was last asked for.
+  var hasProgressed = false
   /// The upstream keeps its responses, as far as is known: each of its events has the id of this one there.
   var keepsUpstreamID = false
   /// A hidden field, of entries with an upstream's event.
@@ -34,6 +38,13 @@ struct RelayFeed {
   var isOver: Bool { codec.end != nil }
 
   var upstreamID: String? { codec.upstreamID }
+
+  /// All of it is read once more, from its beginning; what is there is left out.
+  mutating func beginAgain(_ codec: any RelayCodec) {
+    (self.codec, known, position) = (codec, max(known, position), 0)
+    decoder = EventStreamDecoder(limit: Self.eventLimit, isVerbatim: type(of: codec).isVerbatim)
+    isAgain = true
+  }
 
   mutating func received(_ bytes: ByteBuffer) async throws {
     for event in decoder.received(bytes) {
@@ -70,10 +81,9 @@ struct RelayFeed {
   private mutating func append(_ items: [RelayItem]) async throws {
     let event = type(of: codec).event
     for item in items {
-      guard known == 0 else {
-        known -= 1
-        continue
-      }
+      position += 1
+      guard position > known else { continue }
+      hasProgressed = true
       switch item {
       case .delta(let text, let part): try await answer.append(text, part: part)
       case .event(let json, let more):

@@ -21,7 +21,7 @@ class Alone(Upstream):
 
     def __init__(self):
         super().__init__([])
-        self.streams, self.deleted, self.allowed = {}, set(), 1000
+        self.streams, self.deleted, self.allowed, self.cuts = {}, set(), 1000, []
         handler = self.server.RequestHandlerClass
         handler.server_version, handler.sys_version = "llama.cpp", ""
         handler.do_GET = lambda handler: self.again(handler)
@@ -49,7 +49,8 @@ class Alone(Upstream):
     def follow(self, handler, name):
         handler.begin()
         told, place = self.streams[name], 0
-        while name not in self.deleted:
+        cut = self.cuts.pop(0) if self.cuts else None
+        while name not in self.deleted and place != cut:
             if place == len(told):
                 handler.tell(": wait\n\n")
                 threading.Event().wait(0.02)
@@ -287,3 +288,27 @@ def test_what_can_t_be_read_again_ends_by_an_error(background, tmp_path, redis, 
         last = wait_for(lambda: finished(redis, session), 90, "the end")
         assert json.loads(last[b"data"])["reason"] == "producer_lost"
         assert read(staying, seen[0]["response"]["id"])[-1]["type"] == "response.failed"
+
+
+@KINDS
+def test_an_answer_that_breaks_off_is_read_again(tmp_path, redis, session, kind, options):
+    upstream = kind()
+    # The connection breaks off at another place each time.
+    upstream.cuts = [5, 7, 8]
+    with relayed(upstream, tmp_path, redis, *options, count=1) as (gateway,):
+        with ask(gateway, session) as stream:
+            seen = [event.to_dict() for event in stream]
+        assert is_whole(gateway, seen) and upstream.cuts == [] and not upstream.deleted
+        assert [one["sequence_number"] for one in seen] == sorted({one["sequence_number"] for one in seen})
+        # What brings nothing new is not asked for for ever.
+        upstream.cuts = [5, 5, 1000]
+        with ask(gateway, f"{session}-2") as stream:
+            assert [event.type for event in stream][-1] == "response.failed"
+        assert upstream.cuts == [1000] and b"upstream_cut" in finished(redis, f"{session}-2")[b"data"]
+        wait_for(lambda: upstream.deleted, 20, "nobody wants the rest")
+        # Nor is what is gone there.
+        upstream.cuts, upstream.again = [5], lambda handler: handler.whole(404, "{}")
+        with ask(gateway, f"{session}-3") as stream:
+            assert [event.type for event in stream][-1] == "response.failed"
+        assert b"upstream_cut" in finished(redis, f"{session}-3")[b"data"]
+        assert len([path for path, _, body in upstream.requests if body]) == 3, "each question was asked once"

@@ -161,5 +161,5 @@ def test_a_stop_from_a_third_device_ends_the_request_within_250_ms(tmp_path, red
                 wait_for(lambda: len(upstream.closed) > turn, 20, "the request is closed")
                 stops.append(upstream.closed[turn] - began)
                 reader.until(lambda device: device.entries[-1]["event"] == "cancelled", 20, "it is told")
-        # A request is looked for every 250 ms, so that half of them are ended much sooner.
+        # What people want is looked for every 100 ms.
         assert statistics.median(stops) <= 0.25 + 5 * max(trips), (stops, trips)

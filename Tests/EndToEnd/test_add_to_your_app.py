@@ -368,6 +368,7 @@ def test_an_app_that_was_there_before_keeps_its_messages(stack, window):
     page = window().sign_in(app.url)
     page.ask("Before?")
     page.wait("Before?", app.model.text(1))
+    wait_for(lambda: (app.model.text(1),) in app.rows("SELECT text FROM messages"), what="the answer is saved")
     app.backend.kill()
     app.write(LAST)
     app.start()
@@ -588,6 +589,7 @@ def test_step_8_what_redis_forgot_is_in_the_database(app, window):
     page.wait("One?", app.model.text(1), states=["end"])
     [(session,)] = app.rows("SELECT session FROM conversations")
     assert 0 < app.redis.ttl(f"baton:{{{session}}}") <= 24 * 60 * 60
+    wait_for(lambda: app.answers == [(app.model.text(1), "end")], what="the answer is saved")
     app.backend.kill()  # whose producer would append again what it has just ended
     app.redis.flushall()  # the day is over
     app.start()

@@ -44,6 +44,15 @@ struct AuditLogTests {
     #expect(try address("198.51.100.7")?.description == "198.51.100.7")
   }
 
+  @Test func whoIsSentAwayAgainAndAgainIsCountedByTheCode() throws {
+    let lines = Lines()
+    let log = lines.log()
+    for _ in 0..<20 { log.closed(4401, "revoked", .init(address: try address("198.51.100.1")), now: now) }
+    log.settle(now: now + .seconds(5))
+    let line = try #require(lines.last)
+    #expect(line["event"]?.text == "repeated" && line["code"] == .number("4401") && line["status"] == nil)
+  }
+
   @Test func whatIsRepeatedIsCounted() throws {
     let lines = Lines()
     let log = lines.log()

@@ -26,7 +26,7 @@ package final class AuditLog: Sendable {
   }
 
   private struct State {
-    var paces: [Repeated: (pace: Refusals.Pace, status: Int)] = [:]
+    var paces: [Repeated: (pace: Refusals.Pace, kind: String, number: Int)] = [:]
   }
 
   /// Addresses and reasons that are told apart; of more the reason alone is.
@@ -74,7 +74,7 @@ package final class AuditLog: Sendable {
       if state.paces.count >= Self.mostRepeated, state.paces[key] == nil {
         key = Repeated(address: nil, reason: reason)
       }
-      return state.paces[key, default: (Refusals.Pace(now: now), number)].pace.next(now)
+      return state.paces[key, default: (Refusals.Pace(now: now), kind, number)].pace.next(now)
     }
     guard let left else { return }
     line(event, facts) { json in
@@ -94,17 +94,17 @@ package final class AuditLog: Sendable {
 
   func settle(now: NIODeadline = .now()) {
     let untold = state.withLockedValue { state in
-      var untold: [(Repeated, Int, Int)] = []
+      var untold: [(Repeated, String, Int, Int)] = []
       for (key, value) in state.paces {
         var value = value
-        if case let left = value.pace.settle(), left > 0 { untold.append((key, value.status, left)) }
+        if case let left = value.pace.settle(), left > 0 { untold.append((key, value.kind, value.number, left)) }
         state.paces[key] = value.pace.isIdle(now) ? nil : value
       }
       return untold
     }
-    for (key, number, left) in untold {
+    for (key, kind, number, left) in untold {
       line("repeated", Facts(address: key.address)) { json in
-        json.member("status", UInt64(number))
+        json.member(kind, UInt64(number))
         json.member("reason", key.reason)
         json.member("unlogged", UInt64(left))
       }

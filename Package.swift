@@ -9,6 +9,7 @@ let nio: Target.Dependency = .product(name: "NIOCore", package: "swift-nio")
 let nioPosix: Target.Dependency = .product(name: "NIOPosix", package: "swift-nio")
 let nioHTTP1: Target.Dependency = .product(name: "NIOHTTP1", package: "swift-nio")
 let nioWebSocket: Target.Dependency = .product(name: "NIOWebSocket", package: "swift-nio")
+let atomics: Target.Dependency = .product(name: "Atomics", package: "swift-atomics")
 let nioEmbedded: Target.Dependency = .product(name: "NIOEmbedded", package: "swift-nio")
 let nioSSL: Target.Dependency = .product(name: "NIOSSL", package: "swift-nio-ssl")
 let collections: Target.Dependency = .product(name: "Collections", package: "swift-collections")
@@ -25,8 +26,6 @@ let lifecycle: Target.Dependency = .product(
   name: "ServiceLifecycle", package: "swift-service-lifecycle", condition: gateway)
 let unixSignals: Target.Dependency = .product(
   name: "UnixSignals", package: "swift-service-lifecycle", condition: gateway)
-let configuration: Target.Dependency = .product(
-  name: "Configuration", package: "swift-configuration", condition: gateway)
 let arguments: Target.Dependency = .product(
   name: "ArgumentParser", package: "swift-argument-parser", condition: gateway)
 let jwt: Target.Dependency = .product(name: "JWTKit", package: "jwt-kit", condition: gateway)
@@ -36,7 +35,7 @@ let httpClient: Target.Dependency = .product(name: "AsyncHTTPClient", package: "
 
 let package = Package(
   name: "baton",
-  platforms: [.macOS(.v15), .iOS(.v17)],
+  platforms: [.macOS(.v14), .iOS(.v17)],
   products: [
     .executable(name: "baton", targets: ["baton"]),
     .library(name: "BatonProducer", targets: ["BatonProducer"]),
@@ -54,7 +53,7 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-collections.git", from: "1.6.0"),
     .package(url: "https://github.com/apple/swift-log.git", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-metrics.git", from: "2.13.0"),
-    .package(url: "https://github.com/apple/swift-configuration.git", from: "1.4.0"),
+    .package(url: "https://github.com/apple/swift-atomics.git", from: "1.3.0"),
     .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.2"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle.git", from: "2.13.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.1"),
@@ -82,12 +81,14 @@ let package = Package(
         "BatonStore", "BatonRedis", "BatonWebSocket", "BatonSession", "BatonProtocol", "BatonRelay", "BatonUpstream",
         "BatonProducer", "CBatonZlib",
         nio, nioPosix, nioConcurrency, nioHTTP1, nioHTTPTypes, nioHTTPTypesHTTP1, nioSSL, httpTypes,
-        hummingbird, configuration, lifecycle, unixSignals, logging, metrics, jwt, crypto, httpClient, deque,
+        hummingbird, atomics, lifecycle, unixSignals, logging, metrics, jwt, crypto, httpClient, deque,
       ],
       resources: [.embedInCode("Web")]),
     .target(
       name: "BatonProducer",
-      dependencies: ["BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, deque, logging]),
+      dependencies: [
+        "BatonStore", "BatonRedis", "BatonSession", "BatonProtocol", nio, nioPosix, nioConcurrency, deque, logging,
+      ]),
     .target(
       name: "BatonClient",
       dependencies: ["BatonWebSocket", "BatonProtocol", nio, nioPosix, nioConcurrency, nioHTTP1, nioSSL, logging]),
@@ -97,7 +98,8 @@ let package = Package(
 
     // store
     .target(
-      name: "BatonStore", dependencies: ["BatonRedis", "BatonSession", "BatonProtocol", nio],
+      name: "BatonStore",
+      dependencies: ["BatonRedis", "BatonSession", "BatonProtocol", nio, nioConcurrency, atomics],
       resources: [.embedInCode("Append/append.lua")]),
 
     // protocols
@@ -108,14 +110,15 @@ let package = Package(
     .target(
       name: "BatonRelay",
       dependencies: [
-        "BatonUpstream", "BatonProducer", "BatonProtocol", nio, nioPosix, nioHTTP1, nioSSL, logging, httpClient,
+        "BatonUpstream", "BatonProducer", "BatonProtocol", nio, nioPosix, nioConcurrency, nioHTTP1, nioSSL, logging,
+        httpClient,
       ]),
 
     // core
     .target(
       name: "BatonSession",
       dependencies: [
-        "BatonProtocol", "CBatonZlib", nio, nioConcurrency, collections,
+        "BatonProtocol", "CBatonZlib", nio, nioConcurrency, atomics, collections,
       ]),
     .target(name: "BatonProtocol", dependencies: [nio]),
 

@@ -1,8 +1,8 @@
 import BatonProtocol
 import BatonSession
 import BatonStore
+import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// A response that this process is producing.
 ///
@@ -189,14 +189,17 @@ public final class OpenResponse: Sendable {
   }
 }
 
-private let waiterNumbers = Atomic(0)
+private let waiterNumbers = NIOLockedValueBox(0)
 
 /// Runs `body` on the loop and waits; a cancelled task waits no longer.
 func wait(
   on eventLoop: any EventLoop, _ body: @escaping @Sendable (ResponseDriver.Waiter) -> Void,
   onCancel: @escaping @Sendable (Int) -> Void
 ) async throws {
-  let number = waiterNumbers.add(1, ordering: .relaxed).newValue
+  let number = waiterNumbers.withLockedValue { number in
+    number += 1
+    return number
+  }
   try await withTaskCancellationHandler {
     try await withCheckedThrowingContinuation { continuation in
       let isCancelled = Task.isCancelled

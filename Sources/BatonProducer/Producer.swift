@@ -3,9 +3,9 @@ import BatonRedis
 import BatonSession
 import BatonStore
 import Logging
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOPosix
-import Synchronization
 
 /// Appends answers to sessions, safely: nothing twice, nothing lost that it still has, and an honest end.
 ///
@@ -95,7 +95,7 @@ public final class Producer: Sendable {
     let work = Task { try await body(answer) }
     let stopped = Stopped()
     answer.onCancel {
-      stopped.isSet.store(true, ordering: .relaxed)
+      stopped.isSet.withLockedValue { $0 = true }
       work.cancel()
     }
     let result = await withTaskCancellationHandler {
@@ -108,7 +108,7 @@ public final class Producer: Sendable {
     try Task.checkCancellation()
     if await answer.ending == nil {
       switch result {
-      case _ where stopped.isSet.load(ordering: .relaxed):
+      case _ where stopped.isSet.withLockedValue({ $0 }):
         try await answer.end(.cancelled, data: #"{"reason":"cancel"}"#)
       case .success: try await answer.end()
       case .failure(let error as ProducerError) where error.isFinal: throw error
@@ -124,7 +124,7 @@ public final class Producer: Sendable {
   }
 
   private final class Stopped: Sendable {
-    let isSet = Atomic(false)
+    let isSet = NIOLockedValueBox(false)
   }
 
   /// Begins a response, or takes over one that is open: its former producer is fenced, and the numbers go on. It has to be

@@ -7,7 +7,6 @@ import Logging
 import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
-import Synchronization
 
 /// Asks models on behalf of callers, and appends what they answer: detached from its caller, cancelled from anywhere.
 package final class Relay: Sendable {
@@ -78,9 +77,9 @@ package final class Relay: Sendable {
   private let web: WebClient
   private let producer: Producer
   private let logger: Logger
-  private let chatOnly = Atomic(false)
-  private let running = Mutex<[ObjectIdentifier: Reading]>([:])
-  private let registered = Mutex<(any AnswerRegister)?>(nil)
+  private let chatOnly = NIOLockedValueBox(false)
+  private let running = NIOLockedValueBox<[ObjectIdentifier: Reading]>([:])
+  private let registered = NIOLockedValueBox<(any AnswerRegister)?>(nil)
 
   /// - Throws: ``WebClient/Invalid``.
   package init(_ options: Options, producer: Producer, logger: Logger) throws(WebClient.Invalid) {
@@ -93,11 +92,11 @@ package final class Relay: Sendable {
 
   /// The upstream knows Chat Completions only, as far as it has shown.
   package var isChatOnly: Bool {
-    get { chatOnly.load(ordering: .relaxed) }
-    set { chatOnly.store(newValue, ordering: .relaxed) }
+    get { chatOnly.withLockedValue { $0 } }
+    set { chatOnly.withLockedValue { $0 = newValue } }
   }
 
-  package var open: Int { running.withLock { $0.count } }
+  package var open: Int { running.withLockedValue { $0.count } }
 
   /// How many more may be.
   package var room: Int { max(0, options.maxOpen - open) }
@@ -106,13 +105,13 @@ package final class Relay: Sendable {
 
   /// Nil: no other node hears of what it could go on with.
   package var register: (any AnswerRegister)? {
-    get { registered.withLock { $0 } }
-    set { registered.withLock { $0 = newValue } }
+    get { registered.withLockedValue { $0 } }
+    set { registered.withLockedValue { $0 = newValue } }
   }
 
   /// The node goes away: what is still open is handed over to another one, where that can go on with it, or ends by `error`.
   package func drain() async {
-    for reading in running.withLock({ Array($0.values) }) { reading.giveUp(RelayStop.drained) }
+    for reading in running.withLockedValue({ Array($0.values) }) { reading.giveUp(RelayStop.drained) }
     let deadline = ContinuousClock.now + .seconds(5)
     while open > 0, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
   }
@@ -184,7 +183,7 @@ package final class Relay: Sendable {
 
   private func begin() throws(Failure) -> Reading {
     let reading = Reading()
-    let hasRoom = running.withLock { running in
+    let hasRoom = running.withLockedValue { running in
       guard running.count < options.maxOpen else { return false }
       running[ObjectIdentifier(reading)] = reading
       return true
@@ -193,7 +192,7 @@ package final class Relay: Sendable {
     return reading
   }
 
-  private func end(_ reading: Reading) { running.withLock { $0[ObjectIdentifier(reading)] = nil } }
+  private func end(_ reading: Reading) { running.withLockedValue { $0[ObjectIdentifier(reading)] = nil } }
 
   /// What is read of an upstream; asked for once more where it broke off.
   private final class Reading: Sendable {
@@ -223,11 +222,11 @@ package final class Relay: Sendable {
 
   /// Who waits for the upstream's word; told once.
   private final class Began: Sendable {
-    private let waiting: Mutex<CheckedContinuation<Outcome, any Error>?>
+    private let waiting: NIOLockedValueBox<CheckedContinuation<Outcome, any Error>?>
 
-    init(_ continuation: CheckedContinuation<Outcome, any Error>) { waiting = Mutex(continuation) }
+    init(_ continuation: CheckedContinuation<Outcome, any Error>) { waiting = NIOLockedValueBox(continuation) }
 
-    func resume(_ result: Result<Outcome, any Error>) { waiting.withLock { $0.take() }?.resume(with: result) }
+    func resume(_ result: Result<Outcome, any Error>) { waiting.withLockedValue { $0.take() }?.resume(with: result) }
   }
 
   /// - Parameter again: somebody else has begun it, and so it is had again.

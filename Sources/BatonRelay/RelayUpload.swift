@@ -1,8 +1,8 @@
 import BatonProducer
 import BatonProtocol
 import BatonUpstream
+import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// A stream of events that is uploaded into a response, where a relay would ask for one.
 package struct RelayUpload: Sendable {
@@ -11,7 +11,7 @@ package struct RelayUpload: Sendable {
   private let stop = Stop()
 
   private final class Stop: Sendable {
-    let why = Mutex<RelayStop?>(nil)
+    let why = NIOLockedValueBox<RelayStop?>(nil)
   }
 
   /// Begins the response.
@@ -36,7 +36,7 @@ package struct RelayUpload: Sendable {
       group.addTask { try await read(body, holding) }
       group.addTask {
         for await message in answer.messages where message.kind == .cancel {
-          stop.why.withLock { $0 = .cancelled }
+          stop.why.withLockedValue { $0 = .cancelled }
           return nil
         }
         // The response has ended, or the upload is given up: the reader says how.
@@ -45,7 +45,7 @@ package struct RelayUpload: Sendable {
       }
       group.addTask {
         await given()
-        if !Task.isCancelled { stop.why.withLock { $0 = $0 ?? .drained } }
+        if !Task.isCancelled { stop.why.withLockedValue { $0 = $0 ?? .drained } }
         return nil
       }
       defer { group.cancelAll() }
@@ -77,6 +77,6 @@ package struct RelayUpload: Sendable {
       why = "the upload broke off"
     }
     if let how { return how }
-    return try await feed.end(stop.why.withLock { $0 } ?? .cut(why))
+    return try await feed.end(stop.why.withLockedValue { $0 } ?? .cut(why))
   }
 }

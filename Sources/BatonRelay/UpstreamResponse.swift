@@ -1,7 +1,7 @@
 import AsyncHTTPClient
+import NIOConcurrencyHelpers
 import NIOCore
 import NIOHTTP1
-import Synchronization
 
 /// A model's answer as it comes: the head, then the body's pieces.
 ///
@@ -19,7 +19,7 @@ package final class UpstreamResponse: HTTPClientResponseDelegate, Sendable {
 
   package let parts: AsyncThrowingStream<Part, any Error>
   private let continuation: AsyncThrowingStream<Part, any Error>.Continuation
-  private let state = Mutex(State())
+  private let state = NIOLockedValueBox(State())
 
   private struct State {
     var bytes = 0
@@ -44,7 +44,7 @@ package final class UpstreamResponse: HTTPClientResponseDelegate, Sendable {
 
   /// The reader is done with so many bytes.
   package func taken(_ count: Int) {
-    let room = state.withLock { state in
+    let room = state.withLockedValue { state in
       state.bytes = max(0, state.bytes - count)
       return state.bytes < Self.limit ? state.room.take() : nil
     }
@@ -57,7 +57,7 @@ package final class UpstreamResponse: HTTPClientResponseDelegate, Sendable {
   }
 
   package func didReceiveBodyPart(task: HTTPClient.Task<Void>, _ buffer: ByteBuffer) -> EventLoopFuture<Void> {
-    let promise = state.withLock { state -> EventLoopPromise<Void>? in
+    let promise = state.withLockedValue { state -> EventLoopPromise<Void>? in
       state.bytes += buffer.readableBytes
       guard state.bytes >= Self.limit else { return nil }
       let room = task.eventLoop.makePromise(of: Void.self)

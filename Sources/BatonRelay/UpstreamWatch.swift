@@ -1,4 +1,4 @@
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// Gives an answer up when nothing has come for too long.
 package final class UpstreamWatch: Sendable {
@@ -7,33 +7,38 @@ package final class UpstreamWatch: Sendable {
     package let seconds: Int
   }
 
-  private let deadline = Mutex<(at: ContinuousClock.Instant, limit: Duration)>((.now + .seconds(1 << 40), .zero))
-  private let isFinishing = Atomic(false)
-  private let task = Mutex<Task<Void, Never>?>(nil)
+  private let deadline = NIOLockedValueBox<(at: ContinuousClock.Instant, limit: Duration)>(
+    (.now + .seconds(1 << 40), .zero))
+  private let isFinishing = NIOLockedValueBox(false)
+  private let task = NIOLockedValueBox<Task<Void, Never>?>(nil)
 
   package init(_ response: UpstreamResponse) {
     let watching = Task { [weak self] in
       // Sooner or later: whoever waits for a deadline that was moved on waits again.
       while !Task.isCancelled {
-        guard let (at, limit) = self?.deadline.withLock({ $0 }) else { return }
+        guard let (at, limit) = self?.deadline.withLockedValue({ $0 }) else { return }
         if at <= .now { return response.giveUp(Silence(seconds: Int(limit.components.seconds))) }
         try? await Task.sleep(until: min(at, .now + .milliseconds(200)))
       }
     }
-    task.withLock { $0 = watching }
+    task.withLockedValue { $0 = watching }
   }
 
-  package func end() { task.withLock { $0 }?.cancel() }
+  package func end() { task.withLockedValue { $0 }?.cancel() }
 
   /// - Parameter limit: nil: as long as it likes.
   package func expect(within limit: Duration?) {
-    guard !isFinishing.load(ordering: .relaxed) else { return }
-    deadline.withLock { $0 = (.now + (limit ?? .seconds(1 << 40)), limit ?? .zero) }
+    guard !isFinishing.withLockedValue({ $0 }) else { return }
+    deadline.withLockedValue { $0 = (.now + (limit ?? .seconds(1 << 40)), limit ?? .zero) }
   }
 
   /// All but the stream's end has come.
   package func finish(within limit: Duration) {
-    guard !isFinishing.exchange(true, ordering: .relaxed) else { return }
-    deadline.withLock { $0 = (.now + limit, limit) }
+    let wasFinishing = isFinishing.withLockedValue { isFinishing in
+      defer { isFinishing = true }
+      return isFinishing
+    }
+    guard !wasFinishing else { return }
+    deadline.withLockedValue { $0 = (.now + limit, limit) }
   }
 }

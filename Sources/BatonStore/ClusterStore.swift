@@ -1,8 +1,8 @@
+import Atomics
 import BatonProtocol
 import BatonRedis
 import BatonSession
 import NIOCore
-import Synchronization
 
 /// The sessions of a Redis Cluster: a ``SessionStore`` for each master that has slots, and the sessions spread over them. A
 /// session whose slot moves is carried over: the last entry that was known must come back from its new master.
@@ -48,7 +48,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   private let connector: Connector
   private let random: @Sendable () -> Double
   private let observe: (StoreEvent) -> Void
-  private let tickets = Atomic<UInt64>(0)
+  private let tickets = ManagedAtomic<UInt64>(0)
   private var watch: ClusterWatch?
   private var shards: [String: Shard] = [:]
   /// For sessions whose slots nobody has, as far as is known: Redis is down for them.
@@ -318,7 +318,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
 
   // MARK: following
 
-  package func drawTicket() -> UInt64 { tickets.wrappingAdd(1, ordering: .relaxed).newValue }
+  package func drawTicket() -> UInt64 { tickets.wrappingIncrementThenLoad(ordering: .relaxed) }
 
   package func follow(_ session: SessionName) -> [TailUpdate] {
     if sessions[session]?.isFollowed != true { followed += 1 }

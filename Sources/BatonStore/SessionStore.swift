@@ -1,8 +1,8 @@
+import Atomics
 import BatonProtocol
 import BatonRedis
 import BatonSession
 import NIOCore
-import Synchronization
 
 /// The sessions of one Redis node: four connections, whatever the number of sessions and devices. All but what says
 /// otherwise is called, and calls back, on `eventLoop`.
@@ -12,7 +12,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
 
   private let configuration: StoreConfiguration
   private let observe: (StoreEvent) -> Void
-  private let tickets = Atomic<UInt64>(0)
+  private let tickets = ManagedAtomic<UInt64>(0)
   private var followed: Set<SessionName> = []
   private var updates: [SessionUpdate] = []
   // Set once, at the end of `init`: they call back.
@@ -265,7 +265,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   var connection: RedisConnection? { commands?.connection }
 
   /// From anywhere. A ticket is drawn before ``touch(_:ticket:)``, and comes back in ``TailUpdate/confirmed(ticket:)``.
-  package func drawTicket() -> UInt64 { tickets.wrappingAdd(1, ordering: .relaxed).newValue }
+  package func drawTicket() -> UInt64 { tickets.wrappingIncrementThenLoad(ordering: .relaxed) }
 
   /// The session is to be read now.
   package func touch(_ session: SessionName, ticket: UInt64) { tail?.touch(session, ticket: ticket) }

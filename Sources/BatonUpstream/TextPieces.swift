@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// Puts characters together that are split over deltas: bytes of one, or the halves of a surrogate pair.
 package struct TextPieces {
   /// The beginning of a character whose rest may come with the next delta.
@@ -20,7 +22,7 @@ package struct TextPieces {
   }
 
   private static func text(_ bytes: ArraySlice<UInt8>) -> String {
-    if let text = String(validating: bytes, as: UTF8.self) { return text }
+    if let text = String(utf8: bytes) { return text }
     // Halves that meet are a character, others are none.
     var mended: [UInt8] = []
     var at = bytes.startIndex

@@ -124,7 +124,7 @@ struct TestGateway {
   static func run<T: Sendable>(
     _ arguments: [String] = [], _ body: @Sendable (TestGateway) async throws -> T
   ) async throws -> T {
-    let settings = try await Settings(
+    let settings = try Settings(
       GatewaySettings.table, arguments: ["--listen", "127.0.0.1:0", "--threads", "1"] + arguments, environment: [:])
     let configuration = try await GatewayConfiguration(settings)
     let parts = GatewayParts(

@@ -8,7 +8,7 @@ import Testing
     _ arguments: [String] = [], _ environment: [String: String] = [:]
   ) async throws -> GatewayConfiguration {
     try await GatewayConfiguration(
-      await Settings(GatewaySettings.table, arguments: arguments, environment: environment))
+      Settings(GatewaySettings.table, arguments: arguments, environment: environment))
   }
 
   private func mistake(_ arguments: [String], _ environment: [String: String] = [:]) async -> Settings.Mistake? {
@@ -32,7 +32,7 @@ import Testing
       #"{"drain-delay":"1s","drain-time":"2s","max-devices":7,"window-bytes":65536,"insecure-no-auth":true}"#)
     defer { try? FileManager.default.removeItem(atPath: path) }
     let environment = ["BATON_DRAIN_TIME": "3s", "BATON_MAX_STALL": "4s"]
-    let settings = try await Settings(
+    let settings = try Settings(
       GatewaySettings.table, arguments: ["--config", path, "--max-stall=5s"], environment: environment)
     let configuration = try await GatewayConfiguration(settings)
     #expect(configuration.drainDelay == .seconds(1))
@@ -48,11 +48,11 @@ import Testing
 
   @Test("credentials are not printed")
   func hidden() async throws {
-    let settings = try await Settings(
+    let settings = try Settings(
       GatewaySettings.table, arguments: ["--redis", "redis://ann:secret@h:1/0"], environment: [:])
     #expect(settings.printed.contains("redis: redis://(hidden)@h:1/0"))
     #expect(!settings.printed.contains("secret@"))
-    let hooks = try await Settings(
+    let hooks = try Settings(
       GatewaySettings.table, arguments: ["--webhook", "https://a.example/secret", "--webhook=http://b:1/secret"],
       environment: [:])
     #expect(hooks.printed.contains("webhook: https://a.example/(hidden),http://b:1/(hidden)"))
@@ -95,10 +95,33 @@ import Testing
     }
     #expect(await mistake([], ["BATON_SWEEP": "soon"])?.description.hasPrefix("BATON_SWEEP must be a time") == true)
     let unknown = try file(#"{"drain_delay":"1s"}"#)
-    let wrong = try file(#"{"drain-delay":1}"#)
-    defer { for path in [unknown, wrong] { try? FileManager.default.removeItem(atPath: path) } }
+    defer { try? FileManager.default.removeItem(atPath: unknown) }
     #expect(await mistake(["--config", unknown])?.description.contains("drain_delay") == true)
-    #expect(await mistake(["--config", wrong])?.exitStatus == 78)
+  }
+
+  @Test(
+    "what is wrong in a file is told with its place",
+    arguments: [
+      (#"{"drain-delay":1}"#, "drain-delay in "), (#"{"max-devices":1.5}"#, "max-devices in "),
+      (#"{"max-devices":true}"#, "max-devices in "), (#"{"insecure-no-auth":1}"#, "insecure-no-auth in "),
+      (#"{"allowed-origins":[1]}"#, "allowed-origins in "), (#"{"listen":null}"#, "listen in "),
+      (#"["listen"]"#, "must hold a JSON object"), ("{", "can't be read as JSON"),
+    ])
+  func wrongFile(json: String, words: String) async throws {
+    let path = try file(json)
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    let mistake = await mistake(["--config", path])
+    #expect(mistake?.exitStatus == 78 && mistake?.description.contains(words) == true, "\(mistake as Any)")
+  }
+
+  @Test("a list is an array, or a text with commas")
+  func listInAFile() async throws {
+    for json in [#"["https://a.example","https://b.example"]"#, #""https://a.example,https://b.example""#] {
+      let path = try file("{\"allowed-origins\":\(json)}")
+      defer { try? FileManager.default.removeItem(atPath: path) }
+      let settings = try Settings(GatewaySettings.table, arguments: ["--config", path], environment: [:])
+      #expect(settings.list("allowed-origins") == ["https://a.example", "https://b.example"])
+    }
   }
 
   @Test("loopback needs no key, others do")

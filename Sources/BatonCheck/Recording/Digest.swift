@@ -63,12 +63,12 @@ extension StreamEntry {
     let n = pairs.first { $0.name.elementsEqual("n".utf8) }.flatMap { Shape.number($0.value) }
     shown.n = n
     for (name, value) in pairs {
-      let known = String(validating: name, as: UTF8.self) ?? ""
+      let known = String(utf8: name) ?? ""
       if ["data", "event", "response", "part", "n", "joined", "more"].contains(known), seen.insert(known).inserted {
         switch known {
         case "data":
           shown.data = Digest(value)
-          isText = String(validating: value, as: UTF8.self) != nil
+          isText = String(utf8: value) != nil
           continue
         case "event" where Shape.event(value):
           shown.event = String(decoding: value, as: UTF8.self)
@@ -108,7 +108,7 @@ extension StreamEntry {
 
   /// A name as frames show it.
   private static func label(_ name: [UInt8]) -> String {
-    String(validating: name, as: UTF8.self) ?? "base64:" + Data(name).base64EncodedString()
+    String(utf8: name) ?? "base64:" + Data(name).base64EncodedString()
   }
 
   private static func check(of pairs: [(name: [UInt8], value: [UInt8])]) -> UInt32 {

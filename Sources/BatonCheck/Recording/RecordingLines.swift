@@ -124,7 +124,7 @@ package enum RecordingLines {
 
 extension JSONWriter {
   fileprivate mutating func data(_ bytes: ByteBuffer) {
-    if String(validating: bytes.readableBytesView, as: UTF8.self) != nil {
+    if String(utf8: bytes.readableBytesView) != nil {
       name("data")
       value(utf8: bytes)
     } else {
@@ -135,7 +135,7 @@ extension JSONWriter {
 
   /// A string, or `{"base64":"…"}`.
   fileprivate mutating func bytes(_ bytes: ByteBuffer) {
-    if String(validating: bytes.readableBytesView, as: UTF8.self) != nil {
+    if String(utf8: bytes.readableBytesView) != nil {
       value(utf8: bytes)
     } else {
       object { json in

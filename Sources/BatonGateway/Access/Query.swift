@@ -1,3 +1,5 @@
+import BatonProtocol
+
 /// The query of a request target, parsed strictly: a parameter that is asked for may stand there once, and must be
 /// percent-encoded UTF-8. A `+` is a `+`: offsets, names and tokens hold no spaces.
 package struct Query: Sendable {
@@ -41,7 +43,7 @@ package struct Query: Sendable {
       }
       bytes.append(high << 4 | low)
     }
-    return String(validating: bytes, as: UTF8.self)
+    return String(utf8: bytes)
   }
 
   private static func hexValue(_ byte: UInt8) -> UInt8? {

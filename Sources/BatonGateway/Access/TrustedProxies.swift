@@ -14,7 +14,7 @@ package struct TrustedProxies: Sendable, Equatable {
       guard let first = parts.first, let host = try? SocketAddress(ipAddress: String(first), port: 0),
         let address = Bits(host)
       else { return nil }
-      let most = address.isIPv6 ? 128 : 32
+      let most = address.bytes.count * 8
       var length = most
       if parts.count == 2 {
         guard let given = Int(parts[1]), (0...most).contains(given) else { return nil }
@@ -24,26 +24,27 @@ package struct TrustedProxies: Sendable, Equatable {
     }
 
     fileprivate func contains(_ other: Bits) -> Bool {
-      guard address.isIPv6 == other.isIPv6 else { return false }
-      let start = address.isIPv6 ? 0 : 96
-      let mask = length + start == 0 ? 0 : UInt128.max << (128 - UInt128(length + start))
-      return address.value & mask == other.value & mask
+      guard address.bytes.count == other.bytes.count else { return false }
+      let (whole, rest) = length.quotientAndRemainder(dividingBy: 8)
+      return address.bytes[..<whole] == other.bytes[..<whole]
+        && (rest == 0 || (address.bytes[whole] ^ other.bytes[whole]) >> (8 - rest) == 0)
     }
   }
 
   fileprivate struct Bits: Sendable, Equatable {
-    var value: UInt128
-    var isIPv6: Bool
+    /// 4 or 16.
+    var bytes: [UInt8]
+
+    private static let mapped = [UInt8](repeating: 0, count: 10) + [0xFF, 0xFF]
 
     init?(_ address: SocketAddress?) {
       switch address {
       case .v4(let address):
-        (value, isIPv6) = (UInt128(UInt32(bigEndian: address.address.sin_addr.s_addr)) | 0xFFFF << 32, false)
+        bytes = withUnsafeBytes(of: address.address.sin_addr) { Array($0) }
       case .v6(let address):
-        var host = address.address.sin6_addr
-        value = withUnsafeBytes(of: &host) { UInt128(bigEndian: $0.loadUnaligned(as: UInt128.self)) }
+        let host = withUnsafeBytes(of: address.address.sin6_addr) { Array($0) }
         // ::ffff:0:0/96 holds IPv4 addresses.
-        isIPv6 = value >> 32 != 0xFFFF
+        bytes = host.starts(with: Self.mapped) ? Array(host.suffix(4)) : host
       case .unixDomainSocket, nil: return nil
       }
     }

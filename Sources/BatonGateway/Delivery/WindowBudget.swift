@@ -1,12 +1,12 @@
-import Synchronization
+import Atomics
 
 /// Bytes of entries that all windows of the node keep.
 final class WindowBudget: Sendable {
-  private let count = Atomic(0)
+  private let count = ManagedAtomic(0)
 
   var bytes: Int { count.load(ordering: .relaxed) }
 
-  func add(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
+  func add(_ bytes: Int) { count.wrappingIncrement(by: bytes, ordering: .relaxed) }
 }
 
 /// Bytes of entries that windows keep.

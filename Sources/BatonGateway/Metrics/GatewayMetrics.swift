@@ -1,9 +1,9 @@
+import Atomics
 import BatonProtocol
 import BatonSession
 import Metrics
 import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// What an operator asks first. Events that are rare are counted at once; what happens per delivery goes to
 /// `LoopCounters`, which nobody waits for.
@@ -164,7 +164,7 @@ package final class LoopCounters: Sendable {
 }
 
 package final class LoopCounter: Sendable {
-  private let count = Atomic<UInt64>(0)
+  private let count = ManagedAtomic<UInt64>(0)
 
   package var value: UInt64 { count.load(ordering: .relaxed) }
 

@@ -1,6 +1,6 @@
+import Atomics
 import Metrics
 import NIOConcurrencyHelpers
-import Synchronization
 
 /// A swift-metrics backend that prints the Prometheus text format (version 0.0.4). Timers become histograms in seconds,
 /// recorders histograms without unit; labels are printed with `baton_` before them unless they have it.
@@ -93,10 +93,10 @@ protocol PrintedMetric: AnyObject, Sendable {
 }
 
 final class PrintedCounter: PrintedMetric, CounterHandler {
-  private let value = Atomic<Int64>(0)
+  private let value = ManagedAtomic<Int64>(0)
   let type = "counter"
 
-  func increment(by amount: Int64) { value.add(amount, ordering: .relaxed) }
+  func increment(by amount: Int64) { value.wrappingIncrement(by: amount, ordering: .relaxed) }
   func reset() { value.store(0, ordering: .relaxed) }
 
   func print(_ name: String, _ labels: String, into text: inout String) {
@@ -105,7 +105,7 @@ final class PrintedCounter: PrintedMetric, CounterHandler {
 }
 
 final class PrintedGauge: PrintedMetric, MeterHandler, RecorderHandler {
-  private let bits = Atomic<UInt64>(0)
+  private let bits = ManagedAtomic<UInt64>(0)
   let type = "gauge"
 
   func set(_ value: Int64) { set(Double(value)) }

@@ -17,7 +17,7 @@ package enum ServeCommand {
     for number in [SIGHUP, SIGUSR1, SIGUSR2] { signal(number, SIG_IGN) }
     let configuration: GatewayConfiguration
     do {
-      let settings = try await Settings(GatewaySettings.table, arguments: arguments, environment: environment)
+      let settings = try Settings(GatewaySettings.table, arguments: arguments, environment: environment)
       configuration = try await GatewayConfiguration(settings)
       if settings.flag("print-config") {
         try StandardOutput.write(settings.printed + "\n")

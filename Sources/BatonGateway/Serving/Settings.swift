@@ -1,4 +1,3 @@
-import Configuration
 import Foundation
 
 /// The values of a table of settings, and where each came from: flags win, then environment, then the file.
@@ -37,21 +36,19 @@ package struct Settings: Sendable {
   private let values: [String: Value]
 
   /// - Throws: `Mistake`.
-  package init(_ table: [Setting], arguments: [String], environment: [String: String]) async throws {
+  package init(_ table: [Setting], arguments: [String], environment: [String: String]) throws {
     self.table = table
     let flags = try Settings.parse(arguments, table)
-    let variables = EnvironmentVariablesProvider(environmentVariables: environment)
     let path = flags["config"] ?? environment["BATON_CONFIG"]
-    var file: FileProvider<JSONSnapshot>?
-    if let path { file = try await Settings.open(path, table) }
+    let file = try path.map { try Settings.read($0, table) } ?? [:]
     var values: [String: Value] = [:]
     for setting in table {
       let found: Value?
       if let text = flags[setting.name] {
         found = Value(text: text, source: .flag)
-      } else if let text = try variables.value(forKey: ["baton", setting.name], type: .string).value?.text {
+      } else if let text = environment[setting.variable] {
         found = Value(text: text, source: .environment)
-      } else if let path, let file, let text = try Settings.text(setting, file, path) {
+      } else if let path, let text = file[setting.name] {
         found = Value(text: text, source: .file(path))
       } else {
         found = setting.standard.map { Value(text: $0, source: .standard) }
@@ -123,43 +120,58 @@ package struct Settings: Sendable {
     return flags
   }
 
-  private static func open(_ path: String, _ table: [Setting]) async throws -> FileProvider<JSONSnapshot> {
-    let content: Any
-    do {
-      content = try JSONSerialization.jsonObject(with: Data(contentsOf: URL(fileURLWithPath: path)))
-    } catch {
-      throw Mistake.value("--config \(path) can't be read as JSON: \(error.localizedDescription)")
+  /// What a JSON file says of one setting.
+  private enum FileValue: Decodable {
+    case flag(Bool)
+    case number(Int)
+    case text(String)
+    case texts([String])
+    case other
+
+    init(from decoder: any Decoder) throws {
+      let value = try decoder.singleValueContainer()
+      if let flag = try? value.decode(Bool.self) {
+        self = .flag(flag)
+      } else if let number = try? value.decode(Int.self) {
+        self = .number(number)
+      } else if let text = try? value.decode(String.self) {
+        self = .text(text)
+      } else {
+        self = (try? value.decode([String].self)).map { .texts($0) } ?? .other
+      }
     }
-    guard let object = content as? [String: Any] else {
-      throw Mistake.value("--config \(path) must hold a JSON object")
-    }
-    for key in object.keys.sorted() where !table.contains(where: { $0.name == key && key != "config" }) {
-      throw Mistake.value("\(path) has the unknown key \"\(key)\"; the keys are the names of the flags without --")
-    }
-    do {
-      return try await FileProvider<JSONSnapshot>(filePath: .init(path))
-    } catch {
-      throw Mistake.value("--config \(path) can't be used: \(error)")
+
+    func text(of kind: Setting.Kind) -> String? {
+      switch (self, kind) {
+      case (.flag(let flag), .flag): String(flag)
+      case (.number(let number), .count), (.number(let number), .size): String(number)
+      case (.text(let text), _): text
+      case (.texts(let texts), .list): texts.joined(separator: ",")
+      default: nil
+      }
     }
   }
 
-  private static func text(_ setting: Setting, _ file: FileProvider<JSONSnapshot>, _ path: String) throws -> String? {
-    let types: [ConfigType] =
-      switch setting.kind {
-      case .flag: [.bool]
-      case .count, .size: [.string, .int]
-      case .list: [.string, .stringArray]
-      default: [.string]
-      }
-    for type in types {
-      if let value = try? file.value(forKey: [setting.name], type: type).value { return value.text }
-    }
-    // A mismatch of the type throws, an absent key is nil.
+  private static func read(_ path: String, _ table: [Setting]) throws -> [String: String] {
+    let values: [String: FileValue]
     do {
-      return try file.value(forKey: [setting.name], type: .string).value?.text
+      values = try JSONDecoder().decode([String: FileValue].self, from: Data(contentsOf: URL(fileURLWithPath: path)))
+    } catch DecodingError.typeMismatch {
+      throw Mistake.value("--config \(path) must hold a JSON object")
     } catch {
-      throw Mistake.value("\(setting.name) in \(path) has the wrong JSON type; write it as a string")
+      throw Mistake.value("--config \(path) can't be read as JSON: \(error.localizedDescription)")
     }
+    var texts: [String: String] = [:]
+    for (key, value) in values.sorted(by: { $0.key < $1.key }) {
+      guard let setting = table.first(where: { $0.name == key && key != "config" }) else {
+        throw Mistake.value("\(path) has the unknown key \"\(key)\"; the keys are the names of the flags without --")
+      }
+      guard let text = value.text(of: setting.kind) else {
+        throw Mistake.value("\(key) in \(path) has the wrong JSON type; write it as a string")
+      }
+      texts[key] = text
+    }
+    return texts
   }
 
   private static func distance(_ a: String, _ b: String) -> Int {
@@ -214,18 +226,5 @@ package struct Settings: Sendable {
       return text.contains("://") ? text : "(hidden)"
     }
     return text[..<scheme.upperBound] + "(hidden)" + text[at...]
-  }
-}
-
-extension ConfigValue {
-  fileprivate var text: String? {
-    switch content {
-    case .string(let text): text
-    case .int(let number): String(number)
-    case .double(let number): String(number)
-    case .bool(let flag): String(flag)
-    case .stringArray(let texts): texts.joined(separator: ",")
-    default: nil
-    }
   }
 }

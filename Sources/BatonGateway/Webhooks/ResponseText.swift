@@ -51,7 +51,7 @@ struct ResponseText {
     var text = ByteBuffer()
     for piece in pieces.reversed() { text.writeImmutableBuffer(piece) }
     // Characters may be split over two deltas, but not lack a half.
-    return text.readableBytesView.isEmpty || String(validating: text.readableBytesView, as: UTF8.self) != nil
+    return text.readableBytesView.isEmpty || String(utf8: text.readableBytesView) != nil
       ? text : nil
   }
 

@@ -1,4 +1,4 @@
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// Messages between an inbox and the app: so many inputs, and a cancel before them all.
 final class MessageQueue: Sendable {
@@ -12,13 +12,13 @@ final class MessageQueue: Sendable {
     var reader: CheckedContinuation<DeviceMessage?, Never>?
   }
 
-  private let state = Mutex(State())
+  private let state = NIOLockedValueBox(State())
 
-  var hasRoom: Bool { state.withLock { $0.inputs.count < Self.capacity } }
+  var hasRoom: Bool { state.withLockedValue { $0.inputs.count < Self.capacity } }
 
   /// - Returns: false where an input has no room. A cancel always has; of several that wait one is told.
   func push(_ message: DeviceMessage) -> Bool {
-    let (taken, reader) = state.withLock { state -> (Bool, CheckedContinuation<DeviceMessage?, Never>?) in
+    let (taken, reader) = state.withLockedValue { state -> (Bool, CheckedContinuation<DeviceMessage?, Never>?) in
       if state.isFinished { return (true, nil) }
       if let reader = state.reader.take() { return (true, reader) }
       if message.kind == .cancel {
@@ -35,7 +35,7 @@ final class MessageQueue: Sendable {
 
   /// What waits can still be read.
   func finish() {
-    let reader = state.withLock { state in
+    let reader = state.withLockedValue { state in
       state.isFinished = true
       return state.reader.take()
     }
@@ -47,7 +47,7 @@ final class MessageQueue: Sendable {
     await withTaskCancellationHandler {
       await withCheckedContinuation { continuation in
         let isCancelled = Task.isCancelled
-        let message = state.withLock { state -> DeviceMessage?? in
+        let message = state.withLockedValue { state -> DeviceMessage?? in
           if let cancel = state.cancel.take() { return cancel }
           if !state.inputs.isEmpty { return state.inputs.removeFirst() }
           if state.isFinished || isCancelled || state.reader != nil { return .some(nil) }
@@ -57,7 +57,7 @@ final class MessageQueue: Sendable {
         if let message { continuation.resume(returning: message) }
       }
     } onCancel: {
-      state.withLock { $0.reader.take() }?.resume(returning: nil)
+      state.withLockedValue { $0.reader.take() }?.resume(returning: nil)
     }
   }
 }

@@ -1,11 +1,11 @@
-import Synchronization
+import Atomics
 
 /// Bytes of history that the node holds: from a reply until the last device has written what came of it.
 package final class HistoryBudget: Sendable {
   package let limit: Int
-  private let count = Atomic(0)
-  private let shortReaders = Atomic(0)
-  private let isBeyond = Atomic(false)
+  private let count = ManagedAtomic(0)
+  private let shortReaders = ManagedAtomic(0)
+  private let isBeyond = ManagedAtomic(false)
 
   package init(limit: Int) { self.limit = limit }
 
@@ -18,7 +18,7 @@ package final class HistoryBudget: Sendable {
   package var isShort: Bool { shortReaders.load(ordering: .relaxed) > 0 }
 
   /// One of those who read for it waits from now on, or no longer.
-  package func readerWaits(_ waits: Bool) { shortReaders.wrappingAdd(waits ? 1 : -1, ordering: .relaxed) }
+  package func readerWaits(_ waits: Bool) { shortReaders.wrappingIncrement(by: waits ? 1 : -1, ordering: .relaxed) }
 
   package func charge(_ bytes: Int) -> MemoryCharge { MemoryCharge(self, bytes) }
 
@@ -36,7 +36,7 @@ package final class HistoryBudget: Sendable {
     return MemoryCharge(reserved: bytes, of: self, isBeyond: true)
   }
 
-  fileprivate func add(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
+  fileprivate func add(_ bytes: Int) { count.wrappingIncrement(by: bytes, ordering: .relaxed) }
 
   fileprivate func release(_ bytes: Int, wasBeyond: Bool) {
     add(-bytes)
@@ -47,7 +47,7 @@ package final class HistoryBudget: Sendable {
 /// What one page, its encodings and the writes that wait for a device cost the budget; given back with the last of them.
 package final class MemoryCharge: Sendable {
   private let budget: HistoryBudget
-  private let count: Atomic<Int>
+  private let count: ManagedAtomic<Int>
   private let isBeyond: Bool
 
   fileprivate convenience init(_ budget: HistoryBudget, _ bytes: Int) {
@@ -58,13 +58,13 @@ package final class MemoryCharge: Sendable {
   fileprivate init(reserved bytes: Int, of budget: HistoryBudget, isBeyond: Bool = false) {
     self.budget = budget
     self.isBeyond = isBeyond
-    count = Atomic(bytes)
+    count = ManagedAtomic(bytes)
   }
 
   deinit { budget.release(count.load(ordering: .relaxed), wasBeyond: isBeyond) }
 
   package func add(_ bytes: Int) {
-    count.wrappingAdd(bytes, ordering: .relaxed)
+    count.wrappingIncrement(by: bytes, ordering: .relaxed)
     budget.add(bytes)
   }
 }

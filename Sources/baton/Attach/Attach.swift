@@ -7,7 +7,7 @@ import BatonSession
 import BatonUpstream
 import Dispatch
 import Foundation
-import Synchronization
+import NIOConcurrencyHelpers
 
 struct Attach: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
@@ -104,9 +104,9 @@ struct Attach: AsyncParsableCommand {
       say("attach", "\(cannot)")
       throw ExitCode(ExitStatus.output.rawValue)
     }
-    let isClosed = Atomic(false)
+    let isClosed = NIOLockedValueBox(false)
     let close = { @Sendable in
-      isClosed.store(true, ordering: .relaxed)
+      isClosed.withLockedValue { $0 = true }
       attachment.close()
     }
     let signals = Signals(close)
@@ -127,7 +127,7 @@ struct Attach: AsyncParsableCommand {
       printer.say("\(rejection)")
       throw ExitCode(ExitStatus(rejection).rawValue)
     }
-    recorder?.ended(isClosed.load(ordering: .relaxed) ? "closed" : "finished")
+    recorder?.ended(isClosed.withLockedValue { $0 } ? "closed" : "finished")
     printer.finish()
     if patience.isOver {
       printer.say("no gateway was reached at \(urls.joined(separator: ", "))\(printer.trouble.map { ": \($0)" } ?? "")")

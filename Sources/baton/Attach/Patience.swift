@@ -1,17 +1,17 @@
 import Dispatch
 import Foundation
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// Gives up after a while, unless what is waited for was reached.
 final class Patience: Sendable {
   private enum State { case waiting, reached, over }
-  private let state = Mutex(State.waiting)
+  private let state = NIOLockedValueBox(State.waiting)
 
   /// - Parameter seconds: 0 is for ever.
   init(_ seconds: Double, givenUp: @escaping @Sendable () -> Void) {
     guard seconds > 0 else { return }
     DispatchQueue.global().asyncAfter(deadline: .now() + seconds) { [weak self] in
-      let isOver = self?.state.withLock { state in
+      let isOver = self?.state.withLockedValue { state in
         if state == .waiting { state = .over }
         return state == .over
       }
@@ -19,9 +19,9 @@ final class Patience: Sendable {
     }
   }
 
-  var isOver: Bool { state.withLock { $0 == .over } }
+  var isOver: Bool { state.withLockedValue { $0 == .over } }
 
   func reached() {
-    state.withLock { if $0 == .waiting { $0 = .reached } }
+    state.withLockedValue { if $0 == .waiting { $0 = .reached } }
   }
 }

@@ -1,6 +1,6 @@
 import Dispatch
 import Foundation
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// The first interrupt or termination is told; a second one ends the process at once.
 final class Signals {
@@ -36,10 +36,10 @@ final class Signals {
   }
 
   private final class Count: Sendable {
-    private let value = Mutex(0)
+    private let value = NIOLockedValueBox(0)
 
     func next() -> Int {
-      value.withLock { value in
+      value.withLockedValue { value in
         value += 1
         return value
       }

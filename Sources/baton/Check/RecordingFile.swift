@@ -1,15 +1,15 @@
 import BatonCheck
 import BatonGateway
 import Foundation
+import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// A file that a command records to: each line is written at once, behind what the file holds already.
 final class RecordingFile: Sendable {
   private let path: String
   private let command: String
   private let descriptor: Int32
-  private let isOver = Mutex(false)
+  private let isOver = NIOLockedValueBox(false)
   private let begin = ContinuousClock.now
   private let wall = Int64(Date().timeIntervalSince1970 * 1000)
 
@@ -37,7 +37,7 @@ final class RecordingFile: Sendable {
   /// Writes a line, made with the time that it is written at. What can't be written is said once, and the recording ends
   /// there, while the command goes on.
   func write(_ line: (_ at: Int64) -> ByteBuffer) {
-    isOver.withLock { isOver in
+    isOver.withLockedValue { isOver in
       guard !isOver else { return }
       do throws(Descriptor.Failure) {
         try Descriptor.write(Array(buffer: line(now)), to: descriptor)
@@ -49,7 +49,7 @@ final class RecordingFile: Sendable {
   }
 
   /// Whether every line was written so far.
-  var isWhole: Bool { isOver.withLock { !$0 } }
+  var isWhole: Bool { isOver.withLockedValue { !$0 } }
 
   /// A recording that was cut by a SIGKILL ends in the middle of a line.
   private func endCutLine() throws(Descriptor.Failure) {

@@ -1,11 +1,11 @@
 import Foundation
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// A child process that ends with us: its standard input is a pipe that closes when we are gone, however that happens.
 final class Child: Sendable {
   private let process: Process
   private let input = Pipe()
-  private let unfinished = Mutex(Data())
+  private let unfinished = NIOLockedValueBox(Data())
   private let onLine: @Sendable (String) -> Void
 
   /// - Parameters:
@@ -56,7 +56,7 @@ final class Child: Sendable {
   }
 
   private func took(_ data: Data) {
-    let lines = unfinished.withLock { rest in
+    let lines = unfinished.withLockedValue { rest in
       rest.append(data)
       var parts = rest.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
       rest = Data(parts.popLast() ?? Data())

@@ -59,7 +59,7 @@ actor GatewayTarget: PublishTarget {
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
     if let end { throw .unavailable("the response has ended already, by \(end.how.rawValue)") }
     n += 1
-    let text = String(validating: delta.readableBytesView, as: UTF8.self)
+    let text = String(utf8: delta.readableBytesView)
     try await add(Line(response: response, n: n, data: text, data64: text == nil ? Data(buffer: delta) : nil))
   }
 

@@ -1,7 +1,7 @@
 import BatonCheck
 import BatonProducer
+import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// What `baton publish --record` writes. What is meant is written before it is appended, so that nothing can be in the stream
 /// of which the recording knows nothing.
@@ -35,20 +35,20 @@ final class RecordedTarget: PublishTarget {
   private let target: any PublishTarget
   private let file: RecordingFile
   /// The number of the last delta.
-  private let n: Atomic<UInt64>
+  private let n: NIOLockedValueBox<UInt64>
 
   init(_ target: any PublishTarget, _ recorder: PublishRecorder) async {
     (self.target, file) = (target, recorder.file)
     recorder.begin(target.response)
-    let last = Mutex<OpenResponse.Acknowledgement?>(nil)
+    let last = NIOLockedValueBox<OpenResponse.Acknowledgement?>(nil)
     let after = await target.onAcknowledgement { [file = recorder.file] acknowledged in
       // A producer that has nothing to say asks again and again whether all is there.
-      guard last.withLock({ $0.replace(by: acknowledged) }) else { return }
+      guard last.withLockedValue({ $0.replace(by: acknowledged) }) else { return }
       file.write { at in
         RecordingLines.acknowledged(n: acknowledged.n, end: acknowledged.end?.rawValue, id: acknowledged.id, at: at)
       }
     }
-    n = Atomic(after)
+    n = NIOLockedValueBox(after)
     file.write { RecordingLines.opened(after: after, at: $0) }
   }
 
@@ -60,7 +60,10 @@ final class RecordedTarget: PublishTarget {
   }
 
   func append(_ delta: ByteBuffer) async throws(PublishFailure) {
-    let n = n.add(1, ordering: .relaxed).newValue
+    let n = n.withLockedValue { n in
+      n += 1
+      return n
+    }
     file.write { RecordingLines.delta(n: n, delta, at: $0) }
     try await target.append(delta)
   }

@@ -1,8 +1,8 @@
 import BatonProducer
 import BatonProtocol
 import BatonSession
+import NIOConcurrencyHelpers
 import NIOCore
-import Synchronization
 
 /// Appends straight to Redis.
 struct RedisTarget: PublishTarget {
@@ -16,7 +16,7 @@ struct RedisTarget: PublishTarget {
 
   /// The first end that was asked for.
   private final class Ending: Sendable {
-    let first = Mutex<(how: ResponseEnd, data: String?)?>(nil)
+    let first = NIOLockedValueBox<(how: ResponseEnd, data: String?)?>(nil)
   }
 
   init(url: String, _ opening: Opening, prefix: String, replicas: Int) async throws(PublishFailure) {
@@ -58,7 +58,7 @@ struct RedisTarget: PublishTarget {
   }
 
   func end(_ how: ResponseEnd, _ data: String?) async throws(PublishFailure) {
-    let (how, data) = ending.first.withLock { first in
+    let (how, data) = ending.first.withLockedValue { first in
       first = first ?? (how, data)
       return first ?? (how, data)
     }

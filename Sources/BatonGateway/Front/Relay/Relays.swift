@@ -1,6 +1,6 @@
 import BatonProducer
 import BatonRelay
-import Synchronization
+import NIOConcurrencyHelpers
 
 /// What a gateway asks on behalf of its callers, and what it appends with.
 package struct Relays: Sendable {
@@ -37,18 +37,19 @@ package struct Relays: Sendable {
 /// A producer that is there once it is needed: it keeps a connection of its own.
 package final class SharedProducer: Sendable {
   private let make: @Sendable () throws(ProducerError) -> Producer
-  private let made = Mutex<Producer?>(nil)
+  private let made = NIOLockedValueBox<Producer?>(nil)
 
   init(_ make: @escaping @Sendable () throws(ProducerError) -> Producer) { self.make = make }
 
   func current() throws(ProducerError) -> Producer {
-    try made.withLock { made throws(ProducerError) in
-      if let made { return made }
-      let producer = try make()
-      made = producer
-      return producer
+    let result = made.withLockedValue { made in
+      if let made { return Result<_, ProducerError>.success(made) }
+      let result = Result { () throws(ProducerError) in try make() }
+      made = try? result.get()
+      return result
     }
+    return try result.get()
   }
 
-  func shutdown() async { await made.withLock { $0 }?.shutdown() }
+  func shutdown() async { await made.withLockedValue { $0 }?.shutdown() }
 }

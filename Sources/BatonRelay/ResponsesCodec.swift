@@ -131,6 +131,11 @@ package struct ResponsesCodec: RelayCodec {
     return codec.complete(.object([.init("status", .text("queued")), .init("background", .bool(true))]), "")
   }
 
+  /// What is known of a response at its beginning.
+  package static func begun(id: String, createdAt: Int, model: String) -> LenientJSON {
+    ResponsesCodec(id: id, createdAt: createdAt, model: model).complete(.object([]), "")
+  }
+
   /// A response with all members that clients demand.
   private func complete(_ response: LenientJSON, _ type: String) -> LenientJSON {
     var whole = response.setting("id", .text(id)).setting("object", .text("response"))

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 
+import openai
 import pytest
 import redis as redis_py
 from selenium.webdriver.common.by import By
@@ -174,7 +175,7 @@ class Desk:
         whole = self.demo.answer(self.session)
         for pane in PANES:
             wait_for(lambda: self.text(pane) == whole, 20, f"{pane} shows the whole answer")
-        for wire in ("terminal", "use-chat"):
+        for wire in ("terminal", "use-chat", "openai"):
             wait_for(lambda: self.browser.run(f"return document.getElementById('{wire}').textContent") == whole, 20, f"{wire} shows the whole answer")
         return whole
 
@@ -198,6 +199,10 @@ def test_one_answer_on_both_devices(desk, demo):
     baton, *command = desk.driver.find_element(By.ID, "attach").text.removeprefix("$ ").split(" ")
     told = subprocess.run([BATON, *command, "--until", "end"], capture_output=True, text=True, timeout=60)
     assert baton == "baton" and told.stdout == demo.answer(desk.session)
+    script = desk.driver.find_element(By.ID, "retrieve").text
+    assert script.startswith("OpenAI(base_url=") and script.endswith(f'~{desk.session}", stream=True)')
+    with eval(script, {"OpenAI": openai.OpenAI}) as stream:
+        assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == demo.answer(desk.session)
 
 
 @pytest.mark.parametrize("pane", PANES)

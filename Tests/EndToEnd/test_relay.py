@@ -371,7 +371,8 @@ def test_a_draining_relay_says_so(upstream, tmp_path, redis, session):
 
 
 @pytest.mark.parametrize("path, status", [
-    ("responses/resp_000000000000000000000000~nobody", 404), ("responses/abc", 404), ("responses/resp_0~x", 404),
+    ("responses/resp_000000000000000000000000~nobody", 404), ("responses/abc", 404), ("responses/resp_0~x", 404), ("responses/r1~nobody", 404),
+    ("responses/r1~nobody?stream=true", 404), ("responses/%20~x", 404), ("responses/~x", 404),
 ])  # fmt: skip
 def test_an_unknown_response_is_a_404_in_openais_words(relays, path, status):
     answer = relays[0].get(f"/v1/{path}")
@@ -506,12 +507,69 @@ def test_nothing_beside_the_models_api_is_reached(relays, upstream, path):
     assert answer.startswith(b"HTTP/1.1 4") and upstream.requests == [] and relays[0].process.alive
 
 
-def test_a_response_that_is_none_of_openais_is_a_404(relays, redis):
-    name = f"resp_{'0' * 24}"
-    for line in ({"response": name, "n": 1, "data": "x"}, {"response": name, "event": "end"}):
-        relays[0].request("POST", f"/v1/sessions/{name}?epoch=1", json.dumps(line), {"Content-Type": "application/x-ndjson"})
-    assert relays[0].get(f"/v1/responses/{name}").status == 404
-    assert relays[0].get("/v1/sessions/a/b/c").json["type"] == "urn:baton:problem:no-such-path"
+# What others write
+
+
+def bare(gateway, redis, session, end):
+    for word in WORDS:
+        redis.add(session, response="r1", data=word)
+    redis.add(session, event=end, response="r1")
+
+
+def numbered(gateway, redis, session, end):
+    """With reasoning beside the text, and a character in two entries."""
+    text = "".join(WORDS).encode()
+    cut = text.index("🎻".encode()) + 2
+    lines = [
+        {"event": "start", "data": '{"model":"m7"}'}, {"n": 1, "part": "reasoning:a", "data": "hm"}, {"n": 2, "data": text[:20].decode()},
+        {"n": 3, "data64": base64.b64encode(text[20:cut]).decode()}, {"n": 4, "data64": base64.b64encode(text[cut:]).decode()}, {"event": end},
+    ]  # fmt: skip
+    body = "\n".join(json.dumps({"response": "r1", **line}) for line in lines)
+    answer = gateway.request("POST", f"/v1/sessions/{session}?epoch=1", body, {"Content-Type": "application/x-ndjson"})
+    assert answer.status == 201, answer.body
+
+
+@pytest.mark.parametrize("write", [bare, numbered])
+@pytest.mark.parametrize("end, last, status", [("end", "completed", "completed"), ("error", "failed", "failed"), ("cancelled", "incomplete", "cancelled")])
+def test_what_others_write_is_a_message(relays, upstream, redis, session, write, end, last, status):
+    write(relays[0], redis, session, end)
+    id, text = f"r1~{session}", "".join(WORDS)
+    whole = read(relays[1], id)
+    numbers = [one["sequence_number"] for one in whole]
+    assert numbers == sorted(set(numbers)) and numbers[:4] == [0, 1, 2, 3] and whole[-1]["type"] == f"response.{last}"
+    for one in whole:
+        EVENT.validate_python(one, strict=False)
+    for place, number in enumerate([None, *numbers]):
+        assert read(relays[place % 2], id, number) == whole[place:]
+    assert "".join(one["delta"] for one in whole if one["type"] == "response.output_text.delta") == text
+    told = client(relays[1]).responses.retrieve(id)
+    assert (told.output_text, told.status, told.model) == (text, status, "m7" if write is numbered else "")
+    assert told.to_dict() == {**whole[-1]["response"], "error": told.to_dict()["error"], "output": told.to_dict()["output"]}
+    if end == "end":
+        with client(relays[0]).responses.stream(response_id=id) as stream:
+            assert stream.get_final_response().output_text == text
+    assert upstream.requests == []
+
+
+def test_what_others_write_is_followed(relays, redis, session):
+    redis.add(session, response="r1", n=1, data=WORDS[0])
+    with client(relays[0]).responses.retrieve(f"r1~{session}", stream=True) as stream:
+        assert [next(stream).type for _ in range(4)][0] == "response.created" and next(stream).delta == WORDS[0]
+        assert client(relays[1]).responses.retrieve(f"r1~{session}").status == "in_progress"
+        redis.add(session, response="r1", n=2, data=WORDS[1])
+        assert next(stream).delta == WORDS[1]
+        redis.add(session, event="end", response="r1")
+        assert [one.sequence_number for one in stream] == [6, 7, 8, 9]
+
+
+def test_chat_completions_are_read_as_a_message_too(relays, upstream, session):
+    upstream.events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks()] + ["data: [DONE]\n\n"]
+    with client(relays[0]).chat.completions.with_streaming_response.create(
+        model="m", messages=[{"role": "user", "content": "hi"}], stream=True, extra_headers={"Baton-Session": session}
+    ) as answer:
+        response = answer.headers["baton-response"]
+        answer.read()
+    assert client(relays[1]).responses.retrieve(f"{response}~{session}").output_text == "".join(WORDS)
 
 
 def test_what_does_not_stream_is_passed_through(relays, upstream):

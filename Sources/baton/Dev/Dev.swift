@@ -89,7 +89,8 @@ struct DevServer {
       count: gateways, host: host,
       options: [
         "--redis", redis.url, "--drain-delay", "0s", "--drain-time", "1s", "--log-level", "warning",
-      ] + (isLoopback ? [] : ["--insecure-no-auth", "--allowed-origins", origins.joined(separator: ",")]))
+      ] + (openai.map { ["--openai", $0] } ?? [])
+        + (isLoopback ? [] : ["--insecure-no-auth", "--allowed-origins", origins.joined(separator: ",")]))
     let model = Model(endpoint: openai, model: model, redis: redis.url)
     let routes = DevRoutes(
       fleet: fleet, model: model, redis: redis, commands: commands,

@@ -23,7 +23,7 @@ extension Routes {
     switch (request.method, action) {
     case (.get, nil):
       let (id, who) = try await admitted(.read)
-      try await known(id)
+      try await known(id, call, who)
       if try query.one("stream") == "true" {
         let after = try query.one("starting_after").map { (text) throws(Problem) in
           guard let number = UInt64(decimalDigits: text.utf8) else {
@@ -32,21 +32,21 @@ extension Routes {
           return number
         }
         return try await stream(
-          id, call, ResponsesStream(after: after), for: who, in: front.place(in: id.session, for: who),
+          id, call, ResponsesStream(id, after: after), for: who, in: front.place(in: id.session, for: who),
           cancelsWhenGone: false)
       }
       let object = try await object(of: id, call, in: front.place(in: id.session, for: who), waits: false, beats: 3)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.post, "cancel"):
       let (id, who) = try await admitted(.cancel)
-      try await known(id)
+      try await known(id, call, who)
       try await cancel(id.response, in: id.session, by: "openai", subject: who?.subject ?? "")
       // The relay hears of it within 250 ms, wherever it runs.
       let object = try await object(of: id, call, in: front.place(in: id.session, for: nil), waits: true, beats: 1)
       return .json(ByteBuffer(string: object.json), to: request).of(id.session, id.response)
     case (.delete, nil):
       let (id, who) = try await admitted(.delete)
-      try await known(id)
+      try await known(id, call, who)
       guard id.session.description == id.response,
         try await store.responses(in: id.session).responses.allSatisfy({ $0.name == id.response })
       else {
@@ -68,8 +68,12 @@ extension Routes {
     }
   }
 
-  private func known(_ id: OpenAIResponseID) async throws {
-    guard try await store.response(id.response, in: id.session) != nil else {
+  /// What no producer has opened has to be looked for among the entries.
+  private func known(_ id: OpenAIResponseID, _ call: Call, _ who: Identity?) async throws {
+    if try await store.response(id.response, in: id.session) != nil { return }
+    do {
+      _ = try await object(of: id, call, in: front.place(in: id.session, for: who), waits: false, beats: 3)
+    } catch let problem as Problem where problem.status == .notFound {
       throw Problem(
         .notFound, "no-such-response",
         "Nothing is known of this response; it may have been deleted, or its time is over.")
@@ -86,14 +90,14 @@ extension Routes {
   ) async throws -> LenientJSON {
     var fold = ResponseFold()
     var bytes = 0
-    var wire = ResponsesWire()
+    var events = ResponseEvents(id: id.description)
     var ending: String?
     var (isLive, beats) = (false, 0)
     let tap = try await call.tap(ResponseTap.Request(response: id.response), in: id.session, place, front)
     try await call.gathered.hold(0)
     reading: for try await item in tap.items {
       switch item {
-      case .reset: fold = ResponseFold()
+      case .reset: (fold, events) = (ResponseFold(), ResponseEvents(id: id.description))
       case .live where !waits: break reading
       case .live: isLive = true
       case .beat:
@@ -109,17 +113,16 @@ extension Routes {
         }
         try await call.gathered.hold(bytes)
         for entry in entries {
-          if let event = wire.event(RelayedEntry(entry)) { fold.take(event) }
+          for event in events.take(entry) { fold.take(event) }
           if entry.endsResponse { ending = entry.event }
         }
         tap.taken(ResponseTap.bytes(entries))
       }
     }
     guard let object = fold.object else {
-      throw Problem(.notFound, "no-such-response", "This is no response of this API, or nothing of it is left.")
+      throw Problem(.notFound, "no-such-response", "Nothing is left of this response.")
     }
-    guard ending == "error" || ending == "cancelled", !fold.isOver else { return object }
-    return object.setting("status", .string(Array((ending == "error" ? "failed" : "cancelled").utf8)))
+    return fold.isOver ? object : events.ended(object, by: ending)
   }
 
   /// The response's events, from the session.

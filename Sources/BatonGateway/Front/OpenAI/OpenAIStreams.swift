@@ -20,13 +20,16 @@ extension OpenAIStream {
 struct ResponsesStream: OpenAIStream {
   /// The `sequence_number` of the last event that the client has.
   let after: UInt64?
-  private var wire = ResponsesWire()
+  private var events: ResponseEvents
   private var hasEnd = false
   private var n: UInt64 = 0
 
-  init(after: UInt64?) { self.after = after }
+  init(_ id: OpenAIResponseID, after: UInt64?) {
+    self.after = after
+    events = ResponseEvents(id: id.description)
+  }
 
-  var held: Int { wire.held }
+  var held: Int { events.held }
 
   mutating func breakOff(into bytes: inout ByteBuffer) {
     write(
@@ -39,13 +42,9 @@ struct ResponsesStream: OpenAIStream {
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     n = max(n, entry.n ?? 0)
-    if let event = wire.event(RelayedEntry(entry)) {
+    for event in events.take(entry) {
       hasEnd = hasEnd || ResponseFold.isEnd(event)
-      if let number = event["sequence_number"]?.whole.flatMap({ UInt64(exactly: $0) }),
-        after.map({ number > $0 }) ?? true
-      {
-        write(event, into: &bytes)
-      }
+      if isNew(event) { write(event, into: &bytes) }
     }
   }
 
@@ -53,6 +52,10 @@ struct ResponsesStream: OpenAIStream {
 
   func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
     guard let object else { return }
+    if let closing = events.closing(object) {
+      for event in closing where isNew(event) { write(event, into: &bytes) }
+      return
+    }
     let error = LenientJSON.object([
       .init("code", .string(Array("server_error".utf8))),
       .init("message", .string(Array("the answer broke off".utf8))),
@@ -63,6 +66,11 @@ struct ResponsesStream: OpenAIStream {
         .init("type", .string(Array("response.failed".utf8))), .init("sequence_number", .number("\(n)")),
         .init("response", response),
       ]), into: &bytes)
+  }
+
+  private func isNew(_ event: LenientJSON) -> Bool {
+    guard let number = event["sequence_number"]?.whole.flatMap({ UInt64(exactly: $0) }) else { return false }
+    return after.map { number > $0 } ?? true
   }
 
   private func write(_ event: LenientJSON, into bytes: inout ByteBuffer) {

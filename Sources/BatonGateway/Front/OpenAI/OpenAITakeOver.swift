@@ -48,7 +48,7 @@ struct OpenAITakeOver: Sendable {
 
   func goOn(with response: String, in session: SessionName) async -> Bool {
     let id = OpenAIResponseID(response: response, session: session)
-    guard OpenAIResponseID(id.description) != nil, let note = await note(of: id) else { return false }
+    guard id.isOfRelay, let note = await note(of: id) else { return false }
     let kept = relay.asksInBackground ? try? await store.upstreamID(of: response, in: session) : nil
     return await relay.goOn(
       with: Relay.Request(

@@ -4,8 +4,9 @@
  * @param {string} session
  * @param {string|undefined} token
  * @param {() => string[]} addresses of the gateways; none before they are known
+ * @param {() => string|undefined} newest the newest response's name
  */
-export function showWires(session, token, addresses, { terminal, useChat }) {
+export function showWires(session, token, addresses, newest, { terminal, useChat, openai }) {
   let turn = 0;
   /** While the page is shown: one that a browser keeps for going back would keep its connections. */
   let shown;
@@ -89,10 +90,44 @@ export function showWires(session, token, addresses, { terminal, useChat }) {
     return true;
   }
 
+  // As the openai package is sent it: one response's events after the last one that came
+
+  /** Of the response that is shown: its name, the last event's number, whether it is whole. */
+  let script = { response: undefined, number: -1, isOver: false };
+
+  async function retrieve(signal) {
+    if (signal.aborted) return;
+    const response = newest();
+    if (response !== script.response) {
+      script = { response, number: -1, isOver: false };
+      openai.replaceChildren();
+    }
+    const isMore = response !== undefined && !script.isOver && addresses().length > 0;
+    const wasCut = isMore && (await readEvents(response, signal).catch(() => true));
+    if (wasCut) turn++;
+    setTimeout(retrieve, wasCut ? 200 : 500, signal);
+  }
+
+  /** @returns {Promise<boolean>} whether it broke off */
+  async function readEvents(response, signal) {
+    const place = script.number < 0 ? {} : { starting_after: script.number };
+    const answer = await fetch(address(`v1/responses/${response}~${session}`, { stream: true, ...place }), { cache: 'no-store', signal });
+    if (answer.status !== 200) return answer.status !== 404;
+    for await (const event of chunks(answer.body)) {
+      if (response !== newest()) return false;
+      script.number = event.sequence_number;
+      if (event.type === 'response.output_text.delta') append(openai, event.delta);
+      script.isOver = ['response.completed', 'response.incomplete', 'response.failed'].includes(event.type);
+      if (script.isOver) return false;
+    }
+    return true;
+  }
+
   function start() {
     shown = new AbortController();
     listen(shown.signal);
     resume(shown.signal);
+    retrieve(shown.signal);
   }
 
   addEventListener('pagehide', () => shown.abort());

@@ -94,8 +94,13 @@ function addLine(device, text) {
   while ($('log').childElementCount > 200) $('log').lastChild.remove();
 }
 
+/** The newest response's name, as far as anybody has told it. */
+function newest() {
+  return producer?.response ?? devices.laptop?.response ?? devices.phone?.response;
+}
+
 function showCounts() {
-  const answer = producer?.response ?? devices.laptop?.response ?? devices.phone?.response;
+  const answer = newest();
   const seen = Object.entries(devices).map(([name, count]) => {
     const n = count && count.response === answer ? count.n : undefined;
     $(`count-${name}`).textContent = n?.toLocaleString() ?? '–';
@@ -169,9 +174,15 @@ function reachable(address) {
 function use(addresses) {
   gateways = addresses;
   setText($('attach'), `$ baton attach ${session}${addresses.map((url) => ` --url ${url}`).join('')}`);
+  const response = newest();
+  if (response) setText($('retrieve'), `OpenAI(base_url="${addresses[0]}v1", api_key="-").responses.retrieve("${response}~${session}", stream=True)`);
 }
 
-showWires(session, new URLSearchParams(location.hash.slice(1)).get('token') ?? undefined, () => gateways, { terminal: $('terminal'), useChat: $('use-chat') });
+showWires(session, new URLSearchParams(location.hash.slice(1)).get('token') ?? undefined, () => gateways, newest, {
+  terminal: $('terminal'),
+  useChat: $('use-chat'),
+  openai: $('openai'),
+});
 
 // The way to a real phone
 

@@ -24,8 +24,18 @@ test('a client that has the tool calls is told their outputs', () => {
 test('an entry that is too large ends the message by an error', () => {
   const message = new UIMessage(['r1'], true);
   message.take({ response: 'r1', data: 'a' });
-  assert.equal(message.skip()[0].type, 'error');
-  assert.deepEqual([message.isOver, message.skip(), message.take({ response: 'r1', data: 'b' })], [true, [], []]);
+  assert.deepEqual([message.skip('r0'), message.isOver], [[], false]);
+  assert.equal(message.skip('r1')[0].type, 'error');
+  assert.equal(new UIMessage(['r1'], true).skip().at(-1).type, 'error');
+  assert.deepEqual([message.isOver, message.skip('r1'), message.take({ response: 'r1', data: 'b' })], [true, [], []]);
+});
+
+test('an event that goes on without end is left out', () => {
+  const message = new UIMessage(['r1'], true);
+  const piece = ' '.repeat(1024 * 1024);
+  for (let n = 1; n <= 20; n++) assert.deepEqual(message.take({ event: 'ui', response: 'r1', n, data: piece, more: true }), []);
+  assert.deepEqual(message.take({ event: 'ui', response: 'r1', n: 21, data: '{"type":"data-a"}' }), []);
+  assert.equal(message.take({ event: 'ui', response: 'r1', n: 22, data: '{"type":"data-b"}' }).at(-1).type, 'data-b');
 });
 
 const ui = (n, chunk) => ({ id: `${n}-0.0000000${n % 10}`, event: 'ui', response: 'r1', n, data: JSON.stringify(chunk) });

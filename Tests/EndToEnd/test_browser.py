@@ -98,7 +98,7 @@ def test_a_killed_gateway_costs_nothing(page, redis, session, new_gateway):
     first.kill()
     redis.add_tokens(session, words(201, 400), "r1", 201)
     page.wait_text(stream_text(redis, session))
-    assert [event["node"] for event in page.events("attached")] == ["gw-a", "gw-b"]
+    assert [(event["node"], event["recovered"]) for event in page.events("attached")] == [("gw-a", False), ("gw-b", True)]
     assert not page.events("reset")
     assert sum(event.get("joined", 1) for event in page.events("entry")) == 400
 

@@ -137,7 +137,7 @@ def test_a_gateway_that_is_killed_in_mid_answer(redis, new_gateway, session):
     events = asyncio.run(read())
     entries = [event for event in events if isinstance(event, Entry)]
     assert [entry.n for entry in entries[:-1]] == list(range(1, 201)) and not [event for event in events if isinstance(event, Reset)]
-    assert [event.node for event in events if isinstance(event, Attached)] == ["gw-1", "gw-2"]
+    assert [(event.node, event.recovered) for event in events if isinstance(event, Attached)] == [("gw-1", False), ("gw-2", True)]
     assert any(isinstance(event, State) and event.state == "waiting" and event.detail for event in events)
 
 
@@ -229,7 +229,7 @@ def test_an_entry_that_is_too_large_is_skipped(redis, gateway, session):
     redis.add(session, event="end", response="r")
     events = asyncio.run(all_of(attach(gateway.url, session, until="end")))
     (skipped,) = [event for event in events if isinstance(event, Skipped)]
-    assert skipped.reason == "too_big" and skipped.bytes > 300_000
+    assert (skipped.reason, skipped.response) == ("too_big", "r") and skipped.bytes > 300_000
 
 
 def test_nobody_there_is_told(session):

@@ -97,6 +97,9 @@ extension SessionAttachment {
       public let node: String?
       /// The device's place. Without a check where the stream retains no entry at or before it.
       public let offset: Offset?
+      /// The device goes on at the place that it had, and nothing is missing from there on. False for a device that had
+      /// none, and where a `reset` follows.
+      public let recovered: Bool
       /// The ids of the first and the last entry that the stream retains; nil where it holds none.
       public let first: Offset?
       public let last: Offset?
@@ -106,11 +109,13 @@ extension SessionAttachment {
       public let features: [String]
 
       public init(
-        session: String? = nil, device: String? = nil, node: String? = nil, offset: Offset? = nil, first: Offset? = nil,
-        last: Offset? = nil, pingMs: Double? = nil, features: [String] = []
+        session: String? = nil, device: String? = nil, node: String? = nil, offset: Offset? = nil,
+        recovered: Bool = false,
+        first: Offset? = nil, last: Offset? = nil, pingMs: Double? = nil, features: [String] = []
       ) {
         (self.session, self.device, self.node, self.offset) = (session, device, node, offset)
-        (self.first, self.last, self.pingMs, self.features) = (first, last, pingMs, features)
+        (self.recovered, self.first, self.last, self.pingMs) = (recovered, first, last, pingMs)
+        self.features = features
       }
     }
 
@@ -150,9 +155,11 @@ extension SessionAttachment {
       public let reason: String?
       /// The size of the entry, in bytes.
       public let bytes: UInt64?
+      /// The response that it belongs to, where it is known.
+      public let response: String?
 
-      public init(offset: Offset?, reason: String? = "too_big", bytes: UInt64? = nil) {
-        (self.offset, self.reason, self.bytes) = (offset, reason, bytes)
+      public init(offset: Offset?, reason: String? = "too_big", bytes: UInt64? = nil, response: String? = nil) {
+        (self.offset, self.reason, self.bytes, self.response) = (offset, reason, bytes, response)
       }
     }
   }
@@ -237,6 +244,7 @@ extension Frame.Attached {
     device = members.string("device")
     node = members.string("node")
     offset = members.offset("offset")
+    recovered = members.bool("recovered") ?? false
     first = members.offset("first")
     last = members.offset("last")
     pingMs = members.number("pingMs")
@@ -257,5 +265,6 @@ extension Frame.Skipped {
     offset = members.offset("offset")
     reason = members.string("reason")
     bytes = members.integer("bytes")
+    response = members.string("response")
   }
 }

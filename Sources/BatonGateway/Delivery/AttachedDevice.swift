@@ -280,13 +280,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     case .deliver(let delivery):
       write(delivery, wire)
       if let charge = delivery.segment.charge { charges.append(charge) }
-    case .attached(let offset, let first, let last):
+    case .attached(let offset, let first, let last, let recovered):
       hub.metrics.resumed(offset == .zero ? .waiting : .history)
       wire.write(
         .attached(
           ControlFrame.Attached(
             session: request.attach.session.description, device: request.attach.device, node: node.name,
-            offset: offset, first: first, last: last, pingMs: node.pingMs,
+            offset: offset, recovered: recovered, first: first, last: last, pingMs: node.pingMs,
             features: node.features(for: wire.identity, in: request.attach.session))))
     case .reset(let reset):
       hub.metrics.reset(reset.reason)

@@ -79,6 +79,7 @@ package struct EntryFrame {
       if last.kind == .tooBig {
         return #"{"type":"skipped","offset":"","reason":"too_big","bytes":}"#.utf8.count + offset
           + RawWriter.length(UInt64(last.bytes))
+          + (last.responseLength > 0 ? #","response":"""#.utf8.count + Int(last.responseLength) : 0)
       }
       var size = #"{"id":"","event":""}"#.utf8.count + offset
       size += last.eventLength == 0 ? Entry.token.utf8.count : Int(last.eventLength)
@@ -123,6 +124,11 @@ package struct EntryFrame {
         out.write(last.offset)
         out.write(#"","reason":"too_big","bytes":"#)
         out.write(UInt64(last.bytes))
+        if last.responseLength > 0 {
+          out.write(#","response":""#)
+          out.write(Entry.response(last, bytes))
+          out.write("\"")
+        }
         out.write("}")
         return out.count
       }

@@ -12,19 +12,21 @@ package enum ControlFrame: Sendable, Equatable {
     package var device: String
     package var node: String
     package var offset: Offset
+    package var recovered: Bool
     package var first: Offset?
     package var last: Offset?
     package var pingMs: Int
     package var features: [String]
 
     package init(
-      session: String, device: String, node: String, offset: Offset, first: Offset?, last: Offset?, pingMs: Int,
-      features: [String]
+      session: String, device: String, node: String, offset: Offset, recovered: Bool = false, first: Offset?,
+      last: Offset?, pingMs: Int, features: [String]
     ) {
       self.session = session
       self.device = device
       self.node = node
       self.offset = offset
+      self.recovered = recovered
       self.first = first
       self.last = last
       self.pingMs = pingMs
@@ -53,6 +55,8 @@ package enum ControlFrame: Sendable, Equatable {
         json.member("device", attached.device)
         json.member("node", attached.node)
         json.member("offset", attached.offset.description)
+        json.name("recovered")
+        json.value(attached.recovered)
         json.member("first", attached.first?.description)
         json.member("last", attached.last?.description)
         json.member("pingMs", attached.pingMs)

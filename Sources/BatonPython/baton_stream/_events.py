@@ -53,6 +53,8 @@ class Attached:
     device: str | None = None
     node: str | None = None
     """The gateway's name."""
+    recovered: bool = False
+    """It goes on at the place that this device had, and nothing is missing from there on. False for a device that had none, and where a `Reset` follows."""
     first: str | None = None
     last: str | None = None
     """The first and the last entry that the stream retains; None where it holds none."""
@@ -91,6 +93,8 @@ class Skipped:
     offset: str | None = None
     reason: str | None = None
     bytes: int | None = None
+    response: str | None = None
+    """Where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,8 @@ def event_of(frame: Frame) -> Event | None:
         case "attached":
             features = frame.get("features")
             return Attached(
-                offset=text("offset"), session=text("session"), device=text("device"), node=text("node"), first=text("first"), last=text("last"),
+                offset=text("offset"), session=text("session"), device=text("device"), node=text("node"), recovered=frame.get("recovered") is True,
+                first=text("first"), last=text("last"),
                 features=tuple(one for one in features if isinstance(one, str)) if isinstance(features, list) else (),
             )  # fmt: skip
         case "live":
@@ -164,7 +169,7 @@ def event_of(frame: Frame) -> Event | None:
         case "reset":
             return Reset(text("reason") or "", text("from") or "0", text("offset"))
         case "skipped":
-            return Skipped(text("offset"), text("reason"), _integer(frame.get("bytes")))
+            return Skipped(text("offset"), text("reason"), _integer(frame.get("bytes")), text("response"))
         case "stalled":
             return Stalled(text("reason"))
         case "draining":

@@ -29,9 +29,9 @@ extension Cursor {
         guard let anchor = page.entries.first else { return }
         // The window holds what follows, so no more than this entry was asked for.
         let isAlone = page.entries.count == 1 && info.last.map { $0.offset.id > anchor.id } ?? false
-        start(at: anchor.place, info, with: isAlone ? nil : page, more: true)
+        start(at: anchor.place, info, with: isAlone ? nil : page, more: true, recovered: true)
         verified(anchor)
-      case .proven, .wait: start(at: info.end, info)
+      case .proven, .wait: start(at: info.end, info, recovered: true)
       case .reset(let reason):
         let reset = Reset(reason, requested: offset, info)
         switch reason {
@@ -50,10 +50,12 @@ extension Cursor {
   }
 
   /// - Parameter page: what follows the place; nil where all that does is yet to come, or (`more`) yet to be read.
-  private mutating func start(at place: Place, _ info: StreamInfo, with page: Page? = nil, more: Bool = false) {
+  private mutating func start(
+    at place: Place, _ info: StreamInfo, with page: Page? = nil, more: Bool = false, recovered: Bool = false
+  ) {
     isAttached = true
     if case .end = request.start { trail = Trail(from: place) }
-    steps.append(.attached(offset: place.offset, first: info.first, last: info.last?.offset))
+    steps.append(.attached(offset: place.offset, first: info.first, last: info.last?.offset, recovered: recovered))
     stand(at: place, more: more || page != nil)
     if let page {
       take(page, Pager(more: true))
@@ -66,7 +68,7 @@ extension Cursor {
   /// Attached, but not at the place that was asked for.
   private mutating func refuse(_ reset: Reset, standingAt offset: Offset, _ info: StreamInfo) {
     isAttached = true
-    steps.append(.attached(offset: offset, first: info.first, last: info.last?.offset))
+    steps.append(.attached(offset: offset, first: info.first, last: info.last?.offset, recovered: false))
     restart(reset, at: info.start, added: info.entriesAdded)
   }
 

@@ -10,7 +10,8 @@ package struct Cursor: Sendable {
     case read(PageRequest)
     /// The tail is to read this session now. Answer with `touched` at once.
     case touch
-    case attached(offset: Offset, first: Offset?, last: Offset?)
+    /// - `recovered`: at the place that was asked for, with nothing missing from there on.
+    case attached(offset: Offset, first: Offset?, last: Offset?, recovered: Bool)
     case reset(Reset)
     case deliver(Delivery)
     case behind

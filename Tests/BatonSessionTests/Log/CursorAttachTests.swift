@@ -88,6 +88,30 @@ import Testing
     #expect(stand.cursor.place.offset.check != nil)
   }
 
+  @Test func saysWhetherItGoesOnWhereTheDeviceWas() {
+    func recovered(_ start: AttachRequest.Start, _ change: (inout CursorStand) -> Void = { _ in }) -> Bool? {
+      var stand = CursorStand(start, holding: 1...4)
+      change(&stand)
+      stand.open()
+      _ = stand.settled()
+      return stand.recovered
+    }
+    for start in [AttachRequest.Start.after(.zero), .end, .newest(2), .response("r")] {
+      #expect(recovered(start) == false, "\(start)")
+    }
+    #expect(recovered(at(3)) == true)
+    #expect(recovered(.after(Offset(id: EntryID(3, 0)))) == true)
+    #expect(recovered(at(4)) == true)
+    #expect(recovered(at(4)) { $0.delete(4) } == true)
+    #expect(recovered(at(4)) { $0.trim(to: 0) } == true)
+    #expect(recovered(at(3)) { $0.trim(to: 0) } == false)
+    #expect(recovered(at(2)) { $0.trim(to: 1) } == false)
+    #expect(recovered(at(2)) { $0.delete(2) } == false)
+    #expect(recovered(at(3, "other")) == false)
+    #expect(recovered(at(7)) == false)
+    #expect(recovered(at(3)) { $0.deleteAll() } == false)
+  }
+
   @Test func saysWhenTheCheckDoesNotFit() {
     var stand = CursorStand(at(3, "other"), holding: 1...4)
     #expect(stand.steps() == ["read after 3 look"])

@@ -11,6 +11,7 @@ struct CursorStand {
   /// Entries of one page at the most.
   var pageLimit = 4
   private(set) var asked: PageRequest?
+  private(set) var recovered: Bool?
   private(set) var tickets: UInt64 = 0
 
   /// The stream holds `ids`, and the tail stands at its end.
@@ -68,6 +69,7 @@ struct CursorStand {
     var lines: [String] = []
     while lines.count < 50, let step = cursor.next(log) {
       if case .read(let request) = step { asked = request }
+      if case .attached(_, _, _, let recovered) = step { self.recovered = recovered }
       lines.append(show(step))
       if case .touch = step {
         tickets += 1
@@ -108,7 +110,7 @@ struct CursorStand {
       return "read \(span)" + (request.limit == Cursor.pageLimit ? "" : " limit \(request.limit)")
         + (request.look ? " look" : "")
     case .touch: return "touch"
-    case .attached(let offset, let first, let last): return "attached \(show(offset)) \(window(first, last))"
+    case .attached(let offset, let first, let last, _): return "attached \(show(offset)) \(window(first, last))"
     case .reset(let reset):
       return
         "reset \(reset.reason) from \(show(reset.from)) to \(show(reset.offset)) \(window(reset.first, reset.last))"

@@ -7,7 +7,8 @@ import Testing
 @Suite struct ControlFrameTests {
   static let here = Offset(id: EntryID(5, 1), check: 0x9f3a_11c0)
   static let attached = ControlFrame.Attached(
-    session: "chat-42", device: "d1", node: "gw-1", offset: here, first: here, last: nil, pingMs: 25000,
+    session: "chat-42", device: "d1", node: "gw-1", offset: here, recovered: true, first: here, last: nil,
+    pingMs: 25000,
     features: ["input", "cancel"])
   static let bare = ControlFrame.Attached(
     session: "s", device: "d\"", node: "n", offset: .zero, first: nil, last: nil, pingMs: 1, features: [])
@@ -22,11 +23,11 @@ import Testing
     arguments: [
       (
         .attached(attached),
-        #"{"type":"attached","session":"chat-42","device":"d1","node":"gw-1","offset":"5-1.9f3a11c0","first":"5-1.9f3a11c0","last":null,"pingMs":25000,"features":["input","cancel"]}"#
+        #"{"type":"attached","session":"chat-42","device":"d1","node":"gw-1","offset":"5-1.9f3a11c0","recovered":true,"first":"5-1.9f3a11c0","last":null,"pingMs":25000,"features":["input","cancel"]}"#
       ),
       (
         .attached(bare),
-        #"{"type":"attached","session":"s","device":"d\"","node":"n","offset":"0","first":null,"last":null,"pingMs":1,"features":[]}"#
+        #"{"type":"attached","session":"s","device":"d\"","node":"n","offset":"0","recovered":false,"first":null,"last":null,"pingMs":1,"features":[]}"#
       ),
       (.live(here), #"{"type":"live","offset":"5-1.9f3a11c0"}"#),
       (.live(.zero), #"{"type":"live","offset":"0"}"#),

@@ -94,10 +94,12 @@ import Testing
   @Test func writesSkipped() {
     var reader = EntryReader(maxEntryBytes: 3)
     let known = reader.entry(EntryID(1, 0), [field("data", "Hel"), field("k", "v")])
+    let named = reader.entry(EntryID(1, 1), [field("response", "r1"), field("data", "Hel")])
     let elided = reader.elided(EntryID(2, 0), bytes: 12_582_912)
     #expect(
-      frames([known, elided]) == [
+      frames([known, named, elided]) == [
         #"{"type":"skipped","offset":"1-0","reason":"too_big","bytes":9}"#,
+        #"{"type":"skipped","offset":"1-1","reason":"too_big","bytes":17,"response":"r1"}"#,
         #"{"type":"skipped","offset":"2-0","reason":"too_big","bytes":12582912}"#,
       ])
   }

@@ -188,11 +188,12 @@ extension Fleet {
     device.tell(step, at: now)
     switch step {
     case .deliver(let delivery): judge(device, delivery, history)
-    case .attached(let offset, _, _):
+    case .attached(let offset, _, _, let recovered):
       if let asked = device.offset, stream(device.session)?.entries.contains(where: { $0.id == asked.id }) != true {
         // Where the entry is gone its check proves nothing, either way.
         device.wantsReset = false
       }
+      if recovered, device.wantsReset || device.offset ?? .zero == .zero { complain("recovered what is lost", device) }
       device.beginsAnew(retained(device.session))
       device.sawEnd =
         device.untilEnd && offset.id == device.offset?.id && history.entry(offset)?.endsResponse == true

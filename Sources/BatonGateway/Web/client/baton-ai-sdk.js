@@ -12,6 +12,8 @@ import { randomKey } from './baton-page.js';
 
 const retried = new Set([429, 502, 503, 504]);
 const tries = 8;
+/** Of an event that goes on in the next entry, in characters; what is larger is left out. */
+const longest = 16 * 1024 * 1024;
 
 /** Where an abort, the end of a stream and `stop()` of `useChat` only stop reading; {@link stop} ends the answer. */
 export class BatonChatTransport {
@@ -150,7 +152,7 @@ export class BatonChatTransport {
             session.close();
             return controller.error(new Error(`The session does not go on (${value.reason}).`));
           }
-          const chunks = value.type === 'entry' ? message.take(value) : value.type === 'skipped' ? message.skip() : [];
+          const chunks = value.type === 'entry' ? message.take(value) : value.type === 'skipped' ? message.skip(value.response) : [];
           for (const chunk of chunks) controller.enqueue(chunk);
           hasTold ||= chunks.length > 0;
           if (message.isOver) {
@@ -219,7 +221,7 @@ export class UIMessage {
       }
       case 'ui': {
         at.isOurs = true;
-        at.begun += text ?? '';
+        if (at.begun !== undefined) at.begun = at.begun.length + (text?.length ?? 0) > longest ? undefined : at.begun + (text ?? '');
         if (more) return [];
         const chunk = object(at.begun);
         at.begun = '';
@@ -236,8 +238,9 @@ export class UIMessage {
     }
   }
 
-  /** An entry was too large to be sent. */
-  skip() {
+  /** An entry was too large to be sent: of a response, where that is known. */
+  skip(response) {
+    if (response !== undefined && !this.#responses.includes(response)) return [];
     return this.#fail('A part of the answer is too large for the gateway.');
   }
 

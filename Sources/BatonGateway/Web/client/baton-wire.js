@@ -175,7 +175,8 @@ export function openPages(platform, url, token, tell, { credentials } = {}) {
     for (;;) {
       const page = await get({ after, limit: pageLimit, ...(isLive && { wait: `${pageWait}s` }) });
       if (page === undefined) return;
-      if (!opened) frame({ type: 'attached', offset: page.reset ? '0' : after, first: page.first, last: page.last, features: ['input', 'cancel'] });
+      const recovered = !page.reset && after === asked.get('offset') && after !== '0';
+      if (!opened) frame({ type: 'attached', offset: page.reset ? '0' : after, recovered, first: page.first, last: page.last, features: ['input', 'cancel'] });
       opened = true;
       if (page.reset) {
         after = '0';

@@ -34,10 +34,19 @@ export interface Reset {
 export type BatonEvent =
   | Entry
   | Reset
-  | { type: 'attached'; session: string; device: string; node: string; offset: string; features?: string[] }
+  | {
+      type: 'attached';
+      session: string;
+      device: string;
+      node: string;
+      offset: string;
+      /** It goes on at the place that this device had, and nothing is missing from there on. False for one that had none, and where a `reset` follows. */
+      recovered: boolean;
+      features?: string[];
+    }
   | { type: 'live'; offset: string }
   | { type: 'behind' }
-  | { type: 'skipped'; offset: string; reason: string; bytes: number }
+  | { type: 'skipped'; offset: string; reason: string; bytes: number; response?: string }
   | { type: 'stalled'; reason: string }
   | { type: 'draining'; retryAfterMs: number }
   | { type: 'expiring'; inMs: number }

@@ -22,7 +22,7 @@ package struct ResponseEvents: Sendable {
   /// Bytes of an event that is not whole yet.
   package var held: Int { if case .responses(let wire) = form { wire.held } else { 0 } }
 
-  package mutating func take(_ entry: Entry) -> [LenientJSON] {
+  package mutating func take(_ entry: Entry) -> [ResponseEvent] {
     if case .unknown = form {
       form = ResponsesWire.wrote(entry) ? .responses(ResponsesWire()) : .message(MessageEvents(id: id, entry))
     }
@@ -41,8 +41,8 @@ package struct ResponseEvents: Sendable {
 
   /// What follows a message's last delta, once the response has ended. Nil where the wire itself tells its end.
   /// - Parameter object: the response as `ended` gives it.
-  package func closing(_ object: LenientJSON) -> [LenientJSON]? {
-    if case .message(let message) = form { message.closing(object) } else { nil }
+  package func closing(_ object: LenientJSON) -> [ResponseEvent]? {
+    if case .message(let message) = form { message.closing(object).map { .other($0) } } else { nil }
   }
 
   /// - Parameters:
@@ -86,11 +86,11 @@ private struct MessageEvents: Sendable {
     createdAt = Int(clamping: first.id.milliseconds / 1000)
   }
 
-  mutating func take(_ entry: Entry) -> [LenientJSON] {
-    var events: [LenientJSON] = []
+  mutating func take(_ entry: Entry) -> [ResponseEvent] {
+    var events: [ResponseEvent] = []
     if !hasBegun {
       hasBegun = true
-      events = opening
+      events = opening.map { .other($0) }
     }
     guard entry.event == "token" || entry.n != nil else { return events }
     let number = entry.n ?? n + 1
@@ -101,7 +101,11 @@ private struct MessageEvents: Sendable {
     guard entry.event == "token", entry.part?.hasPrefix("text:") ?? true else { return events }
     let text = pieces.received(relayed.data)
     if !text.isEmpty {
-      events.append(event("output_text.delta", n + 3, ("delta", .text(text)), ("logprobs", .array([]))))
+      events.append(
+        .delta(
+          ResponseDelta(
+            type: "response.output_text.delta", sequenceNumber: n + 3, itemID: itemID, output: 0,
+            index: ("content_index", 0), text: Array(text.utf8), hasLogprobs: true)))
     }
     return events
   }

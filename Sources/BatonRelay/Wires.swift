@@ -27,24 +27,21 @@ package struct ResponsesWire: Sendable {
   package var held: Int { pieces.held }
 
   /// An event, or nil where the entry is none, or not its last.
-  package mutating func event(_ entry: RelayedEntry) -> LenientJSON? {
+  package mutating func event(_ entry: RelayedEntry) -> ResponseEvent? {
     guard let n = entry.n else { return nil }
-    if entry.event == ResponsesCodec.event { return pieces.value(entry) }
+    if entry.event == ResponsesCodec.event { return pieces.value(entry).map { .other($0) } }
     guard entry.event == "token", let part = entry.part, let colon = part.firstIndex(of: ":"),
       let kind = Self.kinds.first(where: { $0.kind == part[..<colon] })
     else { return nil }
     var rest = part[part.index(after: colon)...].split(separator: ".", maxSplits: kind.index == nil ? 1 : 2)
     guard rest.count == (kind.index == nil ? 2 : 3) else { return nil }
     let item = rest.removeLast()
-    var members: [LenientJSON.Member] = [
-      .init("type", .text(kind.event)), .init("sequence_number", .number("\(n - 1)")),
-      .init("item_id", .text(String(item))),
-      .init("output_index", .number(String(rest[0]))),
-    ]
-    if let index = kind.index { members.append(.init(index, .number(String(rest[1])))) }
-    members.append(.init("delta", .string(entry.data)))
-    if kind.kind == "text" { members.append(.init("logprobs", .array([]))) }
-    return .object(members)
+    let places = rest.compactMap { Int($0) }
+    guard places.count == rest.count else { return nil }
+    return .delta(
+      ResponseDelta(
+        type: kind.event, sequenceNumber: n - 1, itemID: String(item), output: places[0],
+        index: kind.index.map { ($0, places[1]) }, text: entry.data, hasLogprobs: kind.kind == "text"))
   }
 }
 

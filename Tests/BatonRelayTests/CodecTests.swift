@@ -47,7 +47,7 @@ struct CodecTests {
     var told: LenientJSON?
     for entry in entries {
       #expect(entry.data.count <= ByteBuffer.deltaLimit)
-      guard let event = wire.event(entry) else {
+      guard let event = wire.event(entry)?.json else {
         #expect(entry.hasMore)
         continue
       }
@@ -87,7 +87,7 @@ struct CodecTests {
         #"{"type":"response.output_text.delta","item_id":"\#(name)","delta":"a"}"#,
       ])
     var wire = ResponsesWire()
-    let events = entries.compactMap { wire.event($0) }
+    let events = entries.compactMap { wire.event($0)?.json }
     #expect(events.map { $0["sequence_number"]?.whole } == [0, 1])
     #expect(events.last?["delta"]?.text == "a")
   }
@@ -99,7 +99,7 @@ struct CodecTests {
     let (items, end) = codec.stopped(why)
     var fold = ResponseFold()
     var wire = ResponsesWire()
-    for entry in entries(items) { if let event = wire.event(entry) { fold.take(event) } }
+    for entry in entries(items) { if let event = wire.event(entry) { fold.take(event.json) } }
     let isCancel = end.how == .cancelled
     #expect(fold.isOver && fold.object?["status"]?.text == (isCancel ? "cancelled" : "failed"))
     #expect(fold.object?["error"]?["message"]?.text == (isCancel ? nil : why.words))

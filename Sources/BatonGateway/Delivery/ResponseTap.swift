@@ -1,3 +1,4 @@
+import Atomics
 import BatonProtocol
 import BatonSession
 import BatonWebSocket
@@ -41,7 +42,11 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   private let eventLoop: any EventLoop
   private let driver: any DeviceDriver
   private let over: () -> Void
-  private var waiting = 0
+  /// Bytes of all that came, and of what is done with.
+  private var written = 0
+  private let read = ManagedAtomic(0)
+  /// The driver waits until more is done with.
+  private let isFull = ManagedAtomic(false)
   private var isOpen = true
   private var beat: RepeatedTask?
 
@@ -55,17 +60,15 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
     let bound = NIOLoopBound(self, eventLoop: eventLoop)
     continuation.onTermination = { _ in eventLoop.execute { bound.value.end() } }
     beat = eventLoop.scheduleRepeatedTask(initialDelay: Self.interval, delay: Self.interval) { _ in
-      if bound.value.waiting == 0 { bound.value.continuation.yield(.beat) }
+      if bound.value.bufferedBytes == 0 { bound.value.continuation.yield(.beat) }
     }
   }
 
   /// From anywhere: so many bytes of what came are done with.
   func taken(_ bytes: Int) {
-    eventLoop.execute { [self] in
-      let wasFull = !isWritable
-      waiting -= bytes
-      if wasFull, isWritable, isOpen { driver.pump() }
-    }
+    read.wrappingIncrement(by: bytes, ordering: .sequentiallyConsistent)
+    guard isFull.exchange(false, ordering: .sequentiallyConsistent) else { return }
+    eventLoop.execute { [self] in if isOpen { driver.pump() } }
   }
 
   static func bytes(_ entries: [Entry]) -> Int { entries.reduce(0) { $0 + $1.bytes + 64 } }
@@ -91,13 +94,18 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
 
   // MARK: DeviceWire
 
-  var isWritable: Bool { waiting < Self.limit }
-  var bufferedBytes: Int { waiting }
+  var isWritable: Bool {
+    if bufferedBytes < Self.limit { return true }
+    isFull.store(true, ordering: .sequentiallyConsistent)
+    // Some may have been done with just before.
+    return bufferedBytes < Self.limit
+  }
+  var bufferedBytes: Int { written - read.load(ordering: .sequentiallyConsistent) }
   let identity: Identity? = nil
 
   func write(entries: Entries) {
     let entries = Array(entries)
-    waiting += Self.bytes(entries)
+    written += Self.bytes(entries)
     continuation.yield(.entries(entries))
   }
 

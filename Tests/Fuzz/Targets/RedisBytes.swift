@@ -59,11 +59,18 @@ enum EntryChecks {
   }
 
   private static func check(wires entries: Entries) throws {
-    var (responses, chat, messages, fold) = (ResponsesWire(), ChatWire(), UIMessageWire(), ResponseFold())
+    var (responses, others, fold) = (ResponsesWire(), ResponseEvents(id: "r1"), ResponseFold())
+    var (chat, messages) = (ChatWire(), UIMessageWire())
     for entry in entries {
-      if let event = responses.event(RelayedEntry(entry)) {
-        try require(JSONValue(ByteBuffer(string: event.json)) != nil, "an event that is no JSON: \(event.json)")
-        fold.take(event)
+      for event in others.take(entry) + [responses.event(RelayedEntry(entry))].compactMap({ $0 }) {
+        let json = event.json
+        try require(JSONValue(ByteBuffer(string: json.json)) != nil, "an event that is no JSON: \(json.json)")
+        var bytes = ByteBuffer()
+        event.write(into: &bytes)
+        let told = "event: \(ResponseEvent.name(json))\ndata: \(json.json)\n\n"
+        try require(String(buffer: bytes) == told, "an event is written in two ways: \(String(buffer: bytes))")
+        try require(told.split(separator: "\n").count == 2, "an event of several lines: \(told)")
+        fold.take(json)
       }
       if let chunk = chat.chunk(RelayedEntry(entry)) {
         try require(JSONValue(ByteBuffer(string: chunk.json)) != nil, "a chunk that is no JSON: \(chunk.json)")

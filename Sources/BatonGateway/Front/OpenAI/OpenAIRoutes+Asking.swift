@@ -89,7 +89,8 @@ extension Routes {
       return try await stream(id, call, ChatStream(), for: who, in: place, cancelsWhenGone: !detaches)
     }
     if streams {
-      return try await stream(id, call, ResponsesStream(id, after: nil), for: who, in: place, cancelsWhenGone: !detaches)
+      return try await stream(
+        id, call, ResponsesStream(id, after: nil), for: who, in: place, cancelsWhenGone: !detaches)
     }
     let object = try await object(of: id, call, in: place, waits: true, beats: nil)
     return .json(ByteBuffer(string: object.json), to: request).of(session, response)

@@ -113,7 +113,7 @@ extension Routes {
         }
         try await call.gathered.hold(bytes)
         for entry in entries {
-          for event in events.take(entry) { fold.take(event) }
+          for event in events.take(entry) { fold.take(event.json) }
           if entry.endsResponse { ending = entry.event }
         }
         tap.taken(ResponseTap.bytes(entries))

@@ -32,19 +32,20 @@ struct ResponsesStream: OpenAIStream {
   var held: Int { events.held }
 
   mutating func breakOff(into bytes: inout ByteBuffer) {
-    write(
+    ResponseEvent.other(
       .object([
         .init("type", .string(Array("error".utf8))), .init("sequence_number", .number("\(n)")),
         .init("code", .string(Array("server_error".utf8))), .init("message", .string(Array(Self.noMemory.utf8))),
         .init("param", .null),
-      ]), into: &bytes)
+      ])
+    ).write(into: &bytes)
   }
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
     n = max(n, entry.n ?? 0)
     for event in events.take(entry) {
-      hasEnd = hasEnd || ResponseFold.isEnd(event)
-      if isNew(event) { write(event, into: &bytes) }
+      hasEnd = hasEnd || event.isEnd
+      if isNew(event) { event.write(into: &bytes) }
     }
   }
 
@@ -53,7 +54,7 @@ struct ResponsesStream: OpenAIStream {
   func end(_ object: LenientJSON?, into bytes: inout ByteBuffer) {
     guard let object else { return }
     if let closing = events.closing(object) {
-      for event in closing where isNew(event) { write(event, into: &bytes) }
+      for event in closing where isNew(event) { event.write(into: &bytes) }
       return
     }
     let error = LenientJSON.object([
@@ -61,20 +62,17 @@ struct ResponsesStream: OpenAIStream {
       .init("message", .string(Array("the answer broke off".utf8))),
     ])
     let response = object.setting("status", .string(Array("failed".utf8))).setting("error", error)
-    write(
+    ResponseEvent.other(
       .object([
         .init("type", .string(Array("response.failed".utf8))), .init("sequence_number", .number("\(n)")),
         .init("response", response),
-      ]), into: &bytes)
+      ])
+    ).write(into: &bytes)
   }
 
-  private func isNew(_ event: LenientJSON) -> Bool {
-    guard let number = event["sequence_number"]?.whole.flatMap({ UInt64(exactly: $0) }) else { return false }
+  private func isNew(_ event: ResponseEvent) -> Bool {
+    guard let number = event.sequenceNumber else { return false }
     return after.map { number > $0 } ?? true
-  }
-
-  private func write(_ event: LenientJSON, into bytes: inout ByteBuffer) {
-    bytes.writeString("event: \(event["type"]?.text ?? "message")\ndata: \(event.json)\n\n")
   }
 }
 

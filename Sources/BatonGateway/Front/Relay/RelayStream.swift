@@ -44,27 +44,29 @@ extension Routes {
         }
         defer { place.leave() }
         do {
-          let tap = try await call.tap(asked, in: session, place, front)
-          gathered.onGivingWay { tap.giveUp(Problem.shortOfMemory) }
-          reading: for try await item in tap.items {
-            if isExpired() { throw ChannelError.ioOnClosedChannel }
-            switch item {
-            // What was sent is not what the stream holds.
-            case .reset: throw ChannelError.ioOnClosedChannel
-            case .live: continue
-            case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
-            case .entries(let entries):
-              var bytes = ByteBuffer()
-              for entry in entries { form.write(entry, into: &bytes) }
-              if bytes.readableBytes > 0 { try await writer.write(bytes) }
-              tap.taken(ResponseTap.bytes(entries))
-              if form.isOver { break reading }
-              try await gathered.hold(form.held)
+          try await run(on: call.channel.eventLoop) {
+            let tap = try await call.tap(asked, in: session, place, front)
+            gathered.onGivingWay { tap.giveUp(Problem.shortOfMemory) }
+            reading: for try await item in tap.items {
+              if isExpired() { throw ChannelError.ioOnClosedChannel }
+              switch item {
+              // What was sent is not what the stream holds.
+              case .reset: throw ChannelError.ioOnClosedChannel
+              case .live: continue
+              case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
+              case .entries(let entries):
+                var bytes = ByteBuffer()
+                for entry in entries { form.write(entry, into: &bytes) }
+                if bytes.readableBytes > 0 { try await writer.write(bytes) }
+                tap.taken(ResponseTap.bytes(entries))
+                if form.isOver { break reading }
+                try await gathered.hold(form.held)
+              }
             }
+            var last = ByteBuffer()
+            try await ending(&form, &last)
+            if last.readableBytes > 0 { try await writer.write(last) }
           }
-          var last = ByteBuffer()
-          try await ending(&form, &last)
-          if last.readableBytes > 0 { try await writer.write(last) }
         } catch let problem as Problem where problem == .shortOfMemory {
           refusals.note(problem, uri: call.request.head.path ?? "/", origin: nil, from: call.address)
           var last = ByteBuffer()

@@ -67,9 +67,12 @@ package struct UIMessageWire: Sendable {
   }
 
   package mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
-    guard !isOver, let name = entry.response else { return }
-    if name != response.name { response = Response(name: name) }
-    let isLast = last == nil || last == name
+    guard !isOver else { return }
+    if response.name.isEmpty || !entry.isOf(response.name) {
+      guard let name = entry.response else { return }
+      response = Response(name: name)
+    }
+    let isLast = last == nil || last == response.name
     if entry.isTooBig {
       write(error: "A part of the answer is too large for the gateway.", into: &bytes)
       return
@@ -199,7 +202,21 @@ package struct UIMessageWire: Sendable {
   private mutating func delta(_ kind: Kind, _ name: String, _ text: ByteBuffer, into bytes: inout ByteBuffer) {
     begin(into: &bytes)
     if kind.kind != "tool" { open(Part(kind: kind.kind, id: name), into: &bytes) }
-    Self.write(kind.delta, [(kind.name, name), (kind.member, String(buffer: text))], into: &bytes)
+    // What almost all chunks are. Names of parts have no characters that JSON escapes.
+    bytes.writeStaticString("data: {\"type\":\"")
+    bytes.writeString(kind.delta)
+    bytes.writeStaticString("\",\"")
+    bytes.writeString(kind.name)
+    bytes.writeStaticString("\":\"")
+    bytes.writeString(name)
+    bytes.writeStaticString("\",\"")
+    bytes.writeString(kind.member)
+    bytes.writeStaticString("\":")
+    var json = JSONWriter(into: bytes)
+    bytes = ByteBuffer()
+    json.value(String(buffer: text))
+    bytes = json.buffer
+    bytes.writeStaticString("}\n\n")
   }
 
   private mutating func end(_ entry: Entry, isLast: Bool, into bytes: inout ByteBuffer) {

@@ -9,6 +9,7 @@ package struct TextPieces {
 
   /// Whole characters; what belongs to none is U+FFFD.
   package mutating func received(_ bytes: [UInt8]) -> String {
+    if rest.isEmpty, bytes.last ?? 0 < 0x80 { return Self.text(bytes[...]) }
     let all = rest + bytes
     let held = Self.unfinished(all)
     rest = Array(all.suffix(held))

@@ -31,6 +31,8 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
     case reset
     /// Nothing came for a while: what is written now shows whether somebody is there.
     case beat
+    /// What was written past the queue is to be looked at.
+    case look
   }
 
   /// Bytes that may wait to be taken; more than that waits as history.
@@ -42,6 +44,10 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   private let eventLoop: any EventLoop
   private let driver: any DeviceDriver
   private let over: () -> Void
+  /// Takes entries at once where nobody has any to finish before; false: they have to wait.
+  private var passing: (@Sendable (Entries) -> Passed)?
+
+  enum Passed { case all, lookAgain, none }
   /// Bytes of all that came, and of what is done with.
   private var written = 0
   private let read = ManagedAtomic(0)
@@ -71,6 +77,9 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
     eventLoop.execute { [self] in if isOpen { driver.pump() } }
   }
 
+  /// From anywhere: entries that come while none wait are given to this, on the event loop.
+  func pass(_ entries: @escaping @Sendable (Entries) -> Passed) { eventLoop.execute { self.passing = entries } }
+
   static func bytes(_ entries: [Entry]) -> Int { entries.reduce(0) { $0 + $1.bytes + 64 } }
 
   /// From anywhere: it is not followed any more, because of this.
@@ -82,6 +91,7 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   private func end(_ error: (any Error)? = nil) {
     guard isOpen else { return }
     isOpen = false
+    passing = nil
     beat?.cancel()
     continuation.finish(throwing: error)
     // Not within a call of the driver's, which ends by it.
@@ -104,6 +114,15 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   let identity: Identity? = nil
 
   func write(entries: Entries) {
+    if let passing, bufferedBytes == 0 {
+      switch passing(entries) {
+      case .all: return
+      case .lookAgain:
+        continuation.yield(.look)
+        return
+      case .none: break
+      }
+    }
     let entries = Array(entries)
     written += Self.bytes(entries)
     continuation.yield(.entries(entries))
@@ -112,7 +131,9 @@ final class ResponseTap: DeviceWire, @unchecked Sendable {
   func write(_ frame: ControlFrame) {
     switch frame {
     case .live: continuation.yield(.live)
-    case .reset: continuation.yield(.reset)
+    case .reset:
+      passing = nil
+      continuation.yield(.reset)
     default: break
     }
   }

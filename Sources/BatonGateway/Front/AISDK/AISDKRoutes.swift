@@ -200,10 +200,10 @@ extension Routes {
 struct UIMessageStream: RelayStream {
   private var wire: UIMessageWire
   /// Nil: whatever comes.
-  private let responses: Set<String>?
+  private let responses: [String]?
 
   init(_ wire: UIMessageWire, of responses: [String]? = nil) {
-    (self.wire, self.responses) = (wire, responses.map(Set.init))
+    (self.wire, self.responses) = (wire, responses)
   }
 
   var isOver: Bool { wire.isOver }
@@ -214,7 +214,7 @@ struct UIMessageStream: RelayStream {
   }
 
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer) {
-    guard responses.map({ responses in entry.response.map(responses.contains) ?? false }) ?? true else { return }
+    guard responses?.contains(where: { entry.isOf($0) }) ?? true else { return }
     wire.write(entry, into: &bytes)
   }
 }

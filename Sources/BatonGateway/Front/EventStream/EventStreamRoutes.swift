@@ -127,6 +127,7 @@ extension Routes {
       switch item {
       case .reset: (place, isLast) = (nil, false)
       case .live: break reading
+      case .look: continue
       case .beat: throw Problem.storeUnavailable
       case .entries(let entries):
         for entry in entries where entry.isOf(response) {

@@ -100,6 +100,7 @@ extension Routes {
       case .reset: (fold, events) = (ResponseFold(), ResponseEvents(id: id.description))
       case .live where !waits: break reading
       case .live: isLive = true
+      case .look: continue
       case .beat:
         beats += 1
         guard let limit, beats >= limit else { continue }

@@ -2,6 +2,7 @@ import BatonProtocol
 import Foundation
 import HTTPTypes
 import HummingbirdCore
+import NIOConcurrencyHelpers
 import NIOCore
 
 /// Entries of a session as a stream of another API.
@@ -38,8 +39,8 @@ extension Routes {
     var answer = Response(
       status: .ok,
       body: ResponseBody { [self] writer in
-        var form = form
-        let isExpired = {
+        let form = NIOLockedValueBox(form)
+        let isExpired = { @Sendable in
           who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(session) } ?? false
         }
         defer { place.leave() }
@@ -47,29 +48,43 @@ extension Routes {
           try await run(on: call.channel.eventLoop) {
             let tap = try await call.tap(asked, in: session, place, front)
             gathered.onGivingWay { tap.giveUp(Problem.shortOfMemory) }
+            // What comes while the client reads goes out as it comes, without a turn of this task.
+            let chunks = try await ChunkWriter.make(on: call.channel)
+            tap.pass { [channel = call.channel] entries in
+              guard channel.isWritable, !isExpired() else { return .none }
+              return form.withLockedValue { form in
+                guard form.held == 0 else { return .none }
+                chunks.write { for entry in entries where !form.isOver { form.write(entry, into: &$0) } }
+                return form.isOver || form.held > 0 ? .lookAgain : .all
+              }
+            }
             reading: for try await item in tap.items {
               if isExpired() { throw ChannelError.ioOnClosedChannel }
               switch item {
               // What was sent is not what the stream holds.
               case .reset: throw ChannelError.ioOnClosedChannel
               case .live: continue
+              case .look: try await gathered.hold(form.withLockedValue { $0.held })
               case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
               case .entries(let entries):
-                var bytes = ByteBuffer()
-                for entry in entries { form.write(entry, into: &bytes) }
+                let bytes = form.withLockedValue { form in
+                  var bytes = ByteBuffer()
+                  for entry in entries { form.write(entry, into: &bytes) }
+                  return bytes
+                }
                 if bytes.readableBytes > 0 { try await writer.write(bytes) }
+                try await gathered.hold(form.withLockedValue { $0.held })
                 tap.taken(ResponseTap.bytes(entries))
-                if form.isOver { break reading }
-                try await gathered.hold(form.held)
               }
+              if form.withLockedValue({ $0.isOver }) { break reading }
             }
-            var last = ByteBuffer()
+            var (form, last) = (form.withLockedValue { $0 }, ByteBuffer())
             try await ending(&form, &last)
             if last.readableBytes > 0 { try await writer.write(last) }
           }
         } catch let problem as Problem where problem == .shortOfMemory {
           refusals.note(problem, uri: call.request.head.path ?? "/", origin: nil, from: call.address)
-          var last = ByteBuffer()
+          var (form, last) = (form.withLockedValue { $0 }, ByteBuffer())
           form.breakOff(into: &last)
           if form.isOver { try await ending(&form, &last) }
           if last.readableBytes > 0 { try await writer.write(last) }

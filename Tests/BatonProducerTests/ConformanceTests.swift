@@ -131,10 +131,7 @@ private func fits(_ reply: [String], _ expected: [String], _ bound: inout [Strin
         .xrange(key, from: .zero, through: .max, count: 1000), timeout: .seconds(10)
       )
       .decodedEntries().entries
-      let fields = entries.map { entry in
-        entry.fields.flatMap { [String(buffer: $0.name), String(buffer: $0.value)] }
-      }
-      #expect(fields == contents)
+      #expect(entries.map(\.texts) == contents)
     }
     try await connection.eventLoop.submit { connection.close() }.get()
   }

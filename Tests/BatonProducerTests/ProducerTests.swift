@@ -16,9 +16,7 @@ import Testing
     let connection = try await connect(server)
     defer { connection.eventLoop.execute { connection.close() } }
     let command = RedisCommand.xrange("baton:{\(session)}", from: .zero, through: .max, count: 10_000)
-    return try await connection.send(command, timeout: .seconds(10)).decodedEntries().entries.map { entry in
-      entry.fields.flatMap { [String(buffer: $0.name), String(buffer: $0.value)] }
-    }
+    return try await connection.send(command, timeout: .seconds(10)).decodedEntries().entries.map(\.texts)
   }
 
   private func text(_ entries: [[String]]) -> String {

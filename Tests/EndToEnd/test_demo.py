@@ -324,8 +324,8 @@ def test_a_reload_of_a_finished_answer_keeps_the_count(desk, browser, demo):
     whole = desk.wait_all()
     browser.open(desk.driver.find_element(By.ID, "handover").get_attribute("href"))
     counted = "return document.getElementById('count').textContent"
-    wait_for(lambda: shown(browser) == whole and "tokens" in browser.run(counted), what="text and count")
-    before = browser.run(counted)
+    before = f"{max(int(entry['n']) for entry in demo.entries(desk.session) if 'n' in entry):,} tokens"
+    wait_for(lambda: shown(browser) == whole and browser.run(counted) == before, what="text and count")
     browser.driver.refresh()
     wait_for(lambda: shown(browser) == whole, what="the text is back")
     wait_for(lambda: browser.run(counted) == before, what="so is the count")

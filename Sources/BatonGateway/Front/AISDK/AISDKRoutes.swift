@@ -166,7 +166,11 @@ extension Routes {
     if let turn = try await newestTurn(of: session), turn.ended == nil, let last = turn.responses.last {
       open.insert(last)
     }
-    for response in open { try await cancel(response, in: session, by: "ai-sdk", subject: subject) }
+    // What waits would have its turn by the end of what runs.
+    let waiting = try await waiting(in: session).filter(open.contains)
+    for response in waiting + open.subtracting(waiting) {
+      try await cancel(response, in: session, by: "ai-sdk", subject: subject)
+    }
     return nothing(call).of(session)
   }
 

@@ -70,6 +70,8 @@ extension Routes {
       }
       busy.remove(response)
       if busy.isEmpty {
+        // Whoever stops everything may have cancelled it just before.
+        _ = try await heard(of: question, after: place)
         _ = try await store.line(.keep(response, .asked, most: rule.maxQueued), in: session)
         return
       }
@@ -88,17 +90,26 @@ extension Routes {
       }
       if waited >= rule.timeout { throw Problem.sessionBusy(session, other, for: rule.timeout) }
       if let seconds = state.drainingFor { throw Problem.draining(retryAfter: seconds) }
-      let look = try await store.look(at: response, in: session, after: place)
-      for message in look.messages {
-        let texts = message.texts
-        place = EntryID(message.id.milliseconds, message.id.sequence)
-        if texts["event"] == "cancel", texts["response"] == response { throw Problem.questionCancelled(response) }
-      }
+      place = try await heard(of: question, after: place)
       // Whoever answers may be dead.
       store.watchLeases(of: session)
       try await Task.sleep(for: pause)
       pause = min(pause * 2, Self.pauses.most)
     }
+  }
+
+  /// - Returns: the place of what was heard last.
+  /// - Throws: `Problem` 409 where the question was cancelled.
+  private func heard(of question: RelayQuestion, after place: EntryID) async throws -> EntryID {
+    var place = place
+    for message in try await store.look(at: question.response, in: question.session, after: place).messages {
+      let texts = message.texts
+      place = EntryID(message.id.milliseconds, message.id.sequence)
+      if texts["event"] == "cancel", texts["response"] == question.response {
+        throw Problem.questionCancelled(question.response)
+      }
+    }
+    return place
   }
 
   /// Responses of a session that somebody produces.

@@ -22,6 +22,8 @@ package enum LenientJSON: Sendable, Equatable {
   }
 
   package static let depth = 64
+  /// Values of a text that can be read: each takes ten times the bytes that it may have there.
+  package static let maxValues = 1_000_000
 
   /// The texts of JSON that follow each other in `bytes`, and whether nothing else is there.
   package static func values(_ bytes: some Collection<UInt8>) -> (values: [LenientJSON], isAll: Bool) {
@@ -136,6 +138,7 @@ package enum LenientJSON: Sendable, Equatable {
     /// What has no end is taken for what there is of it.
     let isCut: Bool
     var at = 0
+    private var left = LenientJSON.maxValues
 
     init(bytes: UnsafeBufferPointer<UInt8>, isCut: Bool = false) { (self.bytes, self.isCut) = (bytes, isCut) }
 
@@ -163,6 +166,8 @@ package enum LenientJSON: Sendable, Equatable {
     }
 
     mutating func value(depth: Int) -> LenientJSON? {
+      guard left > 0 else { return nil }
+      left -= 1
       skipSpace()
       switch next {
       case UInt8(ascii: "{"): return depth < LenientJSON.depth ? object(depth) : deep()

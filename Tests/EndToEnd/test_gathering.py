@@ -3,6 +3,7 @@
 import contextlib
 import json
 import select
+import threading
 import time
 
 import pytest
@@ -136,6 +137,71 @@ def test_an_answer_of_many_parts_costs_what_it_weighs(tight, redis, session):
     before = cpu(tight)
     assert tight.request("GET", f"/v1/responses/{response}~{session}", seconds=60).status in (200, 503)
     assert cpu(tight) - before < 8
+
+
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory, redis, upstream):
+    gateway = start(tmp_path_factory.mktemp("roomy"), redis, upstream, "gw-roomy", "--max-body-bytes", "8MiB")
+    yield gateway
+    gateway.kill()
+
+
+@contextlib.contextmanager
+def light(gateway, megabytes=150):
+    """What is read within it takes no more than that at any time."""
+    before, peak, over = gateway.process.rss(), 0, threading.Event()
+
+    def watch():
+        nonlocal peak
+        while not over.wait(0.01):
+            peak = max(peak, gateway.process.rss())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
+    assert peak - before < megabytes << 20
+
+
+# Two million values, in less than the 8 MiB that an event or a body may have.
+MANY = "[" + "0," * 2_000_000 + "0]"
+CHUNK = 'data: {"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+
+
+def test_an_event_of_too_many_values_is_left_out(redis, roomy, upstream, session):
+    """Each takes ten times its bytes while it is read."""
+    ask, more = {"Content-Type": "application/json", "Baton-Session": session}, '"model":"m","stream":true'
+    with light(roomy):
+        body = f'data: {{"type":"data-x","data":{MANY}}}\n\ndata: {{"type":"finish"}}\n\ndata: [DONE]\n\n'
+        told = roomy.request("POST", f"/v1/sessions/{session}?response=r", body, {"Content-Type": "text/event-stream"}, seconds=60)
+        assert told.json["state"] == "end"
+        upstream.events = [CHUNK % "one", f'data: {{"choices":[],"x":{MANY}}}\n\n', CHUNK % "two", "data: [DONE]\n\n"]
+        told = roomy.request("POST", "/v1/chat/completions", f'{{{more},"messages":[]}}', ask, seconds=60)
+        assert told.status == 200 and b'"one"' in told.body and b'"two"' in told.body and len(told.body) < 10_000
+        delta = 'data: {"type":"response.output_text.delta","item_id":"i","delta":"%s"}\n\n'
+        upstream.events = ['data: {"type":"response.created","response":{"id":"x"}}\n\n', delta % "three",
+                           f'data: {{"type":"response.x","x":{MANY}}}\n\n', delta % "four",
+                           'data: {"type":"response.completed","response":{"id":"x","status":"completed"}}\n\n']  # fmt: skip
+        told = roomy.request("POST", "/v1/responses", f'{{{more},"input":"x"}}', ask, seconds=60)
+        assert told.status == 200 and b'"three"' in told.body and b'"four"' in told.body and len(told.body) < 10_000
+    assert len(redis.stream(session)) < 30
+
+
+@pytest.mark.parametrize("path, body", [
+    ("/v1/responses", '{"model":"m","input":%s}'), ("/v1/responses", '{"model":"m","stream":true,"input":%s}'),
+    ("/v1/chat/completions", '{"model":"m","messages":%s}'), ("/v1/chat/completions", '{"model":"m","stream":true,"messages":%s}'),
+    ("/v1/ai-sdk", '{"id":"s","messages":%s}'),
+])  # fmt: skip
+def test_a_question_of_too_many_values_is_a_400(roomy, upstream, path, body):
+    asked = len(upstream.requests)
+    with light(roomy):
+        told = roomy.request("POST", path, body % MANY, {"Content-Type": "application/json"}, seconds=60)
+    assert told.status == 400
+    words = told.json["detail"] if path == "/v1/ai-sdk" else told.json["error"]["message"]
+    assert "million" in words and len(upstream.requests) == asked
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/ai-sdk", "/agent", "/v1/embeddings"])

@@ -49,7 +49,9 @@ extension Routes {
     let (values, isAll) = LenientJSON.values(body.readableBytesView)
     guard isAll, values.count == 1, let value = values.first, let asked = UIMessageRequest(value) else {
       throw Problem.badRequest(
-        "not-json", "The body must be one JSON object with the chat's id and its messages, as useChat sends it.")
+        "not-json",
+        "The body must be one JSON object, of at most a million values, with the chat's id and its messages, as useChat sends it."
+      )
     }
     let (session, who) = try await admitted(asked.chat, .publish, call, query)
     let subject = who?.subject ?? ""

@@ -23,7 +23,7 @@ extension Routes {
     let body = try await body(call)
     let (values, isAll) = LenientJSON.values(body.readableBytesView)
     guard isAll, values.count == 1, let asked = values.first, case .object = asked else {
-      throw Problem.badRequest("not-json", "The body must be one JSON object.")
+      throw Problem.badRequest("not-json", "The body must be one JSON object, of at most a million values.")
     }
     let streams = asked["stream"]?.isSomething == true
     if wire == .chat, !streams {

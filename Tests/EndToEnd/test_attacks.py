@@ -1,9 +1,12 @@
 """What somebody on the open internet may try, while devices of others are attached, which must not notice."""
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import threading
@@ -262,6 +265,29 @@ def exceeded(gateway, *names):
         assert gateway.metric("baton_limits_exceeded_total", limit=name) >= 1, name
 
 
+@pytest.mark.parametrize("flood", ["1;" + "x" * 200_000, "0" * 200_000, "1;" + "x" * 60_000 + "\r\n\n\r\n"], ids=["extension", "zeros", "in each chunk"])
+@pytest.mark.parametrize("kind", ["json", "ndjson"])
+def test_what_a_chunked_body_has_beside_its_content_is_bounded(redis, target, attach, session, kind, flood):
+    """Extensions, and zeros of a length (RFC 9112 section 7.1.1), which count for no limit of bodies."""
+    head = (POST if kind == "json" else LINES).replace("SESSION", session)
+    with unnoticed(redis, target, attach, session):
+        raw = Raw(target).send(f"{head}Transfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        while not select.select([raw.socket], [], [], 0)[0]:
+            assert sent < 64 << 20, "nothing is said to it"
+            raw.send(flood)
+            sent += len(flood)
+        assert answered(raw)[0] == 400
+        raw.socket.close()
+
+
+def test_chunks_of_one_byte_are_a_body(target, session):
+    body = json.dumps({"data": "x" * 40_000})
+    raw = Raw(target).send(f"{POST.replace('SESSION', session)}Transfer-Encoding: chunked\r\n\r\n" + "".join(f"1;a=b\r\n{one}\r\n" for one in body) + "0\r\n\r\n")
+    assert answered(raw, 20)[0] == 201
+    raw.socket.close()
+
+
 # Connections
 
 
@@ -406,7 +432,8 @@ def test_a_flood_of_frames_is_closed(redis, target, attach, session, what, limit
             raw.send(what * (200_000 // max(1, len(what) // 6)))
         assert closed_with(raw) in (1008, 1002)
         raw.socket.close()
-    assert limit and sum(target.metric("baton_limits_exceeded_total", limit=one) for one in ("max-pings-per-second", "max-frames-per-second")) >= 1
+    assert sum(target.metric("baton_limits_exceeded_total", limit=one) for one in {limit, "max-frames-per-second"}) >= 1
+    assert sum(target.metric("baton_websocket_violations_total", reason=one) or 0 for one in ("too many pings", "too many frames")) >= 1
 
 
 def test_an_event_stream_is_not_talked_to(redis, target, attach, session):
@@ -542,11 +569,13 @@ def test_times_have_a_minute_of_leeway(redis, guarded, session, claims, fits):
 
 
 def raw_token(claims):
-    import hashlib
-    import hmac
+    return signed('{"alg":"HS256"}', json.dumps(claims))
 
-    signed = part({"alg": "HS256"}) + b"." + part(claims)
-    return (signed + b"." + part(hmac.new(SECRET, signed, hashlib.sha256).digest())).decode()
+
+def signed(header, payload, secret=SECRET):
+    """A token of these two texts."""
+    text = part(header.encode()) + b"." + part(payload.encode())
+    return (text + b"." + part(hmac.new(secret, text, hashlib.sha256).digest())).decode()
 
 
 @pytest.mark.parametrize("spoil", [
@@ -556,6 +585,47 @@ def raw_token(claims):
 def test_a_token_is_read_strictly(guarded, session, spoil):
     raw = Raw(guarded).send(f"GET /v1/sessions/{session} HTTP/1.1\r\n{HOST}Authorization: Bearer {spoil(token())}\r\n\r\n")
     assert answered(raw)[0] in (400, 401)
+
+
+@pytest.mark.parametrize("parts", [
+    ('{"alg":"HS256"}', '{CLAIMS,"exp":1}'), ('{"alg":"HS256"}', '{"exp":1,CLAIMS}'), ('{"alg":"HS256"}', '{CLAIMS,"sub":"root"}'), ('{"alg":"HS256"}', '{CLAIMS,"s\\u0075b":"root"}'),
+    ('{"alg":"HS256"}', '{CLAIMS,"x":{"a":1,"a":2}}'), ('{"alg":"none","alg":"HS256"}', "{CLAIMS}"), ('{"alg":"HS256","alg":"none"}', "{CLAIMS}"),
+    ('{"alg":"HS256","kid":"a","kid":"b"}', "{CLAIMS}"), ('{"alg":"HS256"}', "[{CLAIMS}]"), ('{"alg":"HS256"}', "{CLAIMS}{}"), ('{"alg":"HS256"}', "{CLAIMS}\0"),
+], ids=repr)  # fmt: skip
+def test_a_token_says_everything_once(guarded, session, parts):
+    """What two readers may read in two ways is for none (RFC 7515 section 4, RFC 7519 section 4)."""
+    claims = f'"sub":"ada","sessions":["*"],"scope":["read"],"exp":{int(time.time()) + 600}'
+    header, payload = (text.replace("CLAIMS", claims) for text in parts)
+    assert guarded.request("GET", f"/v1/sessions/{session}", headers=bearer(signed(header, payload))).status == 401
+    assert guarded.request("GET", f"/v1/sessions/{session}", headers=bearer(signed('{"alg":"HS256"}', f"{{{claims}}}"))).status == 404
+
+
+@pytest.mark.parametrize("exp", ["1e308", "9223372036854775807", "18446744073709551616", "253402300800", "4000000000.5"])
+def test_a_token_may_end_whenever(redis, guarded, session, exp):
+    """Whatever number it is, attached devices stand it."""
+    value = signed('{"alg":"HS256"}', f'{{"sub":"ada","sessions":["*"],"scope":["read"],"exp":{exp}}}')
+    raw = websocket(guarded, session, f"Authorization: Bearer {value}\r\n")
+    raw.send(frame(json.dumps({"type": "auth", "token": value})))
+    assert '"expiresInMs":' in raw.until('"authenticated"') + raw.until("}")
+    raw.socket.close()
+    events = Raw(guarded).send(f"GET /v1/sessions/{session}?token={value} HTTP/1.1\r\n{EVENTS}\r\n")
+    events.until('"live"')
+    events.socket.close()
+
+
+@pytest.mark.parametrize("header, claims", [
+    ({"kid": "../../../../dev/null"}, {}), ({"kid": ""}, {}), ({"kid": "' OR 1=1 --"}, {}), ({"kid": "k" * 5000}, {}), ({"kid": 7}, {}),
+    ({"jwk": {"kty": "oct", "k": "eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg"}}, {}), ({"jku": "http://127.0.0.1:1/"}, {}), ({"x5u": "http://127.0.0.1:1/"}, {}), ({"x5c": ["AAAA"]}, {}),
+    ({}, {"exp": -5}), ({}, {"exp": "9999999999"}), ({}, {"exp": [9999999999]}), ({}, {"exp": True}), ({}, {"iat": 1e30}), ({}, {"nbf": 1e308}),
+    ({}, {"scope": "read"}), ({}, {"sessions": {"a": 1}}), ({}, {"sub": ["ada"]}), ({}, {"deep": eval("[" * 60 + "]" * 60)}),
+], ids=lambda value: repr(value)[:50])  # fmt: skip
+def test_what_a_forged_token_says_matters_not(guarded, session, header, claims):
+    """Each is signed by another key; those with claims that can't be are refused by the right one, too."""
+    header, body = {"alg": "HS256", **header}, {"sub": "ada", "sessions": ["*"], "scope": ["read"], "exp": int(time.time()) + 600, **claims}
+    value = signed(json.dumps(header), json.dumps(body), b"x" * 35)
+    assert guarded.request("GET", f"/v1/sessions/{session}", headers=bearer(value)).problem(401)
+    if claims and "deep" not in claims:
+        assert guarded.request("GET", f"/v1/sessions/{session}", headers=bearer(signed(json.dumps(header), json.dumps(body)))).problem(401)
 
 
 def test_a_token_that_has_just_expired_is_let_in_for_the_minute(redis, guarded, session, attach):

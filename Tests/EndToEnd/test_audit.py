@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -98,6 +99,30 @@ def test_acts_and_who_is_sent_away(audited, redis, session, attach):
     assert lines(audited, event="closed", address="198.51.100.20", reason="the token was revoked")
     assert audited.request("DELETE", f"/v1/sessions/{session}", headers=operator).status == 204
     assert told(audited, event="deleted", session=session)["subject"] == "operator"
+
+
+def test_devices_frames_that_are_refused(redis, secret, session, tmp_path, new_gateway, attach):
+    gateway = new_gateway(redis.url, "gw-frames", "--auth-secret-file", secret, "--audit-log", tmp_path / "audit.log", "--max-messages-per-second", "1",
+                          "--max-connections-per-address", "12")  # fmt: skip
+    gateway.audit = tmp_path / "audit.log"
+    reader = attach(gateway, session, headers=bearer(token(sub="eve", scope=["read"]))).until_live()
+    reader.send({"type": "input", "key": "k", "data": "what nobody else may read"})
+    reader.until_type("error")
+    line = told(gateway, reason="forbidden")
+    assert (line["event"], line["status"], line["session"], line["subject"]) == ("refused", 403, session, "eve")
+    for n in range(12):
+        reader.send({"type": "cancel", "key": f"k{n}", "response": "r"})
+    assert told(gateway, reason="rate_limited")["status"] == 429
+    device = attach(gateway, session, headers=bearer(token(sub="bob"))).until_live()
+    device.socket.send("nonsense")
+    assert device.until_closed() == 1008
+    assert told(gateway, event="closed", code=1008)["subject"] == "bob"
+    # Nobody has spoken yet: an address is all that is known.
+    held = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(20)]
+    assert told(gateway, reason="too-many-connections")["address"] == "127.0.0.1"
+    for one in held:
+        one.close()
+    assert "what nobody" not in gateway.audit.read_text()
 
 
 def test_what_comes_again_and_again_is_counted(audited, session):

@@ -1,5 +1,6 @@
 """Section 3: the app says who asks, by the request's cookies and headers; what it does not say lets nobody in."""
 
+import json
 import subprocess
 import threading
 import time
@@ -8,6 +9,7 @@ import pytest
 from support.app import App, claims
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
+from support.raw import Raw
 from support.servers import Gateway
 from support.tokens import bearer, token
 from test_identity import refused
@@ -87,6 +89,19 @@ def test_a_token_writes_no_header(guarded, app, session):
     assert app.asked == []
 
 
+@pytest.mark.parametrize("lines", [
+    "Cookie: a=1\r\nCookie: b=2\r\n", "Cookie: a=\x80\xff\r\n", "Cookie: a=1\tb\r\n", "Cookie:\r\n", "Cookie: a=1;;;;\r\nUser-Agent: %0d%0aX: y\r\n",
+    "Cookie: " + "; ".join(f"c{n}={n}" for n in range(500)) + "\r\n",
+], ids=repr)  # fmt: skip
+def test_odd_cookies_reach_the_app_as_headers_or_not_at_all(guarded, app, session, lines):
+    raw = Raw(guarded).send(f"GET /v1/sessions/{session} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode("latin1"))
+    assert int(raw.until("\r\n\r\n").split()[1]) in (400, 401, 404)
+    raw.socket.close()
+    for asked in app.asked:
+        assert set(asked) <= {":path", "host", "cookie", "user-agent", "accept", "accept-encoding", "connection", "content-length"}, asked
+        assert not [value for value in asked.values() if set(value) & set("\r\n\0")]
+
+
 def test_claims_are_enforced(guarded, app, session):
     app.answer = claims(sessions=["other"])
     refused(guarded, session, 403, cookie())
@@ -156,6 +171,9 @@ BROKEN = {
     "not JSON": lambda app: lambda handler: handler.say(200, "hello"),
     "no exp": lambda app: {"sub": "ada", "sessions": ["*"], "scope": ["read"]},
     "another type": lambda app: claims(sessions="*"),
+    "a claim twice": lambda app: lambda handler: handler.say(200, json.dumps(claims())[:-1] + ', "sub": "root"}'),
+    "depth": lambda app: lambda handler: handler.say(200, "[" * 60_000),
+    "a list": lambda app: lambda handler: handler.say(200, json.dumps([claims()])),
     "too long": lambda app: claims(more="x" * 70_000),
     "a cut": lambda app: lambda handler: handler.connection.shutdown(2),
     "without an end": lambda app: drip,

@@ -165,6 +165,7 @@ def test_a_full_node_tells_an_event_stream_to_come_back(redis, new_gateway, sess
     assert stream.status == 200 and [frame["type"] for frame in stream.frames] == ["draining"]
     assert EventStream(gateway, session, offset="x").status == 400
     assert gateway.metric("baton_http_refusals_total", reason="too-many-devices") == 1
+    assert gateway.metric("baton_limits_exceeded_total", limit="max-devices") == 1
 
 
 def test_a_response_keeps_its_filter_when_the_browser_comes_back(redis, gateway, session):

@@ -1,5 +1,6 @@
 """Section 11: health, metrics, draining, configuration and exit statuses."""
 
+import re
 import signal
 import subprocess
 
@@ -97,6 +98,18 @@ def test_a_gateway_without_a_key_listens_on_loopback_only(redis):
 def test_insecure_no_auth_lifts_the_loopback_rule(redis, new_gateway, session, attach):
     gateway = new_gateway(redis.url, "gw-open", "--insecure-no-auth", listen="0.0.0.0:0")
     attach(gateway, session).until_live()
+
+
+def test_what_gives_up_safety_is_warned_of_and_measured(redis, new_gateway, gateway, secret):
+    options = re.findall(r"--(insecure-[\w-]+)", run("serve", "--help").stdout)
+    assert options
+    for option in options:
+        open_ = new_gateway(redis.url, f"gw-{option}", f"--{option}")
+        warned = [line for line in open_.process.logged().splitlines() if " warning " in line and f"--{option}" in line]
+        assert len(warned) == 1 and open_.metric("baton_insecure", option=option) == 1
+        assert gateway.metric("baton_insecure", option=option) == 0 and f"--{option}" not in gateway.process.logged()
+    closed = new_gateway(redis.url, "gw-closed", "--insecure-no-auth", "--auth-secret-file", secret)
+    assert closed.metric("baton_insecure", option="insecure-no-auth") == 0 and "--insecure-no-auth" not in closed.process.logged()
 
 
 @pytest.mark.parametrize("arguments", [

@@ -1,9 +1,12 @@
 """What a gateway is to the machine that runs it: signals, systemd, unix sockets, versions, variables, exit statuses."""
 
+import base64
 import contextlib
 import http.client
 import http.server
+import json
 import os
+import pathlib
 import pty
 import re
 import signal
@@ -14,6 +17,8 @@ import threading
 import pytest
 from support.process import BATON, REPOSITORY, Process, free_port, wait_for
 from support.producer import Model
+from support.servers import Gateway
+from support.tokens import bearer, token
 
 
 def run(*arguments, seconds=60, **options):
@@ -43,6 +48,57 @@ def test_a_fault_ends_the_process_at_once(redis, new_gateway):
     gateway.process.signal(signal.SIGILL)
     # The runtime's backtrace takes seconds, in which every device hangs.
     assert gateway.process.wait(2) == -signal.SIGILL
+
+
+SECRETS = {name: f"hidden-{name}-{'x' * 40}" for name in ("redis", "model", "query", "webhook", "token-key", "metrics", "cookie")}
+
+
+@pytest.mark.parametrize("ends", [signal.SIGILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
+def test_secrets_are_nowhere(new_redis, session, tmp_path, started, ends):
+    """Neither in what every user of the machine sees, nor in what is logged, also where all goes wrong."""
+    redis = new_redis("redis-hidden")
+    redis.client.config_set("requirepass", SECRETS["redis"])
+    files = {}
+    for name, text in SECRETS.items():
+        files[name] = tmp_path / name
+        files[name].write_text("whsec_" + base64.b64encode(text.encode()).decode() if name == "webhook" else text)
+    environment = {
+        "BATON_REDIS": redis.url.replace("://", f"://:{SECRETS['redis']}@"), "BATON_OPENAI": f"http://ann:{SECRETS['model']}@127.0.0.1:9/v1?key={SECRETS['query']}",
+        "OPENAI_API_KEY": SECRETS["model"], "BATON_WEBHOOK": f"http://127.0.0.1:9/hooks?key={SECRETS['query']}",
+        "BATON_AI_SDK": f"http://ann:{SECRETS['model']}@127.0.0.1:9/chat?key={SECRETS['query']}", "BATON_RELAY": f"/agent=http://127.0.0.1:9/agent?key={SECRETS['query']}",
+    }  # fmt: skip
+    options = ["--webhook-secret-file", files["webhook"], "--auth-secret-file", files["token-key"], "--metrics-secret-file", files["metrics"]]
+
+    def leaks(*texts):
+        words = [*SECRETS.values(), base64.b64encode(SECRETS["webhook"].encode()).decode()]
+        return [name for name in words for text in texts if name in text]
+
+    printed = subprocess.run([BATON, "serve", "--print-config", *options], capture_output=True, text=True, timeout=30, env={**os.environ, **environment})
+    assert printed.returncode == 0 and not leaks(printed.stdout, printed.stderr)
+    gateway = Gateway(tmp_path, environment["BATON_REDIS"], "gw-hidden", *options, "--log-level", "trace", "--drain-delay", "0s", env=environment, ready=False)
+    started.append(gateway)
+    warned = [line for line in gateway.process.logged().splitlines() if " warning --redis " in line]
+    assert len(warned) == 1 and "BATON_REDIS" in warned[0]
+    quiet = Process(tmp_path, "gw-quiet", [BATON, "serve", "--listen", "127.0.0.1:0", *options], environment)
+    started.append(quiet)
+    wait_for(lambda: "listening on" in quiet.logged(), 20, "it listens")
+    assert "holds credentials" not in quiet.logged()
+    assert not leaks((pathlib.Path("/proc") / str(quiet.pid) / "cmdline").read_text(), quiet.logged())
+    wait_for(lambda: gateway.get("/readyz").status == 200, 20, "it is ready")
+    mine = {**bearer(token(SECRETS["token-key"].encode())), "Content-Type": "application/json", "Cookie": f"login={SECRETS['cookie']}"}
+    for path, body in (("/v1/responses", '{"model":"m","input":"x"}'), ("/v1/models", None), ("/agent", "{}"),
+                       ("/v1/ai-sdk", json.dumps({"id": session, "messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "text": "x"}]}]}))):  # fmt: skip
+        told = gateway.request("POST" if body else "GET", path, body, mine)
+        assert told.status >= 400 and not leaks(told.body.decode())
+    lines = '{"response":"r","n":1,"data":"x"}\n{"response":"r","event":"end"}\n'
+    assert gateway.request("POST", f"/v1/sessions/{session}?epoch=1", lines, {**mine, "Content-Type": "application/x-ndjson"}).status == 201
+    wait_for(lambda: "webhook" in gateway.process.logged(), 20, "a failure")
+    redis.client.config_set("requirepass", "another")
+    redis.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_for(lambda: "WRONGPASS" in gateway.process.logged() or "NOAUTH" in gateway.process.logged(), 20, "Redis lets it in no more")
+    gateway.process.signal(ends)
+    gateway.process.wait(60)
+    assert not leaks(gateway.process.logged())
 
 
 class Manager:

@@ -97,6 +97,31 @@ def test_what_is_no_revocation(nodes, order):
     assert revoke(nodes[0], 400, **order).json["type"] == "urn:baton:problem:bad-revocation"
 
 
+@pytest.mark.parametrize("body", [
+    "", "[]", "null", "{", '{"subject":"a"}x', '{"subject":"a","subject":"b"}', '{"subject":"a","until":1e400}', '{"subject":"a","until":1e308}', '{"subject":"a","until":NaN}',
+    '{"subject":null}', '{"subject":["a"]}', "[" * 100_000, '{"subject":"a","evil":1}',
+], ids=lambda body: body[:40])  # fmt: skip
+def test_what_can_not_be_read_revokes_nothing(nodes, redis, body):
+    before = redis.client.xlen("baton:{baton:revocations}")
+    headers = {"Content-Type": "application/json", **bearer(issued(sub="operator", scope=["revoke"]))}
+    nodes[0].request("POST", "/v1/revocations", body, headers).problem(400)
+    assert redis.client.xlen("baton:{baton:revocations}") == before
+
+
+def test_what_others_write_there_is_stood(nodes, redis, session):
+    """Who writes to Redis may write anything."""
+    redis.add(session, data="x")
+    name = "baton:revocations"
+    for data in ("", "{", "[]", '{"subject":"a"}', '{"subject":"a","before":"x","until":"y"}', '{"subject":"a","token":"b","before":1e30,"until":1e30}',
+                 '{"subject":"b","before":-1e308,"until":1e308}', '{"before":1,"until":9e18}', "[" * 10_000, "x" * 300_000):  # fmt: skip
+        redis.add(name, event="revoke", data=data)
+    redis.add(name, n="x", event="revoke")
+    value = issued(sub=f"after-{session}")
+    assert status(nodes[1], session, value) == 200
+    revoke(nodes[0], subject=f"after-{session}")
+    wait_for(lambda: status(nodes[1], session, value) == 401, 20, "the next one is heard")
+
+
 def test_only_who_may_revokes(nodes):
     revoke(nodes[0], 403, {"scope": ["read", "publish", "delete"]}, subject="ada")
 

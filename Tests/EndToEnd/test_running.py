@@ -1,14 +1,19 @@
 """The articles for those who run Baton: their blocks run, their figures hold, their tables are what the programs say."""
 
+import contextlib
 import os
 import re
 import subprocess
 
+import baton_stream._redis as package
 import measure
 import pytest
+from redis import AuthenticationError, ResponseError
+from redis import Redis as Client
 from support.event_stream import EventStream
 from support.process import BATON, BUILD, REPOSITORY, wait_for
-from support.servers import HAProxy, Nginx, Redis, request
+from support.servers import HAProxy, Nginx, Redis, key, request
+from support.step import Step
 from support.tokens import bearer, token
 from support.versions import COUNTS_ENTRIES
 from support.webhooks import Receiver, secret
@@ -116,6 +121,69 @@ def test_the_rights_are_enough_and_each_is_needed(tmp_path, new_redis, new_gatew
         redis.client.execute_command("ACL", "SETUSER", "baton-gateway", f"+{right}")
 
 
+def produce(client, redis, session):
+    """All that the atomic step and an inbox ask of Redis, each by a call of its own: what is refused stops no other."""
+    name = f"{key(session)}:producers"
+    fill = lambda: redis.client.hset(name, mapping={f"old{n}": "1 1 end - 1-1 0" for n in range(1023 - redis.client.hlen(name))})  # noqa: E731
+    for step in (
+        lambda: client.ping(), lambda: client.execute_command("ROLE"), lambda: client.info("server"), lambda: client.client_setname("p"),
+        lambda: client.evalsha("0" * 40, 0), lambda: Called(client, session).open("r", "w.1", 1, [("deltas", "a", "b")]),
+        # With each 1024th response those whose entries were trimmed away are forgotten.
+        fill, lambda: Called(client, session).open("s", "w.1", 1, [("deltas", "a")]),
+        # The state is gone, the stream is not.
+        lambda: redis.client.delete(name), lambda: Called(client, session).append("r", "w.2", 3, [("deltas", "c")]),
+        lambda: Called(client, session).put("both", ["event", "input", "data", "x"], scope="k"), lambda: client.xread({f"{key(session)}:inbox": "0-0"}),
+        lambda: client.xrange(key(session), count=1), lambda: Called(client, session).delete(),
+    ):  # fmt: skip
+        with contextlib.suppress(ResponseError):
+            step()
+
+
+class Called(Step):
+    """By EVAL: a producer may not load scripts."""
+
+    def __init__(self, client, session):
+        super().__init__(client, session)
+        self.script = lambda keys, args: client.eval(package.SCRIPT, len(keys), *keys, *args)
+
+
+def test_each_right_of_a_producer_is_needed(new_redis, session):
+    redis = new_redis("redis-acl-producer")
+    grant(redis)
+    client = Client(port=redis.port, protocol=2, username="baton-producer", password="producer-password")
+    produce(client, redis, session)
+    assert redis.client.execute_command("ACL", "LOG") == [], "a right is missing"
+    line = next(line for line in BLOCKS["acl"].replace("\\\n", " ").splitlines() if "baton-producer" in line)
+    rights = re.findall(r"\+([\w|]+)", line)
+    assert len(rights) > 20
+    for right in rights:
+        if "|" in right and not COUNTS_ENTRIES:
+            continue
+        redis.client.execute_command("ACL", "SETUSER", "baton-producer", f"-{right}")
+        redis.client.execute_command("ACL", "LOG", "RESET")
+        produce(client, redis, f"{session}-{right.replace('|', '-')}")
+        refused = {one[index + 1].decode() for one in redis.client.execute_command("ACL", "LOG") for index, word in enumerate(one) if word == b"object"}
+        assert refused == {right}, right
+        redis.client.execute_command("ACL", "SETUSER", "baton-producer", f"+{right}")
+
+
+@pytest.mark.parametrize("user", ["baton-gateway", "baton-producer"])
+def test_other_keys_channels_and_commands_are_nobodys(new_redis, session, user):
+    redis = new_redis(f"redis-{user}")
+    grant(redis)
+    redis.client.set("elsewhere", "x")
+    client = Client(port=redis.port, protocol=2, username=user, password=f"{user[6:]}-password")
+    for command in ("GET elsewhere", "XADD elsewhere * a b", "XRANGE baton:x - +", "DEL elsewhere", "KEYS *", "SCAN 0", "FLUSHALL", "CONFIG GET *", "ACL LIST", "SCRIPT FLUSH",
+                    "FUNCTION LIST", "DEBUG SLEEP 0", "SHUTDOWN", "REPLICAOF NO ONE", "CLIENT LIST", "CLIENT KILL ID 1", "MONITOR", "SUBSCRIBE other", "PSUBSCRIBE *",
+                    "PUBLISH other x", "SWAPDB 0 1", "MIGRATE h 1 k 0 1", "EVAL return(redis.call('GET','elsewhere')) 0", "RENAME baton:{a} elsewhere", "SORT elsewhere"):  # fmt: skip
+        with pytest.raises(ResponseError, match="(?i)noperm|no permissions|can't run this command|acl"):
+            client.execute_command(*command.split(" "))
+            pytest.fail(f"{user} may {command}")
+        client.connection_pool.disconnect()
+    with pytest.raises(AuthenticationError):
+        Client(port=redis.port, protocol=2, username=user, password="wrong").ping()
+
+
 def test_webhooks_need_a_little_more(new_redis, new_gateway, session):
     redis, receiver = new_redis("redis-acl-hooks"), Receiver(SECRET := secret())
     grant(redis)
@@ -184,7 +252,7 @@ def test_metrics_that_are_named_are_there(redis, new_gateway, session, attach):
     for name in set(re.findall(r"baton_[a-z_]+", RUNNING + rules)):
         assert name.removesuffix("_bucket") in known, name
     # What is counted by a reason is there from the first of its kind on.
-    assert known - exposed <= {"baton_http_refusals_total", "baton_accept_pauses_total"}
+    assert known - exposed <= {"baton_http_refusals_total", "baton_accept_pauses_total", "baton_websocket_violations_total"}
 
 
 @pytest.mark.parametrize("kind", [HAProxy, Nginx])
@@ -252,6 +320,19 @@ def test_memory_is_as_said(tmp_path, redis):
 
 
 # MARK: options and limits
+
+
+ANSWER = re.compile(r"(refused with \d{3}|ended with \d{3}|after it \d{3}|below it \d{3}|closed at once|close with \d{4}|answered with rate_limited|none is accepted|; likewise;)")
+
+
+def test_each_limit_has_a_name_a_default_a_metric_and_an_answer(gateway):
+    measured = set(re.findall(r'^baton_limits_exceeded_total\{limit="(.*?)"\} ', gateway.get("/metrics").body.decode(), re.M))
+    counts = re.search(r"### How many, how often\n(.*?)\n### ", OPTIONS, re.S)[1]
+    rows = dict(re.findall(r"^\| `--([\w-]+)[^|]*` \| (.*)$", OPTIONS, re.M))
+    assert set(re.findall(r"^\| `--([\w-]+)", counts, re.M)) <= measured <= set(rows)
+    for name in measured:
+        assert rows[name].startswith("`") or "default: " in rows[name], name
+        assert ANSWER.search(rows[name]), name
 
 
 def help_options():

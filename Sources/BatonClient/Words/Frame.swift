@@ -229,7 +229,7 @@ extension Frame.Entry {
     response = members.string("response")
     part = members.string("part")
     more = members.bool("more") ?? false
-    n = members.integer("n")
+    n = members.integer("n").flatMap { $0 > 0 ? $0 : nil }
     joined = max(1, members.integer("joined") ?? 1)
     data =
       members.string("data").map { Data($0.utf8) }

@@ -32,11 +32,14 @@ package final class Authenticator: Sendable {
       self.tenant = tenant
     }
 
+    private struct Misshapen: Error {}
+
     /// - Parameter tenantClaim: which claim names the tenant; nil: none is looked at.
+    /// - Throws: where a claim is missing, of another type or there twice (RFC 7519 section 4).
     package init(json: Data, tenantClaim: String?) throws {
+      guard let members = JSONValue(ByteBuffer(bytes: json), namesOnce: true)?.members else { throw Misshapen() }
       self = try JSONDecoder().decode(Claims.self, from: json)
-      guard let tenantClaim else { return }
-      tenant = JSONValue(ByteBuffer(bytes: json))?.members?[tenantClaim]?.text
+      if let tenantClaim { tenant = members[tenantClaim]?.text }
     }
 
     package func verify(using algorithm: some JWTAlgorithm) throws {}
@@ -186,7 +189,7 @@ package final class Authenticator: Sendable {
     let payload = try await payload(token)
     guard let claims = try? Claims(json: payload, tenantClaim: tenantClaim) else {
       throw Problem.unauthenticated(
-        "The token lacks one of the claims sub, exp, sessions, scope, or has one of another type.")
+        "The token lacks one of the claims sub, exp, sessions, scope, or has one of another type, or a claim twice.")
     }
     guard issuer == nil || claims.iss == issuer else {
       throw Problem.unauthenticated("The token is of another issuer than --auth-issuer.")
@@ -229,7 +232,9 @@ package final class Authenticator: Sendable {
     }
     let parts = token.split(separator: ".", omittingEmptySubsequences: false)
     let decoded = parts.compactMap { $0.isEmpty ? nil : Data(base64URL: $0) }
-    guard parts.count == 3, decoded.count == 3, let header = JSONValue(ByteBuffer(bytes: decoded[0]))?.members else {
+    guard parts.count == 3, decoded.count == 3,
+      let header = JSONValue(ByteBuffer(bytes: decoded[0]), namesOnce: true)?.members
+    else {
       throw Problem.unauthenticated("The token is not a JWT: three parts in base64url without padding (RFC 7515).")
     }
     guard header["crit"] == nil else {

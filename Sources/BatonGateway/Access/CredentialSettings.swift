@@ -54,6 +54,13 @@ extension GatewayConfiguration {
       let objection = { settings.mistake("metrics-secret-file", $0) }
       operators.secret = try SecretFile.read(path, atLeast: SecretFile.leastWordBytes, objection: objection)
     }
+    let asksNobody = settings.flag("insecure-no-auth") && !asksWho
+    insecurities = [
+      (
+        "insecure-no-auth",
+        asksNobody ? "nobody is asked for a token: who reaches this gateway reads and writes every session" : nil
+      )
+    ]
     if !asksWho, !settings.flag("insecure-no-auth"), !listen.isLocal {
       throw settings.mistake(
         "listen",

@@ -24,6 +24,7 @@ package enum Limit: String, CaseIterable, Sendable {
   case pings = "max-pings-per-second"
   case frames = "max-frames-per-second"
   case queued = "max-queued"
+  case relays = "max-relays"
 }
 
 extension Problem {

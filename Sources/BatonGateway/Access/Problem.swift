@@ -113,6 +113,16 @@ extension Problem {
     Problem(status, name, detail)
   }
 
+  /// Told in the audit log; the connection is closed without an answer.
+  static let tooManyConnections = unanswered(
+    .tooManyRequests, "too-many-connections",
+    "an address has as many connections as --max-connections-per-address allows")
+
+  /// Told in the audit log; the device is answered by an error frame.
+  static func frameRefused(_ code: String) -> Problem {
+    unanswered(code == "forbidden" ? .forbidden : .tooManyRequests, code, "a device's frame was refused")
+  }
+
   /// Counted and logged; TLS has its own answer.
   static let badCertificate = unanswered(
     .forbidden, "bad-certificate",

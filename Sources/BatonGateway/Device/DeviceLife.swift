@@ -1,3 +1,4 @@
+import BatonProtocol
 import BatonWebSocket
 import NIOCore
 
@@ -101,12 +102,21 @@ final class DeviceLife {
     stall.isOver(channel, interval: settings.tick, limit: settings.maxStall)
   }
 
+  private var facts: AuditLog.Facts {
+    AuditLog.Facts(address: request.address, session: request.attach.session, identity)
+  }
+
   /// The wire closes the device.
   func closes(_ code: CloseCode, _ reason: String) {
     stopTicking()
-    guard code == .unauthenticated || code == .notAllowed else { return }
-    let facts = AuditLog.Facts(address: request.address, session: request.attach.session, identity)
+    guard code == .unauthenticated || code == .notAllowed || code == .policyViolation else { return }
     audit?.closed(Int(code.rawValue), reason, facts)
+  }
+
+  /// The wire sends it: who may not, or does too much, is told.
+  func sends(_ frame: ControlFrame) {
+    guard let audit, case .error(let code, _, _) = frame, code == "forbidden" || code == "rate_limited" else { return }
+    audit.refused(.frameRefused(code), facts)
   }
 
   func stopTicking() {

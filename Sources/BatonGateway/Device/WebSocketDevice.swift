@@ -140,11 +140,17 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    switch error as? WebSocketViolation {
+    let violation = error as? WebSocketViolation
+    if let violation { metrics.violated(violation.reason) }
+    switch violation {
     case nil: context.close(promise: nil)
     // The socket closes after a violation.
-    case .tooManyFrames: metrics.exceeded(.frames)
-    case .tooManyPings: metrics.exceeded(.pings)
+    case .tooManyFrames?:
+      metrics.exceeded(.frames)
+      life.closes(.policyViolation, WebSocketViolation.tooManyFrames.reason)
+    case .tooManyPings?:
+      metrics.exceeded(.pings)
+      life.closes(.policyViolation, WebSocketViolation.tooManyPings.reason)
     default: break
     }
   }
@@ -190,6 +196,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
 
   func write(_ frame: ControlFrame) {
     guard let context else { return }
+    life.sends(frame)
     var bytes = context.channel.allocator.buffer(capacity: 160)
     bytes.writeWebSocketText { bytes in
       var json = JSONWriter(into: bytes)

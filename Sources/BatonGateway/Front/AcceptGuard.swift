@@ -21,15 +21,17 @@ final class AcceptGuard: ChannelDuplexHandler {
   private let most: Int
   private let addresses: AddressLimits
   private let metrics: GatewayMetrics
+  private let audit: AuditLog?
   private let troubles: TroubleLog
   private var count = 0
   private var holds: Set<Hold> = []
 
   /// - Parameter most: connections at a time.
-  init(most: Int, addresses: AddressLimits, metrics: GatewayMetrics, logger: Logger) {
+  init(most: Int, addresses: AddressLimits, metrics: GatewayMetrics, audit: AuditLog?, logger: Logger) {
     self.most = most
     self.addresses = addresses
     self.metrics = metrics
+    self.audit = audit
     troubles = TroubleLog(logger)
   }
 
@@ -39,6 +41,7 @@ final class AcceptGuard: ChannelDuplexHandler {
     let address = addresses.proxies.contains(remote) ? nil : PeerAddress(remote)
     guard addresses.opened(address) else {
       metrics.exceeded(.connectionsPerAddress)
+      audit?.refused(.tooManyConnections, AuditLog.Facts(address: address))
       troubles.occurred(
         "connections of an address", .info,
         "an address has as many connections as --max-connections-per-address allows",

@@ -101,11 +101,12 @@ package final class DeviceFront: Sendable {
   /// Where the connection is a trusted proxy's, which says first whose it is.
   func proxyHeader(of channel: any Channel) -> ProxyHeaderHandler? {
     guard readsProxyHeaders, addresses.proxies.contains(channel.remoteAddress) else { return nil }
-    return ProxyHeaderHandler { [addresses, proxied, metrics] header in
+    return ProxyHeaderHandler { [addresses, proxied, metrics, audit] header in
       guard let client = header.client else { return true }
       let address = PeerAddress(client)
       guard addresses.opened(address) else {
         metrics.exceeded(.connectionsPerAddress)
+        audit?.refused(.tooManyConnections, AuditLog.Facts(address: address))
         return false
       }
       channel.closeFuture.whenComplete { _ in addresses.closed(address) }

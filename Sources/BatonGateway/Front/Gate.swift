@@ -22,6 +22,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   typealias HTTP = NIOAsyncChannel<HTTPRequestPart, HTTPResponsePart>
 
   private let front: DeviceFront
+  private let overhead: BodyOverhead
   private let decoder: ByteToMessageHandler<HTTPRequestDecoder>
   private let encoder: HTTPResponseEncoder
   private let addHTTP: (any Channel) throws -> HTTP
@@ -44,10 +45,12 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
-    front: DeviceFront, decoder: ByteToMessageHandler<HTTPRequestDecoder>, encoder: HTTPResponseEncoder,
-    limits: HTTPLimits, decided: EventLoopPromise<HTTP?>, addHTTP: @escaping (any Channel) throws -> HTTP
+    front: DeviceFront, overhead: BodyOverhead, decoder: ByteToMessageHandler<HTTPRequestDecoder>,
+    encoder: HTTPResponseEncoder, limits: HTTPLimits, decided: EventLoopPromise<HTTP?>,
+    addHTTP: @escaping (any Channel) throws -> HTTP
   ) {
     self.front = front
+    self.overhead = overhead
     self.decoder = decoder
     self.encoder = encoder
     self.limits = limits
@@ -106,8 +109,12 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     hasHeard = true
     let action: GateState.Action
     switch part {
-    case .head(let head): action = arrived(head)
-    case .body: action = state.bodyArrived()
+    case .head(let head):
+      overhead.began()
+      action = arrived(head)
+    case .body(let content):
+      overhead.heard(content.readableBytes)
+      action = state.bodyArrived()
     case .end: action = state.endArrived()
     }
     if action == .pass {
@@ -319,6 +326,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     let channel = context.channel
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
     let pipeline = context.pipeline.syncOperations
+    pipeline.removeHandler(overhead, promise: nil)
     pipeline.removeHandler(encoder).and(pipeline.removeHandler(decoder)).assumeIsolated().whenComplete { _ in
       let (gate, context) = bound.value
       do {

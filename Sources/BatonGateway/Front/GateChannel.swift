@@ -48,12 +48,15 @@ package struct GateChannel: ServerChildChannel, HTTPChannelHandler {
         HTTPRequestDecoder(leftOverBytesStrategy: .forwardBytes, limitConfiguration: decoderLimits))
       let decided = channel.eventLoop.makePromise(of: Gate.HTTP?.self)
       let isSecure = tls != nil
-      let gate = Gate(front: front, decoder: decoder, encoder: encoder, limits: limits, decided: decided) { channel in
+      let overhead = BodyOverhead()
+      let gate = Gate(
+        front: front, overhead: overhead, decoder: decoder, encoder: encoder, limits: limits, decided: decided
+      ) { channel in
         try channel.pipeline.syncOperations.addHandler(HTTP1ToHTTPServerCodec(secure: isSecure))
         return try NIOAsyncChannel(
           wrappingChannelSynchronously: channel, configuration: .init(isOutboundHalfClosureEnabled: true))
       }
-      try pipeline.addHandlers([encoder, decoder, gate])
+      try pipeline.addHandlers([overhead, encoder, decoder, gate])
       return GatedConnection(channel: channel, http: decided.futureResult)
     }
   }

@@ -22,7 +22,7 @@ extension Routes {
     guard MediaType.isContent(.json, request.headers[.contentType]) else {
       throw Problem(.unsupportedMediaType, "unsupported-media-type", "Send JSON with Content-Type: application/json.")
     }
-    guard let members = JSONValue(try await body(call))?.members,
+    guard let members = JSONValue(try await body(call), namesOnce: true)?.members,
       var order = Revocations.Order(members, now: Date().timeIntervalSince1970)
     else {
       throw Problem.badRequest(

@@ -69,6 +69,11 @@ package final class GatewayMetrics: Sendable {
       uniqueKeysWithValues: Limit.allCases.map { ($0, counter("limits_exceeded_total", [("limit", $0.rawValue)])) })
   }
 
+  /// Whether an option that gives up safety is in effect.
+  package func insecure(_ option: String, _ isInEffect: Bool) {
+    Meter(label: "insecure", dimensions: [("option", option)], factory: registry).set(isInEffect ? 1 : 0)
+  }
+
   func deviceAttached() {
     devices.increment()
     attaches.increment()
@@ -89,6 +94,11 @@ package final class GatewayMetrics: Sendable {
     Counter(
       label: "http_refusals_total", dimensions: [("status", String(status)), ("reason", reason)], factory: registry
     ).increment()
+  }
+
+  /// - Parameter rule: of RFC 6455, or of a bound of messages.
+  func violated(_ rule: String) {
+    Counter(label: "websocket_violations_total", dimensions: [("reason", rule)], factory: registry).increment()
   }
 
   func asked(_ outcome: AskedApp.Outcome) { asks[outcome]?.increment() }
@@ -126,6 +136,7 @@ package final class GatewayMetrics: Sendable {
 
   package static let help = [
     "baton_ready": "1 where /readyz says 200.",
+    "baton_insecure": "1 where an option that gives up safety is in effect, by its name.",
     "baton_devices": "Attached devices.",
     "baton_relays": "Answers of model servers and backends that are being relayed.",
     "baton_attaches_total": "Devices that were let in.",
@@ -147,6 +158,8 @@ package final class GatewayMetrics: Sendable {
     "baton_resets_total": "Devices told that continuity is broken.",
     "baton_http_refusals_total": "Requests refused, by status and by the last part of the problem's type.",
     "baton_limits_exceeded_total": "Times that a limit was exceeded, by the name of its option.",
+    "baton_websocket_violations_total":
+      "WebSockets that were closed for what came on them, such as frames or messages over a limit, by the reason.",
     "baton_auth_asks_total": "Times that --auth-url was asked, or what it had said was remembered, by its answer.",
     "baton_webhooks_sender": "1 where this node is the one that sends webhooks.",
     "baton_webhooks_pending": "Events that are to be sent by webhooks, as far as this node has taken them up.",

@@ -138,7 +138,8 @@ package final class Gateway: Service {
         address: configuration.listen.bind, backlog: configuration.backlog),
       onServerRunning: { channel in
         try? await channel.eventLoop.submit {
-          let accepting = AcceptGuard(most: most, addresses: addresses, metrics: parts.metrics, logger: parts.logger)
+          let accepting = AcceptGuard(
+            most: most, addresses: addresses, metrics: parts.metrics, audit: audit, logger: parts.logger)
           try channel.pipeline.syncOperations.addHandler(accepting, position: .first)
         }.get()
         if let address = channel.localAddress { onListening(address) }

@@ -48,6 +48,10 @@ package struct GatewayConfiguration: Sendable {
   package var maxSessionsPerTenant: Int?
   package var operators = OperatorRule()
   package var tls: ListenerTLS?
+  /// Options that give up safety, and what that means where they are in effect.
+  package var insecurities: [(option: String, meaning: String?)] = []
+  /// Options with credentials in them that everybody on the machine can read.
+  package var secretsInFlags: [String] = []
   package var drainDelay = TimeAmount.seconds(5)
   package var drainTime = TimeAmount.seconds(30)
   package var logsJSON = false
@@ -80,6 +84,7 @@ package struct GatewayConfiguration: Sendable {
     }
     self.listen = listen
     redisText = settings.text("redis") ?? ""
+    secretsInFlags = settings.secretsInFlags
     do {
       redis = try RedisURL(redisText)
     } catch {

@@ -55,6 +55,15 @@ package enum ServeCommand {
     logger[metadataKey: "node"] = "\(configuration.node)"
     logger.info("starting", metadata: ["version": "\(batonVersion)", "redis": "\(configuration.redis)"])
     let parts = GatewayParts(configuration: configuration, logger: logger)
+    for (option, meaning) in configuration.insecurities {
+      parts.metrics.insecure(option, meaning != nil)
+      if let meaning { logger.warning("--\(option): \(meaning)") }
+    }
+    for option in configuration.secretsInFlags {
+      let variable = "BATON_" + option.uppercased().replacing("-", with: "_")
+      logger.warning(
+        "--\(option) holds credentials, which every user of this machine can read: use \(variable) or --config")
+    }
     let made: GatewayBackend
     do {
       made = try backend(configuration, parts)

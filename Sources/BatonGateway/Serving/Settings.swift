@@ -214,7 +214,7 @@ package struct Settings: Sendable {
     }.joined(separator: "\n")
   }
 
-  /// `redis://user:secret@host` without what stands before the `@`.
+  /// `redis://user:secret@host` without what stands before the `@`, and without a query.
   static func hidden(_ text: String, _ kind: Setting.Kind = .text) -> String {
     if case .list = kind {
       return text.split(separator: ",").map {
@@ -222,9 +222,25 @@ package struct Settings: Sendable {
       }
       .joined(separator: ",")
     }
-    guard let scheme = text.range(of: "://"), let at = text.lastIndex(of: "@"), at >= scheme.upperBound else {
-      return text.contains("://") ? text : "(hidden)"
+    guard let scheme = text.range(of: "://") else { return "(hidden)" }
+    var shown = text
+    // A model server's key may be there.
+    if let query = shown[scheme.upperBound...].firstIndex(of: "?") {
+      shown.replaceSubrange(shown.index(after: query)..., with: "(hidden)")
     }
-    return text[..<scheme.upperBound] + "(hidden)" + text[at...]
+    guard let at = shown[scheme.upperBound...].lastIndex(of: "@") else { return shown }
+    return shown[..<scheme.upperBound] + "(hidden)" + shown[at...]
+  }
+
+  /// Options with credentials in them that were given as flags, where every user of the machine sees them.
+  package var secretsInFlags: [String] {
+    table.filter { setting in
+      guard setting.isSecret, let value = values[setting.name], value.source == .flag else { return false }
+      return value.text.split(separator: ",").contains { part in
+        guard let scheme = part.range(of: "://") else { return false }
+        let address = part[scheme.upperBound...]
+        return address.contains("?") || address.split(separator: "@").count > 1 && address.contains(":")
+      }
+    }.map(\.name)
   }
 }

@@ -15,9 +15,12 @@ package enum JSONValue: Sendable, Equatable {
   package static let depth = 32
 
   /// Nil for anything but one JSON text in UTF-8, with or without a byte order mark.
-  package init?(_ bytes: ByteBuffer) {
+  ///
+  /// - Parameter namesOnce: nil for a text in which an object has a name twice, too: of what decides who may do what, no
+  ///   two readers may see different things.
+  package init?(_ bytes: ByteBuffer, namesOnce: Bool = false) {
     let parsed = bytes.withUnsafeReadableBytes { bytes -> JSONValue? in
-      var parser = Parser(bytes: bytes)
+      var parser = Parser(bytes: bytes, namesOnce: namesOnce)
       if bytes.starts(with: [0xEF, 0xBB, 0xBF]) { parser.at = 3 }
       guard let value = parser.value(depth: 0) else { return nil }
       parser.skipSpace()
@@ -32,9 +35,10 @@ package enum JSONValue: Sendable, Equatable {
 
   private struct Parser {
     let bytes: UnsafeRawBufferPointer
+    let namesOnce: Bool
     var at = 0
 
-    init(bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
+    init(bytes: UnsafeRawBufferPointer, namesOnce: Bool) { (self.bytes, self.namesOnce) = (bytes, namesOnce) }
 
     var next: UInt8? { at < bytes.count ? bytes[at] : nil }
 
@@ -83,7 +87,7 @@ package enum JSONValue: Sendable, Equatable {
       if take("}") { return .object(members) }
       while true {
         guard let name = name(), let value = value(depth: depth + 1) else { return nil }
-        members[name] = value
+        guard members.updateValue(value, forKey: name) == nil || !namesOnce else { return nil }
         skipSpace()
         if take("}") { return .object(members) }
         guard take(",") else { return nil }

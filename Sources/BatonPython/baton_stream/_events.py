@@ -149,7 +149,7 @@ def event_of(frame: Frame) -> Event | None:
     if "type" not in frame:
         id, data, fields = text("id"), text("data"), frame.get("fields")
         return None if id is None else Entry(
-            id=id, event=text("event") or "token", response=text("response"), part=text("part"), n=_integer(frame.get("n")),
+            id=id, event=text("event") or "token", response=text("response"), part=text("part"), n=_number_of(frame.get("n")),
             joined=max(1, _integer(frame.get("joined")) or 1), more=frame.get("more") is True,
             data=bytes_of(frame.get("data64")) if data is None else data.encode(errors="replace"),
             fields={name: _values(value) for name, value in fields.items()} if isinstance(fields, dict) else {},
@@ -196,6 +196,11 @@ def bytes_of(data64: Any) -> bytes | None:
         return base64.b64decode(data64, validate=True) if isinstance(data64, str) else None
     except (binascii.Error, ValueError):
         return b""  # not base64: there is nothing to show
+
+
+def _number_of(value: Any) -> int | None:
+    """A delta's number: 1 or more."""
+    return number if (number := _integer(value)) is not None and number > 0 else None
 
 
 def _integer(value: Any) -> int | None:

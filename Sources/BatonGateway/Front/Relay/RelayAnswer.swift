@@ -44,8 +44,10 @@ extension Problem {
       self = Problem(
         .badGateway, "model-unreachable", "The model server, or the backend, gave no answer: \(words).")
     case .full:
-      self = Problem(.serviceUnavailable, "too-many-relays", "This node relays as many answers as it may; try again.")
-        .with(header: "Retry-After", "1")
+      self = Problem(
+        .serviceUnavailable, "too-many-relays", "This node relays as many answers as --max-relays allows; try again."
+      )
+      .with(header: "Retry-After", "1").exceeding(.relays)
     case .store(let error):
       if case .refused = error {
         self = Problem(.conflict, "not-relayed", "\(error)")

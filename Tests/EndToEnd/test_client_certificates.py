@@ -1,12 +1,17 @@
 """Section 3: clients that prove by a certificate who they are, before any request."""
 
+import http.client
+import json
 import shutil
 import signal
 import ssl
 import subprocess
+import time
 
 import pytest
 from support.process import BATON, wait_for
+from support.servers import UPGRADE
+from support.tokens import token
 from test_tls import Secure, connect, is_ready
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -110,6 +115,39 @@ def test_another_authority_by_a_signal(gateway, folder):
         assert lets_in(gateway, folder, "wrong")
         reload("ours.pem", "the certificate was read again")
         assert lets_in(gateway, folder, "right") and not lets_in(gateway, folder, "wrong")
+
+
+def test_who_has_lost_a_certificate_is_shut_out_by_its_tokens(folder, tmp_path, redis, secret, session, started):
+    """No list of revoked certificates is read: what the article says in its place."""
+    shutil.copy(folder / "ours.pem", tmp_path / "ca.pem")
+    gateway = start(folder, tmp_path, redis, "--auth-secret-file", secret)
+    started.append(gateway)
+    context = ssl.create_default_context(cafile=folder / "ours.pem")
+    context.load_cert_chain(folder / "right.pem", folder / "right.key")
+    ago = int(time.time()) - 60
+    lost, other = (token(sub=f"{name}-{session}", iat=ago) for name in ("lost", "other"))
+
+    def ask(value, method="GET", path=f"/v1/sessions/{session}", body=""):
+        with connect(gateway, context) as connection:
+            connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {value}\r\nContent-Type: application/json\r\n"
+                               f"Content-Length: {len(body)}\r\n\r\n{body}".encode())  # fmt: skip
+            answer = http.client.HTTPResponse(connection, method=method)
+            answer.begin()
+            return answer.status
+
+    with connect(gateway, context) as attached:
+        upgrade = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        attached.sendall(f"GET /v1/sessions/{session}?token={lost} HTTP/1.1\r\nHost: localhost\r\n{upgrade}\r\n".encode())
+        got = b""
+        while b'"live"' not in got:
+            got += attached.recv(4096)
+        assert ask(lost) == ask(other) == 404
+        operator = token(sub="operator", scope=["revoke"], iat=ago)
+        assert ask(operator, "POST", "/v1/revocations", json.dumps({"subject": f"lost-{session}"})) == 204
+        while part := attached.recv(4096):
+            got += part
+    assert int.from_bytes(got.rpartition(b"\x88")[2][1:3], "big") == 4401
+    assert ask(lost) == 401 and ask(other) == 404
 
 
 def test_refusals_are_told(gateway, folder):

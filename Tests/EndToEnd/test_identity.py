@@ -1,10 +1,13 @@
 """Section 3: HS256 tokens and their claims, enforced on every way in."""
 
+import itertools
+import json
 import time
 
 import pytest
 from support.event_stream import EventStream
 from support.process import BATON, wait_for
+from support.servers import UPGRADE, key
 from support.tokens import bearer, part, token
 from websockets.exceptions import InvalidStatus
 
@@ -82,6 +85,47 @@ def test_the_sessions_claim(redis, guarded, session, attach, sessions, fits):
         attach(guarded, session, headers=bearer(value)).until_at(id)
     else:
         refused(guarded, session, 403, bearer(value))
+
+
+def everything(session):
+    """Each request that names a session."""
+    path, lines, body = f"/v1/sessions/{session}", {"Content-Type": "application/x-ndjson"}, {"Content-Type": "application/json"}
+    yield from [("GET", path, None, headers) for headers in ({}, {"Accept": "text/event-stream"}, UPGRADE)]
+    yield from [("GET", f"{path}{rest}", None, {}) for rest in ("?limit=1", "?wait=1s&after=0", "?before=9-9", "/responses", "/responses/r", "/responses/r/controls")]
+    yield from [("POST", path, '{"data":"x"}', body), ("POST", f"{path}?epoch=1", '{"response":"r","n":1,"data":"x"}\n', lines)]
+    yield from [("POST", f"{path}/input", '{"data":"x"}', body), ("POST", f"{path}/responses/r/cancel", None, {}), ("DELETE", path, None, {})]
+    yield from [("DELETE", f"/v1/sessions?prefix={session}", None, {}), ("GET", f"/v1/responses/r~{session}", None, {}), ("GET", f"/v1/ai-sdk/{session}/stream", None, {})]
+    yield from [("POST", "/v1/responses", '{"model":"m","input":"x"}', {**body, "Baton-Session": session}), ("GET", f"/agent?session={session}", None, {})]
+    yield ("POST", "/v1/ai-sdk", json.dumps({"id": session, "messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "text": "x"}]}]}), body)
+
+
+@pytest.mark.parametrize("credentials", [
+    None, "nonsense", token(b"another secret, also longer than 32 bytes"), token(exp=-600), token(sessions=["other"]), token(sessions=[]), token(scope=[]),
+], ids=["none", "nonsense", "forged", "expired", "of another session", "of no session", "without scope"])  # fmt: skip
+def test_nobody_learns_whether_a_session_exists(new_redis, new_gateway, secret, session, credentials):
+    """By no answer, nor by the time that it takes: Redis is not asked about it."""
+    redis = new_redis()
+    url = "http://127.0.0.1:9/"
+    gateway = new_gateway(redis.url, "gw-silent", "--auth-secret-file", secret, "--openai", url, "--ai-sdk", url, "--relay", f"/agent={url}")
+    there, absent = f"{session}-a", f"{session}-b"
+    redis.add_tokens(there, ["x"], "r")
+    redis.client.hset(f"{key(there)}:producers", "r", f"1 1 open w.1 1-0 {int(time.time() * 1000)}")
+    headers = bearer(credentials) if credentials else {}
+    # Where the body has not come by then, the connection is closed.
+    varying = {"date", "connection"}
+    with redis.client.monitor() as monitor:
+        answers = []
+        for name in (there, absent):
+            told = [gateway.request(method, path, body, {**more, **headers}) for method, path, body, more in everything(name)]
+            answers.append([(one.status, one.body.replace(name.encode(), b"S"), sorted(set(one.headers) - varying)) for one in told])
+        redis.client.set("refused", "x")
+        assert gateway.request("GET", f"/v1/sessions/{there}", headers=bearer(token())).status == 200
+        redis.client.set("over", "x")
+        seen = iter(command["command"] for command in monitor.listen())
+        refused, allowed = ([one for one in itertools.takewhile(lambda one: not one.startswith(f"SET {mark}"), seen) if session in one] for mark in ("refused", "over"))
+        assert refused == [] and allowed
+    assert answers[0] == answers[1]
+    assert {status for status, _, _ in answers[0]} <= {401, 403}
 
 
 def test_each_scope_is_needed_for_its_deed(redis, guarded, session):

@@ -1,5 +1,6 @@
 """Section 3: keys at a URL: fetched for an unknown `kid`, seldom, once at a time, and kept while the URL fails."""
 
+import json
 import signal
 import threading
 
@@ -79,6 +80,32 @@ def test_keys_stay_while_the_url_fails(redis, app, new_gateway):
     gateway.process.signal(signal.SIGHUP)
     wait_for(lambda: len(app.asked) == 2, 20, "SIGHUP fetches them")
     assert status(gateway, token("ES256")) == 404
+
+
+RUBBISH = {
+    "nothing": "", "no JSON": "{", "another type": "[]", "no keys": "{}", "keys of another type": '{"keys":{}}', "no key": '{"keys":[]}',
+    "numbers": '{"keys":[1,2,3]}', "half a key": '{"keys":[{"kty":"RSA","n":7,"e":1}]}', "a weak key": '{"keys":[{"kty":"RSA","n":"AQ","e":"AQ","kid":"k-RS256"}]}',
+    "an exponent of one": '{"keys":[{"kty":"RSA","n":"' + "x" * 342 + '","e":"AQ","kid":"k-RS256"}]}', "no point": '{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}',
+    "a short secret": '{"keys":[{"kty":"oct","k":"AA"}]}', "depth": "[" * 500_000, "depth in a key": '{"keys":[{"kty":"EC","x":' + "[" * 100_000 + "]" * 100_000 + "}]}",
+    "2 MiB": '{"keys":[' + " " * (2 << 20) + "]}", "2 MiB of keys": json.dumps({"keys": [{"kty": "oct", "k": "x" * 100}] * 20_000}), "huge numbers": '{"keys":[{"kty":1e400}]}',
+}  # fmt: skip
+
+
+def test_rubbish_from_the_url_changes_nothing(redis, app, new_gateway):
+    gateway = new_gateway(redis.url, "gw-url", "--auth-jwks-url", app.url)
+    memory = gateway.process.rss()
+    for name, text in RUBBISH.items():
+        app.answer, count = lambda handler, text=text: handler.say(200, text), len(app.asked)
+        gateway.process.signal(signal.SIGHUP)
+        wait_for(lambda: len(app.asked) > count, 20, f"they are fetched: {name}")
+        wait_for(lambda: gateway.process.logged().count("keys of tokens were read again") >= len(app.asked) - 1, 20, name)
+        assert status(gateway, token("ES256")) == 404, name
+    for answer in (301, 401, 500):
+        app.answer, count = answer, len(app.asked)
+        gateway.process.signal(signal.SIGHUP)
+        wait_for(lambda: len(app.asked) > count, 20, f"they are fetched: {answer}")
+        assert status(gateway, token("ES256")) == 404
+    assert gateway.process.rss() - memory < 64 << 20 and max(map(len, gateway.process.logged().splitlines())) < 4096
 
 
 def test_sighup_takes_keys_away(redis, app, new_gateway):

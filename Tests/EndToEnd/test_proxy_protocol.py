@@ -127,6 +127,23 @@ def test_it_may_name_a_proxy_that_says_more(gateway):
     assert guess("192.0.2.5", behind) == 401 and guess("10.0.0.5") == 401
 
 
+def test_a_network_of_ipv6_is_one_address(gateway):
+    """A host has 2^64 of them (RFC 4291 section 2.5.1); another network is not blamed for it."""
+    def guess(source):
+        with connect(gateway) as connection:
+            return ask(connection, v2(source), "/v1/sessions/x", "Authorization: Bearer a.b.c\r\n")
+
+    for n in range(3):
+        assert guess(f"2001:db8:0:64:{n}::{n}") == 401
+    assert guess("2001:db8:0:64:ffff:ffff:ffff:ffff") == 429 and guess("2001:db8:0:65::1") == 401
+    held = [connect(gateway) for _ in range(3)]
+    assert [ask(connection, v2(f"2001:db8:0:66::{n}")) for n, connection in enumerate(held)] == [403] * 3
+    with connect(gateway) as connection:
+        assert ask(connection, v2("2001:db8:0:66::9")) is None
+    for connection in held:
+        connection.close()
+
+
 def test_connections_are_counted_by_the_client(gateway):
     held = [connect(gateway) for _ in range(3)]
     assert [ask(connection, v1(PUBLIC)) for connection in held] == [403] * 3

@@ -77,6 +77,18 @@ def test_files_that_do_not_fit_leave_the_old_one(gateway, tmp_path):
     assert is_ready(connect(gateway, tmp_path / "old.pem"))
 
 
+def test_it_speaks_http_1_1_alone(gateway, tmp_path):
+    context = ssl.create_default_context(cafile=tmp_path / "old.pem")
+    for offered, chosen in ((["h2"], None), (["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["http/1.0"], None)):
+        context.set_alpn_protocols(offered)
+        try:
+            with context.wrap_socket(socket.create_connection(("127.0.0.1", gateway.port), 10), server_hostname="127.0.0.1") as connection:
+                assert connection.selected_alpn_protocol() == chosen and is_ready(connection)
+        except ssl.SSLError:
+            # A server may refuse who offers nothing that it has (RFC 7301 section 3.2).
+            assert chosen is None
+
+
 def test_nothing_older_than_1_2(gateway, tmp_path):
     assert is_ready(connect(gateway, tmp_path / "old.pem", maximum_version=ssl.TLSVersion.TLSv1_2))
     with pytest.raises(ssl.SSLError):

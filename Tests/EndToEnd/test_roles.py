@@ -38,6 +38,12 @@ def test_a_node_that_only_attaches_asks_nobody(nodes, upstream, session):
     assert len(upstream.requests) == asked and nodes["attach"].get("/readyz").status == 200
 
 
+def test_what_a_node_is_for_is_counted(nodes, gateway):
+    for role in ("attach", "relay"):
+        assert {name: node.metric("baton_role", role=role) for name, node in nodes.items()} == {"attach": role == "attach", "relay": role == "relay"}
+        assert gateway.metric("baton_role", role=role) == 1
+
+
 def test_what_one_relays_is_read_and_stopped_at_the_other(nodes, upstream, session, attach):
     device = attach(nodes["attach"], session).until_live()
     upstream.paced = True

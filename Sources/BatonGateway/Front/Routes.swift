@@ -457,7 +457,7 @@ package struct Routes: Sendable {
       try origins.check(request.headers[values: .origin])
       try operators.check(request.headers, from: call.address)
       let text = metrics.text(
-        isReady: state.unreadiness(at: .now()) == nil, relays: relays.open,
+        isReady: state.unreadiness(at: .now()) == nil, relays: relays.open, roles: state.roles,
         auditLinesDropped: audit?.dropped ?? 0)
       return .text(text, type: MetricsRegistry.contentType)
     default:

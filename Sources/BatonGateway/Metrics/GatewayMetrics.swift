@@ -113,7 +113,7 @@ package final class GatewayMetrics: Sendable {
   }
 
   /// The Prometheus text.
-  package func text(isReady: Bool, relays: Int = 0, auditLinesDropped: UInt64 = 0) -> String {
+  package func text(isReady: Bool, relays: Int = 0, roles: NodeRoles = .all, auditLinesDropped: UInt64 = 0) -> String {
     var delivered: UInt64 = 0
     var bytes: UInt64 = 0
     for loop in loops.withLockedValue({ $0 }) {
@@ -131,6 +131,12 @@ package final class GatewayMetrics: Sendable {
       if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
       text += "# TYPE \(name) \(type)\n\(name) \(value)\n"
     }
+    let name = "baton_role"
+    if let help = GatewayMetrics.help[name] { text += "# HELP \(name) \(help)\n" }
+    text += "# TYPE \(name) gauge\n"
+    for (word, role) in NodeRoles.words {
+      text += "\(name){role=\"\(word)\"} \(roles.contains(role) ? 1 : 0)\n"
+    }
     return text
   }
 
@@ -138,6 +144,7 @@ package final class GatewayMetrics: Sendable {
     "baton_ready": "1 where /readyz says 200.",
     "baton_insecure": "1 where an option that gives up safety is in effect, by its name.",
     "baton_devices": "Attached devices.",
+    "baton_role": "1 for each role that the node has (--roles).",
     "baton_relays": "Answers of model servers and backends that are being relayed.",
     "baton_attaches_total": "Devices that were let in.",
     "baton_sessions": "Sessions with devices.",

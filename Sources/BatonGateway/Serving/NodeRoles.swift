@@ -10,13 +10,12 @@ package struct NodeRoles: OptionSet, Sendable {
   package static let relay = NodeRoles(rawValue: 2)
   package static let all: NodeRoles = [.attach, .relay]
 
+  package static let words: KeyValuePairs = ["attach": attach, "relay": relay]
+
   /// Nil for any other word.
   package init?(_ word: String) {
-    switch word {
-    case "attach": self = .attach
-    case "relay": self = .relay
-    default: return nil
-    }
+    guard let role = Self.words.first(where: { $0.key == word })?.value else { return nil }
+    self = role
   }
 }
 

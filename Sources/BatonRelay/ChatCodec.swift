@@ -5,6 +5,7 @@ import BatonUpstream
 package struct ChatCodec: RelayCodec {
   package static let event = "openai"
   private let model: String
+  private var hasBegun = false
   private var completion = ChatCompletion()
   package private(set) var end: RelayEnd?
 
@@ -17,16 +18,26 @@ package struct ChatCodec: RelayCodec {
   package mutating func received(_ event: EventStreamDecoder.Item) -> [RelayItem] {
     guard end == nil, case .event(let name, let data) = event else { return [] }
     _ = completion.received(data, event: name)
-    let items = LenientJSON.values(data).values.flatMap(items)
+    let items = LenientJSON.values(data).values.flatMap { self.items($0) }
     if completion.isDone { finish() }
     return items
   }
 
-  private func items(_ chunk: LenientJSON) -> [RelayItem] {
+  private mutating func items(_ chunk: LenientJSON) -> [RelayItem] {
     guard case .object(let members) = chunk else { return [] }
-    if let text = ChatWire.text(members), !text.isEmpty { return RelayItem.deltas(text, part: nil) }
-    return RelayItem.events(chunk.json)
+    defer { hasBegun = true }
+    guard let text = ChatWire.text(members), !text.isEmpty else { return RelayItem.events(chunk.json) }
+    // What those that are made again have in common has to be there once.
+    let first = hasBegun ? [] : RelayItem.events(chunk.setting("choices", Self.noText).json)
+    return first + RelayItem.deltas(text, part: nil)
   }
+
+  private static let noText = LenientJSON.array([
+    .object([
+      .init("index", .number("0")), .init("delta", .object([.init("content", .string([]))])),
+      .init("finish_reason", .null),
+    ])
+  ])
 
   private mutating func finish() {
     let told = completion.ended().end

@@ -58,8 +58,9 @@ package struct ChatResponsesCodec: RelayCodec {
       let told = begun() + finished()
       if let end { return (told, end) }
     }
+    let begun = begun()
     let (told, end) = responses.stopped(why)
-    return (begun() + told, end)
+    return (begun + told, end)
   }
 
   private mutating func begun() -> [RelayItem] {

@@ -55,7 +55,8 @@ package final class Relay: Sendable {
   package struct Answer: Sendable {
     package var status: Int
     package var contentType: String?
-    package var retryAfter: String?
+    /// Others that its clients know, such as `Retry-After` and `x-request-id`.
+    package var headers: [(name: String, value: String)] = []
     package var body: ByteBuffer
   }
 
@@ -147,15 +148,24 @@ package final class Relay: Sendable {
     return false
   }
 
+  /// A response that was promised, and for which the upstream is not asked (any more): it begins, and ends.
+  /// - Throws: `ProducerError`.
+  package func end(_ request: Request, by stop: RelayStop) async throws {
+    let opened = try await producer.open(
+      session: request.session, response: request.response, data: request.codec.start)
+    var feed = RelayFeed(request.codec, to: opened)
+    try await feed.end(stop)
+  }
+
   /// Any other request of the upstream's, with its answer.
   /// - Parameter target: path and query below the upstream's address.
-  package func pass(_ method: HTTPMethod, _ target: String, _ body: ByteBuffer, contentType: String?) async throws
-    -> Answer
-  {
+  package func pass(
+    _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, headers: HTTPHeaders = [:], contentType: String?
+  ) async throws -> Answer {
     let reading = try begin()
     defer { end(reading) }
     let response = reading.response
-    response.execute(try self.request(method, target, body, contentType: contentType), on: web.client)
+    response.execute(try self.request(method, target, body, contentType: contentType, headers: headers), on: web.client)
     do {
       var head: HTTPResponseHead?
       var all = ByteBuffer()
@@ -440,7 +450,13 @@ extension Relay.Answer {
   init(_ head: HTTPResponseHead, _ body: ByteBuffer) {
     status = Int(head.status.code)
     contentType = head.headers.first(name: "content-type")
-    retryAfter = head.headers.first(name: "retry-after")
+    headers = head.headers.compactMap { name, value in
+      let name = name.lowercased()
+      let isKnown =
+        ["retry-after", "retry-after-ms", "x-should-retry", "x-request-id", "content-disposition"].contains(name)
+        || name.hasPrefix("x-ratelimit-") || name.hasPrefix("openai-")
+      return isKnown ? (name, value) : nil
+    }
     self.body = body
   }
 }

@@ -37,12 +37,15 @@ package enum RelayStop: Error, Sendable {
   case cut(String)
   /// The node goes away.
   case drained
+  /// The upstream was not asked, or has refused, after the response had been promised.
+  case unasked(reason: String, String)
 
   var words: String {
     switch self {
     case .cancelled: "cancelled"
     case .cut(let why): why
     case .drained: "the gateway went away"
+    case .unasked(_, let why): why
     }
   }
 
@@ -51,6 +54,7 @@ package enum RelayStop: Error, Sendable {
     case .cancelled: "cancel"
     case .cut: "upstream_cut"
     case .drained: "relay_drained"
+    case .unasked(let reason, _): reason
     }
   }
 

@@ -11,6 +11,9 @@ package struct ResponsesCodec: RelayCodec {
   private let model: String
   /// The one that it goes on from, as clients know it.
   private let previous: String?
+  /// It may have been told of before the upstream was asked.
+  private let isQueued: Bool
+  private var isInProgress = false
   /// The number of the last entry.
   private var n: UInt64 = 0
   /// Of items, in the order in which they were added.
@@ -24,8 +27,10 @@ package struct ResponsesCodec: RelayCodec {
   ///   - createdAt: seconds since 1970.
   ///   - model: as it was asked for.
   ///   - previous: the id of the response that it goes on from, likewise.
-  package init(id: String, createdAt: Int, model: String, previous: String? = nil) {
+  ///   - isQueued: it begins by `queuing`, whatever the upstream says first.
+  package init(id: String, createdAt: Int, model: String, previous: String? = nil, isQueued: Bool = false) {
     (self.id, self.createdAt, self.model, self.previous) = (id, createdAt, model, previous)
+    self.isQueued = isQueued
   }
 
   /// Chunks, where the upstream knows chat completions only.
@@ -50,6 +55,20 @@ package struct ResponsesCodec: RelayCodec {
   mutating func received(_ value: LenientJSON, _ name: String) -> [RelayItem] {
     guard end == nil, case .object = value else { return [] }
     let type = value["type"]?.text ?? name
+    guard isQueued else { return told(value, type) }
+    let queuing = queued()
+    switch type {
+    case "response.queued": return queuing
+    case "response.created", "response.in_progress":
+      guard !isInProgress else { return queuing }
+      isInProgress = true
+      let response = (value["response"] ?? .object([])).setting("status", .text("in_progress"))
+      return queuing + told(value.setting("response", response), "response.in_progress")
+    default: return queuing + told(value, type)
+    }
+  }
+
+  private mutating func told(_ value: LenientJSON, _ type: String) -> [RelayItem] {
     if let delta = delta(value, type) { return delta }
     var event = value.setting("type", .text(type))
     if let item = event["item"], type == "response.output_item.added" {
@@ -126,10 +145,20 @@ package struct ResponsesCodec: RelayCodec {
   }
 
   /// What is answered before the model has said anything.
-  package static func queued(id: String, createdAt: Int, model: LenientJSON?) -> LenientJSON {
-    let codec = ResponsesCodec(id: id, createdAt: createdAt, model: model?.text ?? "")
-    return codec.complete(.object([.init("status", .text("queued")), .init("background", .bool(true))]), "")
+  package var waiting: LenientJSON {
+    complete(.object([.init("status", .text("queued")), .init("background", .bool(true))]), "")
   }
+
+  /// The events of a response that waits for its turn; the same once it had it.
+  package var queuing: [LenientJSON] {
+    ["response.created", "response.queued"].enumerated().map { number, type in
+      .object([
+        .init("type", .text(type)), .init("sequence_number", .number("\(number)")), .init("response", waiting),
+      ])
+    }
+  }
+
+  private mutating func queued() -> [RelayItem] { isQueued && n == 0 ? queuing.flatMap { numbered($0) } : [] }
 
   /// What is known of a response at its beginning.
   package static func begun(id: String, createdAt: Int, model: String) -> LenientJSON {
@@ -184,6 +213,7 @@ package struct ResponsesCodec: RelayCodec {
 
   package mutating func stopped(_ why: RelayStop) -> ([RelayItem], RelayEnd) {
     let isCancel = why.how == .cancelled
+    let queuing = queued()
     let type = isCancel ? "response.incomplete" : "response.failed"
     var response = complete(.object([]), type)
     if isCancel {
@@ -192,7 +222,7 @@ package struct ResponsesCodec: RelayCodec {
       response = response.setting(
         "error", .object([.init("code", .text("server_error")), .init("message", .text(why.words))]))
     }
-    let items = numbered(.object([.init("type", .text(type)), .init("response", response)]))
+    let items = queuing + numbered(.object([.init("type", .text(type)), .init("response", response)]))
     let data = LenientJSON.object(
       [.init("reason", .text(why.reason))] + (isCancel ? [] : [.init("message", .text(why.words))]))
     return (items, RelayEnd(how: why.how, data: data.json))

@@ -120,4 +120,51 @@ struct CodecTests {
     #expect(text == long && chunks.count == 5 && chunks.allSatisfy { $0["id"]?.text == "c" })
     #expect(codec.end?.how == .end)
   }
+
+  @Test("the first chunk is kept, so that those that are made again have its members")
+  func chunksThatBeginWithText() {
+    var codec = ChatCodec(model: "m")
+    let told = [#"{"id":"c","created":7,"choices":[{"index":0,"delta":{"content":"a"}}]}"#, "[DONE]"]
+    let entries = entries(told.flatMap { codec.received(.event(name: "", data: Array($0.utf8))) })
+    var wire = ChatWire()
+    let chunks = entries.compactMap { wire.chunk($0) }
+    #expect(chunks.map { $0["choices"]?.elements?.first?["delta"]?["content"]?.text } == ["", "a"])
+    #expect(chunks.allSatisfy { $0["id"]?.text == "c" && $0["created"]?.whole == 7 })
+  }
+
+  private func told(_ items: [RelayItem]) -> [LenientJSON] {
+    var wire = ResponsesWire()
+    return entries(items).compactMap { wire.event($0)?.json }
+  }
+
+  @Test("what was told while it waited is what the session has of it, whatever the model server says first")
+  func queued() {
+    let made = ResponsesCodec(id: "resp_1~s", createdAt: 1, model: "m", isQueued: true)
+    let firsts = [
+      [
+        #"{"type":"response.created","response":{"id":"up","status":"queued"}}"#, #"{"type":"response.queued"}"#,
+        #"{"type":"response.in_progress"}"#,
+      ],
+      [#"{"type":"response.in_progress","response":{}}"#], [],
+    ]
+    for first in firsts {
+      var codec = made
+      let text = #"{"type":"response.output_text.delta","item_id":"i","delta":"a"}"#
+      let events = told((first + [text]).flatMap { codec.received(.event(name: "", data: Array($0.utf8))) })
+      #expect(events.prefix(2).map(\.json) == made.queuing.map(\.json))
+      #expect(events.compactMap { $0["sequence_number"]?.whole } == Array(0..<(first.isEmpty ? 3 : 4)))
+      #expect(first.isEmpty || events[2]["response"]?["status"]?.text == "in_progress")
+      #expect(codec.upstreamID == (first.count == 3 ? "up" : nil))
+    }
+  }
+
+  @Test("what ends before it has begun has its numbers in their order", arguments: [false, true], [false, true])
+  func endedBeforeItBegan(_ isChat: Bool, _ isQueued: Bool) {
+    let responses = ResponsesCodec(id: "resp_1", createdAt: 1, model: "m", isQueued: isQueued)
+    var codec: any RelayCodec = isChat ? ChatResponsesCodec(responses) : responses
+    let events = told(codec.stopped(.cut("why")).0)
+    #expect(events.compactMap { $0["sequence_number"]?.whole } == Array(0..<events.count))
+    #expect(events.last?["type"]?.text == "response.failed")
+    #expect(events.first?["type"]?.text == (isChat || isQueued ? "response.created" : "response.failed"))
+  }
 }

@@ -165,13 +165,14 @@ def test_questions_wait_their_turn(queueing, backend, redis, session, wire):
     wait_for(lambda: not redis.client.exists(key(session) + ":questions"), 20, "nothing is left")
 
 
-def left(gateway, session, text):
+def left(gateway, session, text, wire="responses", headers=""):
     """A question whose caller goes away."""
-    body = json.dumps(WIRES["responses"][1](text))
+    path, body = WIRES[wire]
+    body = json.dumps(body(text))
     raw = socket.create_connection(("127.0.0.1", gateway.port), 20)
     raw.sendall(
-        f"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        f"Baton-Session: {session}\r\n\r\n{body}".encode())  # fmt: skip
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"{headers}Baton-Session: {session}\r\n\r\n{body}".encode())  # fmt: skip
     return raw
 
 
@@ -263,6 +264,144 @@ def test_what_waits_is_refused_after_its_time_and_by_a_drain(backend, tmp_path, 
         assert second.result() == 503 and json.loads(second.told)["error"]["code"] == "draining"
         backend.let.add("q-drained")
         assert first.result() == 200 and backend.begun == ["q-long", "q-drained"]
+
+
+# In the background
+
+
+def told(stream):
+    return [event.to_dict() for event in stream]
+
+
+def of_response(gateway, id, after=None):
+    query = "" if after is None else f"&starting_after={after}"
+    with httpx.stream("GET", f"{gateway.url}/v1/responses/{id}?stream=true{query}", timeout=60) as answer:
+        assert answer.status_code == 200
+        yield from (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
+
+
+def queued(gateway, session, text, **more):
+    return client(gateway).responses.create(
+        model="m", input=text, background=True, extra_headers={"Baton-Session": session, **more})  # fmt: skip
+
+
+def test_in_the_background_it_is_queued_at_once(queueing, backend, redis, session):
+    first = Asked(queueing[0], "responses", session, "q-before")
+    begun(backend, "q-before")
+    waits = queued(queueing[0], session, "q-behind", **{"Idempotency-Key": "k"})
+    assert waits.status == "queued" and waits.background and backend.begun == ["q-before"]
+    assert queued(queueing[1], session, "q-behind", **{"Idempotency-Key": "k"}).id == waits.id
+    assert [client(gateway).responses.retrieve(waits.id).status for gateway in queueing] == ["queued"] * 2
+    streams = [of_response(gateway, waits.id) for gateway in queueing]
+    opening = [[next(stream), next(stream)] for stream in streams]
+    assert [one["type"] for one in opening[0]] == ["response.created", "response.queued"] and opening[0] == opening[1]
+    behind = of_response(queueing[1], waits.id, 0)
+    assert next(behind) == opening[0][1]
+    assert ends(redis, session) == [] and waits.id.split("~")[0] not in str(entries(redis, session))
+    backend.let.update(("q-before", "q-behind"))
+    assert first.result() == 200
+    whole = [events + list(stream) for events, stream in zip(opening, streams)]
+    assert whole[0] == whole[1] == list(of_response(queueing[0], waits.id))
+    assert [one["sequence_number"] for one in whole[0]] == list(range(len(whole[0])))
+    assert whole[0][2]["type"] == "response.in_progress" and whole[0][2]["response"]["status"] == "in_progress"
+    assert whole[0][-1]["type"] == "response.completed" and list(behind) == whole[0][2:]
+    for place in range(len(whole[0])):
+        assert list(of_response(queueing[place % 2], waits.id, place)) == whole[0][place + 1 :]
+    done = client(queueing[1]).responses.retrieve(waits.id)
+    assert done.status == "completed" and done.output_text == "q-behind"
+    assert backend.begun == ["q-before", "q-behind"]
+
+
+def test_the_official_helper_streams_what_is_queued(queueing, backend, session):
+    first = Asked(queueing[0], "responses", session, "q-long")
+    begun(backend, "q-long")
+    with client(queueing[1]).responses.stream(model="m", input="q-helped", background=True, extra_headers={"Baton-Session": session}) as stream:
+        types = [next(stream).type for _ in range(2)]
+        backend.let.update(("q-long", "q-helped"))
+        types += [event.type for event in stream]
+        assert types[:3] == ["response.created", "response.queued", "response.in_progress"] and types.count("response.created") == 1
+        assert stream.get_final_response().output_text == "q-helped"
+    assert first.result() == 200
+
+
+def test_what_is_queued_is_cancelled(queueing, backend, redis, session):
+    first = Asked(queueing[0], "responses", session, "q-runs")
+    begun(backend, "q-runs")
+    waits = queued(queueing[1], session, "q-waits")
+    stream = of_response(queueing[0], waits.id)
+    next(stream)
+    assert client(queueing[0]).responses.cancel(waits.id).status == "cancelled"
+    assert list(stream)[-1]["response"]["status"] == "cancelled"
+    assert [client(gateway).responses.retrieve(waits.id).status for gateway in queueing] == ["cancelled"] * 2
+    waiting(redis, session, 0)
+    backend.let.add("q-runs")
+    assert first.result() == 200 and backend.begun == ["q-runs"] and ends(redis, session) == ["cancelled", "end"]
+
+
+def test_what_is_refused_after_it_was_queued_has_failed(queueing, backend, redis, session, monkeypatch):
+    first = Asked(queueing[0], "responses", session, "q-accepted")
+    begun(backend, "q-accepted")
+    waits = queued(queueing[1], session, "q-refused")
+    assert waits.status == "queued"
+    refusal = json.dumps({"error": {"message": "no such model", "type": "invalid_request_error", "param": None, "code": None}})
+    monkeypatch.setattr(backend.server.RequestHandlerClass, "do_POST", lambda handler: (
+        handler.rfile.read(int(handler.headers["Content-Length"])), handler.whole(400, refusal, Content_Type="application/json")))
+    backend.let.add("q-accepted")
+    assert first.result() == 200
+    failed = wait_for(lambda: (now := client(queueing[0]).responses.retrieve(waits.id)).status == "failed" and now, 20, "it has failed")
+    assert failed.error.message == "no such model"
+    assert [one["type"] for one in of_response(queueing[1], waits.id)] == ["response.created", "response.queued", "response.failed"]
+    assert json.loads(entries(redis, session)[-1]["data"])["reason"] == "model_error"
+    waiting(redis, session, 0)
+
+
+def test_what_is_queued_and_drained_or_too_late_has_failed(backend, tmp_path, redis, session):
+    with busy(backend, tmp_path, redis, "queue", "--queue-timeout", "1s", "--drain-delay", "0s", "--drain-time", "20s") as (leaving, staying):
+        first = Asked(staying, "responses", session, "q-long")
+        begun(backend, "q-long")
+        late = queued(staying, session, "q-late")
+        last = list(of_response(leaving, late.id))[-1]
+        assert last["type"] == "response.failed" and "still answering" in last["response"]["error"]["message"]
+        backend.let.add("q-long")
+        assert first.result() == 200
+    with busy(backend, tmp_path, redis, "queue", "--drain-delay", "0s", "--drain-time", "20s") as (leaving, staying):
+        first = Asked(staying, "responses", session, "q-longer")
+        begun(backend, "q-long", "q-longer")
+        waits = queued(leaving, session, "q-drained")
+        leaving.process.signal(signal.SIGTERM)
+        last = list(of_response(staying, waits.id))[-1]
+        assert last["type"] == "response.failed" and last["response"]["status"] == "failed"
+        assert "relay_drained" in str(entries(redis, session))
+        backend.let.add("q-longer")
+        assert first.result() == 200 and backend.begun == ["q-long", "q-longer"]
+
+
+def test_what_was_queued_on_a_killed_node_has_failed(backend, tmp_path, redis, session):
+    with busy(backend, tmp_path, redis, "queue") as (dying, living):
+        first = Asked(living, "responses", session, "q-lives")
+        begun(backend, "q-lives")
+        waits = queued(dying, session, "q-lost")
+        stream = of_response(living, waits.id)
+        assert next(stream)["type"] == "response.created"
+        dying.kill()
+        told = list(stream)
+        assert [one["type"] for one in told] == ["response.queued", "response.failed"]
+        assert client(living).responses.retrieve(waits.id).status == "failed" and "producer_lost" in str(entries(redis, session))
+        backend.let.add("q-lives")
+        assert first.result() == 200 and backend.begun == ["q-lives"]
+
+
+@pytest.mark.parametrize("wire", ["responses", "chat"])
+def test_who_says_so_leaves_the_line_by_going_away(queueing, backend, redis, session, wire):
+    first = Asked(queueing[0], wire, session, "q-stays")
+    begun(backend, "q-stays")
+    gone = left(queueing[1], session, "q-gone", wire, "Baton-Detach: off\r\n")
+    waiting(redis, session, 1)
+    gone.close()
+    waiting(redis, session, 0)
+    assert backend.begun == ["q-stays"] and ends(redis, session) == []
+    backend.let.update(("q-stays", "q-gone"))
+    assert first.result() == 200 and backend.begun == ["q-stays"]
 
 
 # Refused

@@ -35,6 +35,11 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var held: (head: HTTPRequestHead, wire: DeviceRequest.Wire?, problem: Problem?)?
   private var hasHTTP = false
   private var hasHeard = false
+  /// Whether the client reads chunks: HTTP/1.0 has none, and its answers end with their connection.
+  private(set) var knowsChunks = true
+  /// The client sends nothing more: it has gone, or closed its side.
+  private var hasLeft = false
+  private var leaving: (() -> Void)?
   private var closesWhenHeard = false
   private var wasBusy = false
   private var leftovers: [NIOAny] = []
@@ -63,7 +68,17 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
 
   func channelInactive(context: ChannelHandlerContext) {
     end()
+    left()
     context.fireChannelInactive()
+  }
+
+  /// On the event loop; `leave` is called once the client sends nothing more, also where that is so.
+  func onLeaving(_ leave: @escaping () -> Void) { if hasLeft { leave() } else { leaving = leave } }
+
+  private func left() {
+    hasLeft = true
+    leaving?()
+    leaving = nil
   }
 
   private func end() {
@@ -126,6 +141,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   }
 
   private func arrived(_ head: HTTPRequestHead) -> GateState.Action {
+    knowsChunks = head.knowsChunks
     let kind: GateState.Kind
     switch front.door(for: head) {
     case .control: kind = .control
@@ -179,7 +195,9 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     let action: GateState.Action
     switch event {
     case is ChannelShouldQuiesceEvent: action = state.quiesced()
-    case ChannelEvent.inputClosed: action = state.inputClosed()
+    case ChannelEvent.inputClosed:
+      left()
+      action = state.inputClosed()
     default: action = .pass
     }
     if action == .pass { context.fireUserInboundEventTriggered(event) } else { perform(action, context) }
@@ -228,6 +246,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
       if state.answerStarted(isDraining: front.isDraining) {
         head.headers.replaceOrAdd(name: "Connection", value: "close")
       }
+      if !knowsChunks, !head.headers.contains(name: "Content-Length") { head.version = .http1_0 }
       context.write(wrapOutboundOut(.head(head)), promise: promise)
     case .body: context.write(data, promise: promise)
     case .end:

@@ -49,6 +49,8 @@ extension Routes {
       wire: wire == .responses ? "openai" : "openai-chat", model: model,
       createdAt: Int(Date().timeIntervalSince1970))
     var forwarded = asked.setting("stream", .bool(true))
+    let isBackground = wire == .responses && asked["background"]?.isSomething == true
+    note.isQueued = isBackground && relays.busy.waits && session.description != response
     var upstreamID: String?
     if let previous {
       let kept = try await kept(previous, in: session, who, relay)
@@ -66,33 +68,49 @@ extension Routes {
       session: session.qualified, response: response, path: wire.path, body: ByteBuffer(string: forwarded.json),
       codec: note.codec(id))
     // Nobody follows what is told of at once.
-    let isFollowed = wire == .chat || streams || asked["background"]?.isSomething != true
+    let isFollowed = streams || !isBackground
     let place = isFollowed ? try front.place(in: session, for: who) : nil
     let detaches = request.headers.first { $0.name.canonicalName == "baton-detach" }?.value.lowercased() != "off"
-    let question = RelayQuestion(
+    var question = RelayQuestion(
       session: session, response: response, key: key, subject: subject, who: who, note: note.fields,
       body: RelayQuestion.print(body.readableBytesView))
+    let parameters = wire == .responses ? forwarded : nil
+    if note.isQueued {
+      question.later = RelayQuestion.Later(
+        bytes: body.readableBytes, start: { try await begun(relay, started, parameters) },
+        end: { try await relay.end(started, by: $0) })
+    }
+    let caller = detaches ? nil : Caller(call.channel, who, session)
+    caller?.onLeaving { try? await cancel(response, in: session, by: "openai", subject: subject) }
     try await call.gathered.hold(0)
-    let refusal = try await ask(question) {
-      try await begun(relay, started, wire == .responses ? forwarded : nil)
+    let refusal: Relay.Answer?
+    do {
+      refusal = try await ask(question) { try await begun(relay, started, parameters) }
+    } catch {
+      caller?.isServed()
+      throw error
     }
     if var refusal {
+      caller?.isServed()
       if let upstreamID, let previous { refusal.replace(upstreamID, by: previous.description) }
       return Response(refusal, to: request)
     }
     guard let place else {
-      let object = ResponsesCodec.queued(
-        id: id.description, createdAt: note.createdAt, model: asked["model"])
-      return .json(ByteBuffer(string: object.json), to: request).of(session, response)
+      caller?.isServed()
+      return .json(ByteBuffer(string: note.responses(id).waiting.json), to: request).of(session, response)
     }
     if wire == .chat {
-      return try await stream(id, call, ChatStream(), for: who, in: place, cancelsWhenGone: !detaches)
+      return try await stream(id, call, ChatStream(), for: who, in: place) { caller?.isServed() }
     }
     if streams {
+      let waiting = note.isQueued ? try await waiting(id) : nil
+      if waiting != nil { watch(id) }
       return try await stream(
-        id, call, ResponsesStream(id, after: nil), for: who, in: place, cancelsWhenGone: !detaches)
+        id, call, ResponsesStream(id, after: nil, queuing: waiting?.queuing ?? []), for: who, in: place
+      ) { caller?.isServed() }
     }
     let object = try await object(of: id, call, in: place, waits: true, beats: nil)
+    caller?.isServed()
     return .json(ByteBuffer(string: object.json), to: request).of(session, response)
   }
 
@@ -172,12 +190,35 @@ extension Routes {
     return id
   }
 
+  /// What a response that the model server keeps was asked, in its own words.
+  func inputItems(of kept: String, _ call: Call, _ relay: Relay) async throws -> Response {
+    let plain = CharacterSet.alphanumerics.union(CharacterSet(charactersIn: "-._~"))
+    guard let id = kept.addingPercentEncoding(withAllowedCharacters: plain) else { throw Problem.badEncoding }
+    return try await passed(
+      relay, .GET, passing("responses/\(id)/input_items" + (call.request.head.path ?? "").drop { $0 != "?" }),
+      ByteBuffer(), call)
+  }
+
+  /// A target as the model server is to see it: without the token that is Baton's.
+  private func passing(_ target: String) -> String {
+    guard authenticator != nil, let mark = target.firstIndex(of: "?") else { return target }
+    let kept = target[target.index(after: mark)...].split(separator: "&").filter { pair in
+      Query.percentDecoded(pair.prefix { $0 != "=" }) != "token"
+    }
+    return target[..<mark] + (kept.isEmpty ? "" : "?" + kept.joined(separator: "&"))
+  }
+
   private func passed(
     _ relay: Relay, _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, _ call: Call
   ) async throws -> Response {
     do {
+      var headers = HTTPHeaders()
+      for field in call.request.headers where field.name.canonicalName == "openai-beta" {
+        headers.add(name: field.name.canonicalName, value: field.value)
+      }
       let answer = try await relay.pass(
-        method, target, body, contentType: body.readableBytes > 0 ? "application/json" : nil)
+        method, target, body, headers: headers,
+        contentType: body.readableBytes > 0 ? call.request.headers[.contentType] ?? "application/json" : nil)
       try await call.gathered.hold(answer.body.readableBytes)
       return Response(answer, to: call.request)
     } catch let failure as Relay.Failure {
@@ -236,7 +277,7 @@ extension Routes {
     }
     let method = HTTPMethod(rawValue: call.request.method.rawValue)
     let body = method == .GET ? ByteBuffer() : try await body(call)
-    return try await passed(relay, method, target, body, call)
+    return try await passed(relay, method, passing(target), body, call)
   }
 }
 

@@ -23,11 +23,13 @@ extension Routes {
       switch (request.method, steps.first, steps.count) {
       case (.post, "responses", 1): return try await ask(call, query, relay, .responses)
       case (.post, "chat", 2) where steps[1] == "completions": return try await ask(call, query, relay, .chat)
+      // `input_tokens`, `compact`: of no response.
+      case (.post, "responses", 2): return try await pass(call, String(target.dropFirst("/v1/".count)), query, relay)
       case (_, "responses", 2...3):
         guard let name = Query.percentDecoded(Substring(steps[1])), let id = OpenAIResponseID(name) else {
           throw Problem(.notFound, "no-such-response", "No response with this id was given out.")
         }
-        return try await response(id, steps.count == 3 ? steps[2] : nil, call, query)
+        return try await response(id, steps.count == 3 ? steps[2] : nil, call, query, relay)
       default: return try await pass(call, String(target.dropFirst("/v1/".count)), query, relay)
       }
     } catch {

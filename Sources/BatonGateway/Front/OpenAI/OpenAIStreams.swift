@@ -19,17 +19,26 @@ extension OpenAIStream {
 
 struct ResponsesStream: OpenAIStream {
   /// The `sequence_number` of the last event that the client has.
-  let after: UInt64?
+  private(set) var after: UInt64?
+  /// Of a response that waits for its turn: the session will have them, too.
+  private let queuing: [LenientJSON]
   private var events: ResponseEvents
   private var hasEnd = false
   private var n: UInt64 = 0
 
-  init(_ id: OpenAIResponseID, after: UInt64?) {
-    self.after = after
+  init(_ id: OpenAIResponseID, after: UInt64?, queuing: [LenientJSON] = []) {
+    (self.after, self.queuing) = (after, queuing)
     events = ResponseEvents(id: id.description)
   }
 
   var held: Int { events.held }
+
+  mutating func begin(into bytes: inout ByteBuffer) {
+    for event in queuing.map(ResponseEvent.other) where isNew(event) {
+      event.write(into: &bytes)
+      after = event.sequenceNumber
+    }
+  }
 
   mutating func breakOff(into bytes: inout ByteBuffer) {
     ResponseEvent.other(

@@ -14,12 +14,15 @@ struct OpenAITakeOver: Sendable {
     var createdAt: Int
     /// The id of the response that it goes on from, as clients know it.
     var previous: String?
+    /// It may be told of before it is its turn.
+    var isQueued = false
 
     var fields: [Entry.Field] {
       [
         Entry.Field("_wire", wire), Entry.Field("_model", String(model.prefix(128))),
         Entry.Field("_created", "\(createdAt)"),
       ] + (previous.map { [Entry.Field("_previous", $0)] } ?? [])
+        + (isQueued ? [Entry.Field("_queued", "1")] : [])
     }
 
     init(wire: String, model: String, createdAt: Int, previous: String? = nil) {
@@ -31,42 +34,53 @@ struct OpenAITakeOver: Sendable {
         let createdAt = texts["_created"].flatMap({ Int($0) })
       else { return nil }
       self.init(wire: wire, model: model, createdAt: createdAt, previous: texts["_previous"])
+      isQueued = texts["_queued"] != nil
     }
 
     func codec(_ id: OpenAIResponseID) -> any RelayCodec {
-      wire == "openai"
-        ? ResponsesCodec(id: id.description, createdAt: createdAt, model: model, previous: previous)
-        : ChatCodec(model: model)
+      wire == "openai" ? responses(id) : ChatCodec(model: model)
+    }
+
+    func responses(_ id: OpenAIResponseID) -> ResponsesCodec {
+      ResponsesCodec(
+        id: id.description, createdAt: createdAt, model: String(model.prefix(128)), previous: previous,
+        isQueued: isQueued)
     }
   }
-
-  /// Pages of an inbox that are looked through.
-  private static let pages = 64
 
   let store: any SessionOperations
   let relay: Relay
 
   func goOn(with response: String, in session: SessionName) async -> Bool {
     let id = OpenAIResponseID(response: response, session: session)
-    guard id.isOfRelay, let note = await note(of: id) else { return false }
+    guard id.isOfRelay, let note = try? await store.note(of: id)?.note else { return false }
     let kept = relay.asksInBackground ? try? await store.upstreamID(of: response, in: session) : nil
     return await relay.goOn(
       with: Relay.Request(
         session: session.qualified, response: response, path: "", body: ByteBuffer(), codec: note.codec(id)),
       by: kept.map { .response($0) } ?? .conversation(response))
   }
+}
 
-  private func note(of id: OpenAIResponseID) async -> Note? {
+extension SessionOperations {
+  /// What is kept of a response that was asked for, and whether it was refused since; nil where nothing is.
+  func note(of id: OpenAIResponseID) async throws -> (note: OpenAITakeOver.Note, isRefused: Bool)? {
     var place = EntryID.zero
-    for _ in 0..<Self.pages {
-      guard let look = try? await store.look(at: id.response, in: id.session, after: place) else { return nil }
+    var found: (note: OpenAITakeOver.Note, isRefused: Bool)?
+    for _ in 0..<Self.notePages {
+      let look = try await look(at: id.response, in: id.session, after: place)
       for message in look.messages {
         let texts = message.texts
-        if texts["event"] == "relay", texts["response"] == id.response, let note = Note(texts) { return note }
+        guard texts["response"] == id.response else { continue }
+        if texts["event"] == "relay", let note = OpenAITakeOver.Note(texts) { found = (note, false) }
+        if texts["event"] == "relay-refused" { found?.isRefused = true }
       }
-      guard look.messages.count == InboxLook.count, let last = look.messages.last else { return nil }
+      guard look.messages.count == InboxLook.count, let last = look.messages.last else { break }
       place = EntryID(last.id.milliseconds, last.id.sequence)
     }
-    return nil
+    return found
   }
+
+  /// Pages of an inbox that are looked through.
+  private static var notePages: Int { 64 }
 }

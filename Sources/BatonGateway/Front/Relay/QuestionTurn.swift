@@ -2,6 +2,7 @@ import BatonProtocol
 import BatonRelay
 import BatonSession
 import BatonStore
+import BatonUpstream
 import NIOConcurrencyHelpers
 
 /// It is the question's turn: for as long as this is kept, no other one of the session is asked.
@@ -33,26 +34,87 @@ struct QuestionTurn: Sendable {
 extension Routes {
   private static let pauses = (first: Duration.milliseconds(50), most: Duration.milliseconds(250))
 
+  enum Waiting {
+    /// None is needed.
+    case none
+    case its(QuestionTurn)
+    /// It is asked when it has its turn.
+    case later
+  }
+
   /// Waits for a question's turn, or makes it one.
   /// - Parameter place: of the question in the session's inbox: cancels that count come after it.
-  /// - Returns: nil where no turn is needed.
   /// - Throws: `Problem` 409 where something else is answered, or the question was cancelled; 403, 429, 503.
-  func turn(of question: RelayQuestion, after place: EntryID) async throws -> QuestionTurn? {
+  func turn(of question: RelayQuestion, after place: EntryID) async throws -> Waiting {
     let (response, session, rule) = (question.response, question.session, relays.busy)
     // A session of its own has no other question.
-    guard rule.policy != .parallel, session.description != response else { return nil }
+    guard rule.policy != .parallel, session.description != response else { return .none }
     guard relays.waiting.begin(atMost: rule.maxWaiting) else { throw Problem(Relay.Failure.full) }
-    defer { relays.waiting.end() }
+    var waits = true
+    defer { if waits { relays.waiting.end() } }
     do {
-      try await wait(for: question, rule, after: place)
+      let isPatient = question.later == nil || rule.policy == .reject
+      guard try await wait(for: question, rule, after: place, isPatient: isPatient), let later = question.later else {
+        return .its(QuestionTurn(response, in: session, store: store, most: rule.maxQueued))
+      }
+      guard relays.waitingBytes.begin(later.bytes, atMost: rule.maxWaitingBytes) else {
+        throw Problem(Relay.Failure.full)
+      }
+      waits = false
+      Task { await ask(question, later, after: place) }
+      return .later
     } catch {
       _ = try? await store.line(.leave(response), in: session)
       throw error
     }
-    return QuestionTurn(response, in: session, store: store, most: rule.maxQueued)
   }
 
-  private func wait(for question: RelayQuestion, _ rule: BusyRule, after place: EntryID) async throws {
+  /// Waits for the turn of a question that nobody waits with, and asks it.
+  private func ask(_ question: RelayQuestion, _ later: RelayQuestion.Later, after place: EntryID) async {
+    let (response, session, rule) = (question.response, question.session, relays.busy)
+    var turn: QuestionTurn?
+    var stop: RelayStop?
+    do {
+      do {
+        defer {
+          relays.waiting.end()
+          relays.waitingBytes.end(later.bytes)
+        }
+        try await waitThroughOutages(for: question, rule, after: place)
+      }
+      turn = QuestionTurn(response, in: session, store: store, most: rule.maxQueued)
+      if case .refused(let answer) = try await later.start() { stop = RelayStop(answer) }
+    } catch {
+      stop = RelayStop((error as? Relay.Failure).map(Problem.init) ?? error)
+    }
+    if let stop {
+      do {
+        try await later.end(stop)
+      } catch {
+        logger.notice(
+          "a question that waited can't be ended",
+          metadata: ["session": "\(session)", "response": "\(response)", "error": "\(error)"])
+      }
+    }
+    if let turn { await turn.end() } else { _ = try? await store.line(.leave(response), in: session) }
+  }
+
+  private func waitThroughOutages(for question: RelayQuestion, _ rule: BusyRule, after place: EntryID) async throws {
+    let deadline = ContinuousClock.now + rule.timeout
+    while true {
+      do {
+        _ = try await wait(for: question, rule, after: place, isPatient: true)
+        return
+      } catch let problem as Problem where problem == .storeUnavailable && ContinuousClock.now < deadline {
+        try await Task.sleep(for: .seconds(1))
+      }
+    }
+  }
+
+  /// - Returns: whether others are to be waited for; never where it `isPatient`.
+  private func wait(
+    for question: RelayQuestion, _ rule: BusyRule, after place: EntryID, isPatient: Bool
+  ) async throws -> Bool {
     let (response, session) = (question.response, question.session)
     let began = ContinuousClock.now
     var pause = Self.pauses.first
@@ -73,7 +135,7 @@ extension Routes {
         // Whoever stops everything may have cancelled it just before.
         _ = try await heard(of: question, after: place)
         _ = try await store.line(.keep(response, .asked, most: rule.maxQueued), in: session)
-        return
+        return false
       }
       let waited = ContinuousClock.now - began
       let other = busy.min() ?? response
@@ -93,6 +155,7 @@ extension Routes {
       place = try await heard(of: question, after: place)
       // Whoever answers may be dead.
       store.watchLeases(of: session)
+      guard isPatient else { return true }
       try await Task.sleep(for: pause)
       pause = min(pause * 2, Self.pauses.most)
     }
@@ -126,18 +189,39 @@ extension Routes {
 
 /// How many there are at a time.
 final class BoundedCount: Sendable {
-  private let count = NIOLockedValueBox(0)
+  private let counted = NIOLockedValueBox(0)
 
-  /// False: as many as may be are there; else `end` follows.
-  func begin(atMost most: Int) -> Bool {
-    count.withLockedValue { count in
-      guard count < most else { return false }
-      count += 1
+  var count: Int { counted.withLockedValue { $0 } }
+
+  /// False: there would be more than may be; else `end` follows.
+  func begin(_ added: Int = 1, atMost most: Int) -> Bool {
+    counted.withLockedValue { count in
+      guard count + added <= most else { return false }
+      count += added
       return true
     }
   }
 
-  func end() { count.withLockedValue { $0 -= 1 } }
+  func end(_ added: Int = 1) { counted.withLockedValue { $0 -= added } }
+}
+
+extension RelayStop {
+  /// Why a question that was to be asked later has no answer.
+  fileprivate init(_ error: any Error) {
+    switch error {
+    case let problem as Problem where problem.name == "question-cancelled": self = .cancelled
+    case let problem as Problem where problem.name == "draining": self = .drained
+    case let problem as Problem:
+      self = .unasked(reason: problem.name.replacing("-", with: "_"), problem.detail)
+    default: self = .unasked(reason: "internal", "the gateway failed")
+    }
+  }
+
+  fileprivate init(_ answer: Relay.Answer) {
+    let told = LenientJSON.values(answer.body.readableBytesView).values.first
+    let words = told?["error"]?["message"]?.text ?? told?["error"]?.text ?? told?["message"]?.text
+    self = .unasked(reason: "model_error", words ?? "the model server answered \(answer.status)")
+  }
 }
 
 extension Problem {

@@ -12,7 +12,9 @@ extension Response {
     headers[.contentType] = answer.contentType ?? MediaType.json.rawValue
     headers[.contentLength] = String(answer.body.readableBytes)
     headers[.cacheControl] = "no-store"
-    if let after = answer.retryAfter { headers[.retryAfter] = after }
+    for (name, value) in answer.headers {
+      if let name = HTTPField.Name(name) { headers.append(HTTPField(name: name, value: value)) }
+    }
     allow(request.headers[.origin])
   }
 }

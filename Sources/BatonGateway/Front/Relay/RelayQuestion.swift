@@ -19,6 +19,17 @@ struct RelayQuestion: Sendable {
   var body: String?
   /// Of what is appended with it.
   var bytes = 0
+  /// Nil: whoever asks waits for its turn, too.
+  var later: Later?
+
+  /// Asks when it is the question's turn, whoever has gone by then.
+  struct Later: Sendable {
+    /// That are kept until then.
+    let bytes: Int
+    let start: @Sendable () async throws -> Relay.Outcome
+    /// The response ends before it could begin.
+    let end: @Sendable (RelayStop) async throws -> Void
+  }
 
   /// The same key names the same response, so that whoever repeats the request finds it.
   static func name(_ kind: String, _ key: String?, subject: String, session: SessionName?) -> String {
@@ -40,14 +51,19 @@ struct RelayQuestion: Sendable {
 }
 
 extension Routes {
-  /// Asks, unless somebody has asked the same before.
+  /// Asks, unless somebody has asked the same before, or it has to wait and nobody waits with it.
   /// - Returns: the upstream's refusal; nil: the response is there, or will be.
   func ask(
     _ question: RelayQuestion, _ start: () async throws -> Relay.Outcome
   ) async throws -> Relay.Answer? {
     guard let place = try await place(of: question) else { return nil }
     do {
-      let turn = try await turn(of: question, after: place)
+      let turn: QuestionTurn?
+      switch try await self.turn(of: question, after: place) {
+      case .none: turn = nil
+      case .its(let its): turn = its
+      case .later: return nil
+      }
       let outcome: Relay.Outcome
       do {
         outcome = try await start()
@@ -93,6 +109,7 @@ extension Routes {
       if relays.busy.policy != .parallel,
         try await store.line(.look, in: question.session)?.has(question.response) == true
       {
+        if question.later != nil { return nil }
         deadline = .now + .seconds(15)
       }
       try await Task.sleep(for: .milliseconds(100))

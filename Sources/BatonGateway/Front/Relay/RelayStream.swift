@@ -7,6 +7,8 @@ import NIOCore
 
 /// Entries of a session as a stream of another API.
 protocol RelayStream: Sendable {
+  /// What comes before all entries.
+  mutating func begin(into bytes: inout ByteBuffer)
   mutating func write(_ entry: Entry, into bytes: inout ByteBuffer)
   /// What comes now belongs to the stream no more.
   var isOver: Bool { get }
@@ -18,6 +20,7 @@ protocol RelayStream: Sendable {
 
 extension RelayStream {
   var isOver: Bool { false }
+  mutating func begin(into bytes: inout ByteBuffer) {}
   mutating func breakOff(into bytes: inout ByteBuffer) {}
 }
 
@@ -26,11 +29,10 @@ extension Routes {
   /// - Parameters:
   ///   - who: whose token's end is the stream's.
   ///   - place: what it takes up, until it ends.
-  ///   - gone: the caller has gone before the end.
   ///   - ending: writes what is last.
   func stream<Form: RelayStream>(
     _ form: Form, of session: SessionName, _ asked: ResponseTap.Request, _ call: Call, for who: Identity?,
-    in place: DeviceRegistry.Place, gone: (@Sendable () async -> Void)? = nil,
+    in place: DeviceRegistry.Place,
     ending: @escaping @Sendable (inout Form, inout ByteBuffer) async throws -> Void
   ) async throws -> Response {
     // Its body is done with.
@@ -46,6 +48,12 @@ extension Routes {
         defer { place.leave() }
         do {
           try await run(on: call.channel.eventLoop) {
+            let first = form.withLockedValue { form in
+              var first = ByteBuffer()
+              form.begin(into: &first)
+              return first
+            }
+            if first.readableBytes > 0 { try await writer.write(first) }
             let tap = try await call.tap(asked, in: session, place, front)
             gathered.onGivingWay { tap.giveUp(Problem.shortOfMemory) }
             // What comes while the client reads goes out as it comes, without a turn of this task.
@@ -89,9 +97,6 @@ extension Routes {
           if form.isOver { try await ending(&form, &last) }
           if last.readableBytes > 0 { try await writer.write(last) }
           if !form.isOver { throw problem }
-        } catch {
-          if let gone, !isExpired() { await gone() }
-          throw error
         }
         try await writer.finish(nil)
       })

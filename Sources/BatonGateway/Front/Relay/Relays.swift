@@ -16,6 +16,8 @@ package struct Relays: Sendable {
   var busy = BusyRule()
   /// Questions that wait here.
   let waiting = BoundedCount()
+  /// Bytes of those whose callers do not wait with them.
+  let waitingBytes = BoundedCount()
   /// Nil where nothing can be appended but by the store's own operations.
   var producer: SharedProducer?
 
@@ -31,6 +33,9 @@ package struct Relays: Sendable {
     await withTaskGroup { group in
       for relay in all { group.addTask { await relay.drain() } }
     }
+    // Those that nobody waits with say so in their sessions.
+    let deadline = ContinuousClock.now + .seconds(5)
+    while waiting.count > 0, ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
   }
 }
 

@@ -11,6 +11,7 @@ import openai
 import pytest
 from support.process import wait_for
 from support.servers import Gateway, gateways, key
+from support.step import Step
 from support.tokens import SECRET, token
 from test_ai_sdk import answer, sse
 from test_relay import Upstream, chunks, client, sparse
@@ -450,6 +451,26 @@ def test_who_has_read_the_end_asks_at_once(rejecting, backend, session):
         # No further than the last event: the stream's end is not waited for.
         next(event for event in stream if event.type == "response.completed")
     assert len(backend.begun) == 8
+
+
+def test_what_ends_soon_is_waited_for(rejecting, backend, redis, session):
+    """What is answered ends once the question has looked for it a second time. A machine that is too slow for that is asked again."""
+    for attempt in range(10):
+        name = f"{session}-{attempt}"
+        step = Step(redis.client, name)
+        assert step.open("r1", "w.1", items=[("deltas", "x")])[0] == "ok"
+        backend.let.add(f"q-{attempt}")
+        asked = Asked(rejecting[0], "relay", name, f"q-{attempt}")
+
+        def looks():
+            return set(redis.client.hvals(key(name) + ":questions"))
+
+        first = wait_for(lambda: looks() or asked.status, 20, "it waits, or is refused")
+        wait_for(lambda: asked.status or looks() not in (set(), first), 20, "it has looked again")
+        assert step.append("r1", "w.2", 2, [("end",)])[0] == "ok"
+        if asked.result() == 200:
+            return
+    raise AssertionError("all were refused")
 
 
 def test_the_official_client_says_why(rejecting, backend, session):

@@ -443,6 +443,19 @@ def test_nothing_is_told_of_what_one_may_not_go_on_from(relays, upstream, sessio
     assert told == {"Previous response with id 'ID' not found."} and len(upstream.requests) == asked
 
 
+def test_of_another_session_nothing_is_gone_on_from_whatever_its_name(relays, upstream, redis, session):
+    id = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session}).id
+    for name in redis.client.keys(f"baton:{{{session}}}*"):
+        assert redis.client.copy(name, name.replace(session.encode(), f"{session}-copy".encode()))
+    copied = f"{id}-copy"
+    assert client(relays[1]).responses.create(model="m", input="and?", previous_response_id=copied).previous_response_id == copied
+    asked = len(upstream.requests)
+    with pytest.raises(openai.BadRequestError, match="not found"):
+        client(relays[1]).responses.create(
+            model="m", input="and?", previous_response_id=id, extra_headers={"Baton-Session": f"{session}-copy"})  # fmt: skip
+    assert len(upstream.requests) == asked
+
+
 def test_what_the_model_says_of_it_names_our_id(relays, upstream, session):
     id = client(relays[0]).responses.create(model="m", input="hi", extra_headers={"Baton-Session": session}).id
     body = json.dumps({"error": {"message": "Previous response with id 'up_1' not found.", "type": "t", "param": "p", "code": "c"}})
@@ -594,11 +607,13 @@ def test_a_stream_ends_with_its_token_and_the_answer_does_not(upstream, tmp_path
         upstream.go.release()
         id = next(stream).response.id
         wait_for(lambda: expired(short.api_key), 20, "the token is over")
-        upstream.go.release(20)
+        upstream.go.release(3)
         with pytest.raises((httpx.RemoteProtocolError, openai.APIConnectionError)):
             list(stream)
+        upstream.go.release(20)
         done = client(gateway, token=token())
         assert wait_for(lambda: done.responses.retrieve(id).status == "completed", 20, "the answer is whole")
+        assert b"cancel" not in b"".join(name + value for _, pairs in redis.client.xrange(f"baton:{{{session}}}:inbox") for name, value in pairs.items())
 
 
 def expired(jwt):

@@ -61,6 +61,7 @@ def test_what_one_relays_is_read_and_stopped_at_the_other(nodes, upstream, sessi
 def test_nobody_attaches_to_a_node_that_only_relays(nodes, session, redis):
     answers, relay = Answers(), nodes["relay"]
     path = f"/v1/sessions/{session}"
+    assert EventStream(relay, session).status == 421
     answers(relay, "GET", path, 421, "wrong-role", headers={"Accept": "text/event-stream"})
     told = relay.upgrade(path)
     assert told.problem(421)["type"] == "urn:baton:problem:wrong-role"

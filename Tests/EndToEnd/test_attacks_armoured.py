@@ -167,13 +167,20 @@ def test_half_of_what_comes_first(peaceful, target, data):
             connection.close()
 
 
-@pytest.mark.parametrize("data", [
-    v2(tlvs=b"\xee\xff\xff" + b"x" * 65000), v2(tlvs=b"x" * 4096), SIGNATURE + b"\x21\x11\xff\xff", v2(tlvs=b"\x20\xff\xff\x01"), v2(command=0x31),
-    v2() + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", v2() + v2(), b"PROXY TCP4 " + b"1" * 100, b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\nPROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\n",
-    v2() + b"\x16\x03\x01\xff\xff" + b"x" * 20_000, b"\r\n\r\n" * 5000,
-], ids=["64 KiB of TLVs", "4 KiB of TLVs", "64 KiB announced", "a TLV beyond the end", "version 3", "plain HTTP", "two headers", "a long line", "two lines",
-        "a record of 64 KiB", "line ends"])  # fmt: skip
-def test_what_comes_first_and_is_something_else(peaceful, target, data):
+# Each with whether it is a header's fault; the others get as far as TLS.
+ELSE = {
+    "64 KiB of TLVs": (v2(tlvs=b"\xee\xff\xff" + b"x" * 65000), True), "4 KiB of TLVs": (v2(tlvs=b"x" * 4096), True),
+    "64 KiB announced": (SIGNATURE + b"\x21\x11\xff\xff", True), "a TLV beyond the end": (v2(tlvs=b"\x20\xff\xff\x01"), False), "version 3": (v2(command=0x31), True),
+    "plain HTTP": (v2() + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", False), "two headers": (v2() + v2(), False), "a long line": (b"PROXY TCP4 " + b"1" * 100, True),
+    "two lines": (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\nPROXY TCP4 1.2.3.4 1.2.3.4 1 1\r\n", False),
+    "a record of 64 KiB": (v2() + b"\x16\x03\x01\xff\xff" + b"x" * 20_000, False), "line ends": (b"\r\n\r\n" * 5000, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data, is_header", ELSE.values(), ids=ELSE.keys())
+def test_what_comes_first_and_is_something_else(peaceful, target, data, is_header):
+    refused = lambda: target.metric("baton_http_refusals_total", reason="bad-proxy-header") or 0  # noqa: E731
+    before = refused()
     with peaceful():
         held = [raw(target) for _ in range(50)]
         for connection in held:
@@ -188,6 +195,7 @@ def test_what_comes_first_and_is_something_else(peaceful, target, data):
             # Of TLS an alert at the most.
             assert got[:1] in (b"", b"\x15"), got
             connection.close()
+    assert refused() - before == (50 if is_header else 0)
 
 
 @pytest.mark.parametrize("name", [None, "wrong", "expired", "alone"])

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from support.process import wait_for
+from support.raw import Raw
 from support.servers import key
 
 MB = 1_000_000
@@ -55,6 +56,27 @@ def test_entries_of_1100_fields_arrive(new_redis, new_gateway, session, attach):
     last = redis.client.eval(script, 1, key(session)).decode()
     device = attach(gateway, session, rollup="off").until_at(last, 60).until_live()
     device.judge(redis.stream(session), rollup=False)
+
+
+def test_a_poisoned_inbox_is_read_over(redis, gateway, session):
+    """What is none of ours, or over every bound, stands before what a person wants."""
+    inbox = f"{key(session)}:inbox"
+    lines = '{"response":"r","n":1,"data":"x"}\n'
+    assert gateway.request("POST", f"/v1/sessions/{session}?epoch=1&lease=keep", lines, {"Content-Type": "application/x-ndjson"}).status == 201
+    for fields in ({"a": "b"}, {"event": "cancel"}, {"event": "cancel", "response": b"\xff\xfe"}, {"event": "cancel", "response": "x" * 5_000_000}, {"event": "x" * 1_000_000},
+                   {"event": "input", "data": b"\0" * 3_000_000}, {f"f{n}": "v" for n in range(5000)}, {b"\xff": b"\xff"}, {"": ""}):  # fmt: skip
+        redis.client.xadd(inbox, fields)
+    raw = Raw(gateway).send(f"GET /v1/sessions/{session}/responses/r/controls HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    raw.until("\r\n\r\n")
+    assert gateway.request("POST", f"/v1/sessions/{session}/responses/r/cancel").status == 202
+    assert '"cancel"' in raw.until('"cancel"')
+    raw.socket.close()
+    # A key of another type is told, and harms no other session.
+    redis.client.delete(inbox)
+    redis.client.set(inbox, "text")
+    assert gateway.request("POST", f"/v1/sessions/{session}/responses/r/cancel").problem(409)
+    assert gateway.request("POST", f"/v1/sessions/{session}-2/responses/r/cancel").status == 202
+    assert gateway.process.alive and max(map(len, gateway.process.logged().splitlines())) < 4096
 
 
 def test_a_hash_of_600000_responses_keeps_nobody_waiting(new_redis, new_gateway, session, attach):

@@ -83,6 +83,21 @@ def test_a_node_that_starts_later_knows(nodes, redis, session, secret, tmp_path)
         late.kill()
 
 
+def test_nodes_look_for_them_more_often_than_every_two_seconds(nodes, redis):
+    """However busy the machine is, the shortest of some pauses is not longer than it should be."""
+    looks = []
+    with redis.client.monitor() as monitor:
+        for command in monitor.listen():
+            if "baton:{baton:revocations}" in command["command"] and (not looks or command["time"] - looks[-1][0] > 0.05 or command["client_port"] != looks[-1][1]):
+                looks.append((command["time"], command["client_port"]))
+            if len(looks) > 10:
+                break
+    by_node = {port: [time for time, other in looks if other == port] for _, port in looks}
+    assert len(by_node) >= 2
+    for times in by_node.values():
+        assert len(times) > 2 and min(later - earlier for earlier, later in zip(times, times[1:])) < 1.9
+
+
 def test_what_is_over_is_forgotten(nodes, redis, session):
     redis.add(session, data="x")
     value = issued(sub=f"tim-{session}")

@@ -59,14 +59,19 @@ struct Token: AsyncParsableCommand {
 
   func run() async throws {
     // The gateways' own variable will do, too.
-    guard let path = secretFile ?? ProcessInfo.processInfo.environment["BATON_AUTH_SECRET_FILE"] else {
-      throw ValidationError(
-        "Give --secret-file, or the environment variable BATON_SECRET_FILE or BATON_AUTH_SECRET_FILE.")
-    }
+    let path = secretFile ?? ProcessInfo.processInfo.environment["BATON_AUTH_SECRET_FILE"]
     let secret: [UInt8]
     do {
-      secret = try SecretFile.read(path) { Settings.Mistake.value("--secret-file \($0)") }
-    } catch {
+      if let path {
+        secret = try SecretFile.read(path) { Settings.Mistake.value("--secret-file \($0)") }
+      } else if let given = SecretFile.fromEnvironment() {
+        secret = try SecretFile.read(given, of: SecretFile.variable) { Settings.Mistake.value($0) }
+      } else {
+        throw ValidationError(
+          "Give --secret-file, or the environment variable BATON_SECRET_FILE, BATON_AUTH_SECRET_FILE or BATON_AUTH_SECRET."
+        )
+      }
+    } catch let error as Settings.Mistake {
       say("token", "\(error)")
       throw ExitCode(error.exitStatus)
     }

@@ -1,6 +1,7 @@
 """Section 3: many keys at once, told apart by `kid`; each for the algorithm that the set says, whatever a token says."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -74,6 +75,24 @@ def test_the_secret_is_a_key_beside_the_set(gateway):
     assert status(gateway, token("HS384", kid=None, key=SECRET)) == 404
     assert status(gateway, token("HS256", kid=None, key=SECRET)) == 401
     assert status(gateway, token("HS512", kid=None, key=SECRET + SECRET)) == 401
+
+
+def test_a_key_comes_from_the_environment_where_there_is_no_file(redis, folder, new_gateway):
+    (folder / "file").write_bytes(SECRET)
+    environment = {"BATON_AUTH_SECRET": "a secret of the environment, of more than 32 bytes"}
+    mine, files = token("HS256", kid=None, key=environment["BATON_AUTH_SECRET"].encode()), token("HS256", kid=None, key=SECRET)
+    gateway = new_gateway(redis.url, "gw-environment", env=environment)
+    assert (status(gateway, mine), status(gateway, files)) == (404, 401)
+    gateway.process.signal(signal.SIGHUP)
+    wait_for(lambda: "keys of tokens were read again" in gateway.process.logged(), 10, "the keys")
+    assert status(gateway, mine) == 404
+    gateway = new_gateway(redis.url, "gw-file", "--auth-secret-file", folder / "file", env=environment)
+    assert (status(gateway, mine), status(gateway, files)) == (401, 404)
+    made = subprocess.run([BATON, "token", "--subject", "ada", "--sessions", "*", "--scope", "read"], capture_output=True, text=True, env={**os.environ, **environment})
+    assert made.returncode == 0 and jwt.decode(made.stdout.strip(), environment["BATON_AUTH_SECRET"], ["HS256"])["sub"] == "ada"
+    for command in (["serve", "--print-config"], ["token", "--subject", "ada", "--sessions", "*"]):
+        told = subprocess.run([BATON, *command], capture_output=True, text=True, env={**os.environ, "BATON_AUTH_SECRET": "hidden but too short"})
+        assert told.returncode in (64, 78) and "BATON_AUTH_SECRET" in told.stderr and "hidden" not in told.stderr + told.stdout
 
 
 def test_no_key_is_taken_for_another_kind(gateway):

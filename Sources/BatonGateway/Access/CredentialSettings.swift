@@ -7,6 +7,7 @@ extension GatewayConfiguration {
     tokenKeySources = TokenKeySources(
       secretPath: settings.text("auth-secret-file"), algorithm: settings.text("auth-algorithm") ?? "HS256",
       jwksPath: settings.text("auth-jwks"))
+    if tokenKeySources.secretPath == nil { tokenKeySources.secret = SecretFile.fromEnvironment() }
     if !tokenKeySources.isEmpty {
       do {
         tokenKeys = try await tokenKeySources.read()

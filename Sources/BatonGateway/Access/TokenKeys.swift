@@ -140,10 +140,12 @@ extension Data {
 /// Where the keys come from.
 package struct TokenKeySources: Sendable, Equatable {
   package var secretPath: String?
+  /// The secret itself, where it has no path.
+  package var secret: [UInt8]?
   package var algorithm = "HS256"
   package var jwksPath: String?
 
-  package var isEmpty: Bool { secretPath == nil && jwksPath == nil }
+  package var isEmpty: Bool { secretPath == nil && secret == nil && jwksPath == nil }
 
   package struct Objection: Error, Equatable {
     /// The option that is to be mended.
@@ -154,11 +156,14 @@ package struct TokenKeySources: Sendable, Equatable {
   /// - Throws: `Objection`.
   package func read() async throws -> TokenKeys {
     var keys = TokenKeys()
+    let least = TokenKeys.leastSecretBytes(algorithm)
+    func objection(_ text: String) -> Objection { Objection(option: "auth-secret-file", text: text) }
     if let secretPath {
-      let secret = try SecretFile.read(secretPath, atLeast: TokenKeys.leastSecretBytes(algorithm)) {
-        Objection(option: "auth-secret-file", text: $0)
-      }
+      let secret = try SecretFile.read(secretPath, atLeast: least, objection: objection)
       try await keys.add(secret: secret, algorithm: algorithm)
+    } else if let secret {
+      let key = try SecretFile.read(secret, of: "or \(SecretFile.variable)", atLeast: least, objection: objection)
+      try await keys.add(secret: key, algorithm: algorithm)
     }
     if let jwksPath {
       guard let data = FileManager.default.contents(atPath: jwksPath) else {

@@ -42,7 +42,7 @@ package enum GatewaySettings {
 
     Setting(
       "auth-secret-file", placeholder: "PATH",
-      "The key of devices' tokens, at least 32 bytes; without it, --auth-jwks, --auth-jwks-url and --auth-url nobody is asked who they are"
+      "The key of devices' tokens, at least 32 bytes, in place of BATON_AUTH_SECRET; without it, --auth-jwks, --auth-jwks-url and --auth-url nobody is asked who they are"
     ),
     Setting(
       "auth-algorithm", .choice(["HS256", "HS384", "HS512"]), standard: "HS256",

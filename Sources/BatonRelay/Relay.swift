@@ -157,13 +157,19 @@ package final class Relay: Sendable {
     try await feed.end(stop)
   }
 
-  /// Any other request of the upstream's, with its answer.
+  package enum Passed: Sendable {
+    case whole(Answer)
+    case stream(PassedStream)
+  }
+
+  /// Any other request of the upstream's, with its answer: what is no JSON as it comes.
   /// - Parameter target: path and query below the upstream's address.
   package func pass(
     _ method: HTTPMethod, _ target: String, _ body: ByteBuffer, headers: HTTPHeaders = [:], contentType: String?
-  ) async throws -> Answer {
+  ) async throws -> Passed {
     let reading = try begin()
-    defer { end(reading) }
+    var isRead = true
+    defer { if isRead { end(reading) } }
     let response = reading.response
     response.execute(try self.request(method, target, body, contentType: contentType, headers: headers), on: web.client)
     do {
@@ -171,7 +177,16 @@ package final class Relay: Sendable {
       var all = ByteBuffer()
       for try await part in response.parts {
         switch part {
-        case .head(let received): head = received
+        case .head(let received):
+          head = received
+          let type = received.headers.first(name: "content-type")?.lowercased() ?? "application/json"
+          guard type.contains("json") else {
+            isRead = false
+            return .stream(
+              PassedStream(Answer(received, all), response, idleLimit: options.idleLimit) { [weak self] in
+                self?.end(reading)
+              })
+          }
         case .bytes(let bytes):
           response.taken(bytes.readableBytes)
           guard all.readableBytes + bytes.readableBytes <= Self.answerLimit else {
@@ -181,7 +196,7 @@ package final class Relay: Sendable {
         }
       }
       guard let head else { throw Failure.unreachable("it closed the connection") }
-      return Answer(head, all)
+      return .whole(Answer(head, all))
     } catch let failure as Failure {
       throw failure
     } catch let why as RelayStop {

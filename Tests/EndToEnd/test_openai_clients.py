@@ -269,6 +269,47 @@ def test_files_and_audio(relays, model):
     assert ours.files.delete("file-1").deleted
 
 
+def test_what_is_no_json_is_passed_on_as_it_comes(relays, model, redis):
+    go, gone = threading.Semaphore(0), threading.Event()
+
+    def answer(type, *pieces):
+        def write(handler, body):
+            handler.send_response(200)
+            handler.send_header("Content-Type", type)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            try:
+                for piece in pieces:
+                    go.acquire(timeout=30)
+                    handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                handler.wfile.write(b"0\r\n\r\n")
+            except OSError:
+                gone.set()
+
+        return write
+
+    texts = [f"data: {json.dumps({'id': 'c', 'object': 'text_completion', 'created': 1, 'model': 'm', 'choices': [{'index': 0, 'text': text}]})}\n\n".encode() for text in "abc"]
+    model.answers["POST", "/v1/completions"] = answer("text/event-stream", *texts, b"data: [DONE]\n\n")
+    stream = client(relays[0]).completions.create(model="m", prompt="hi", stream=True)
+    for text in "abc":
+        go.release()
+        assert next(stream).choices[0].text == text
+    go.release()
+    assert list(stream) == [] and relays[0].metric("baton_relays") == 0
+    # More than is ever put together in memory.
+    model.answers["GET", "/v1/files/file-2/content"] = answer("application/octet-stream", *[b"x" * (1 << 20)] * 20)
+    go.release(20)
+    assert len(client(relays[0]).files.content("file-2").content) == 20 << 20
+    # Who goes away ends it.
+    model.answers["POST", "/v1/audio/speech"] = answer("audio/mpeg", *[b"y" * (1 << 16)] * 10_000)
+    with client(relays[1]).audio.speech.with_streaming_response.create(model="m", voice="alloy", input="hi") as speech:
+        go.release(3)
+        assert next(speech.iter_bytes(100)) == b"y" * 100
+    go.release(10_000)
+    assert gone.wait(20), "the model's request is closed"
+    wait_for(lambda: relays[1].metric("baton_relays") == 0, 20, "it is over")
+
+
 def test_embeddings_and_models(relays, model):
     model.answers["POST", "/v1/embeddings"] = 200, {"object": "list", "model": "m", "usage": {"prompt_tokens": 1, "total_tokens": 1}, "data": [{"object": "embedding", "index": 0, "embedding": [0.5, 1.5]}]}
     model.answers["GET", "/v1/models/m"] = 200, {"id": "m", "object": "model", "created": 1, "owned_by": "x"}

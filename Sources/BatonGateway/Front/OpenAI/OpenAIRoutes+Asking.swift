@@ -216,11 +216,17 @@ extension Routes {
       for field in call.request.headers where field.name.canonicalName == "openai-beta" {
         headers.add(name: field.name.canonicalName, value: field.value)
       }
-      let answer = try await relay.pass(
+      let passed = try await relay.pass(
         method, target, body, headers: headers,
         contentType: body.readableBytes > 0 ? call.request.headers[.contentType] ?? "application/json" : nil)
-      try await call.gathered.hold(answer.body.readableBytes)
-      return Response(answer, to: call.request)
+      switch passed {
+      case .whole(let answer):
+        try await call.gathered.hold(answer.body.readableBytes)
+        return Response(answer, to: call.request)
+      case .stream(let stream):
+        try await call.gathered.hold(0)
+        return Response(stream, to: call.request)
+      }
     } catch let failure as Relay.Failure {
       throw Problem(failure)
     }

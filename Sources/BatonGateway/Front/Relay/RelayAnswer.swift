@@ -17,6 +17,17 @@ extension Response {
     }
     allow(request.headers[.origin])
   }
+
+  /// What the upstream says, as it comes.
+  init(_ stream: PassedStream, to request: Request) {
+    self.init(stream.answer, to: request)
+    headers[.contentLength] = nil
+    if let name = HTTPField.Name("X-Accel-Buffering") { headers[name] = "no" }
+    body = ResponseBody { writer in
+      try await stream.read { try await writer.write($0) }
+      try await writer.finish(nil)
+    }
+  }
 }
 
 extension Routes {

@@ -211,6 +211,31 @@ def test_while_a_listed_sentinel_is_gone_those_that_it_knew_are_asked(place, sen
             sentinel.restart(listed)
 
 
+def test_the_python_producer_asks_those_whom_a_listed_sentinel_knew(sentinel, gateways, session):
+    """One of three is listed. It dies, the others promote a replica, and the producer follows."""
+    listed, *_ = sentinel.sentinels
+    url, before = re.sub(r"://[^/]+/", f"://127.0.0.1:{listed}/", sentinel.url), sentinel.master
+    parts = [[f"{part}.{n} " for n in range(30)] for part in range(2)]
+    wait_for(lambda: len((sentinel.ask(before, "ROLE") or [0, 0, []])[2]) == 2, 60, "both replicas are there")
+    answer = Producer(url, session, "r")
+    try:
+        with answer:
+            for text in parts[0]:
+                answer.delta(text)
+            sentinel.kill(listed)
+            sentinel.failover()
+            for text in parts[1]:
+                answer.delta(text)
+        answer.close()
+    finally:
+        sentinel.restart(listed)
+    wait_for(lambda: sentinel.role(before) == "slave", 30, "it is a replica now")
+    with attach([gateway.url for gateway in gateways], session, until="end") as chat:
+        for _ in chat:
+            pass
+    assert chat.text("r") == "".join(parts[0] + parts[1]) and chat.responses["r"].state == "end"
+
+
 class Liar(socketserver.ThreadingTCPServer):
     """A Sentinel that names another server."""
 

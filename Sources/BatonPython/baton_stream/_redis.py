@@ -62,8 +62,50 @@ def connect(url: str) -> Any:
         return redis.asyncio.cluster.RedisCluster(startup_nodes=nodes, protocol=2, **options)
     master, _, database = path.partition("/")
     tls = {name: value for name, value in options.items() if name.startswith("ssl")}
-    sentinels: Any = redis.asyncio.sentinel.Sentinel(addresses, sentinel_kwargs=tls, protocol=2, **options)  # type: ignore[no-untyped-call]
+    sentinels: Any = _Sentinels(addresses, sentinel_kwargs=tls, protocol=2, **options)
     return sentinels.master_for(urllib.parse.unquote(master), db=int(database or 0))
+
+
+class _Sentinels(redis.asyncio.sentinel.Sentinel):
+    """Sentinels of which some are listed. While none of these names a master, those are asked that they knew, as gateways do it."""
+
+    _MOST = 16  # that are asked in their place
+    _PAUSE = 10.0  # seconds between two questions whom they know
+
+    def __init__(self, listed: list[tuple[str, int]], **options: Any) -> None:
+        super().__init__(listed, **options)  # type: ignore[no-untyped-call]
+        self._listed, self._options = listed, options
+        self._deputies: Any = None
+        self._known: list[tuple[str, int]] = []
+        self._learned = -math.inf
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            found = await super().discover_master(service_name)
+        except redis.asyncio.sentinel.MasterNotFoundError:
+            if self._deputies is None:
+                raise
+            found = await self._deputies.discover_master(service_name)
+            await self._learn(service_name, self._deputies.sentinels[0], self._known)
+            return found
+        await self._learn(service_name, self.sentinels[0], [])
+        return found
+
+    async def _learn(self, service_name: str, told_by: Any, known: list[tuple[str, int]]) -> None:
+        """Who may not be asked knows nobody."""
+        if time.monotonic() - self._learned < self._PAUSE:
+            return
+        self._learned = time.monotonic()
+        try:
+            others = await told_by.sentinel_sentinels(service_name)
+        except FAILURES:
+            return
+        places = [(str(other["ip"]), int(other["port"])) for other in others]
+        known = [*known, *(place for place in places if place not in known and place not in self._listed)][: self._MOST]
+        if known != self._known:
+            self._known = known
+            # Each is connected to when it is asked, and not before.
+            self._deputies = redis.asyncio.sentinel.Sentinel(known, **self._options) if known else None  # type: ignore[no-untyped-call]
 
 
 class Step:

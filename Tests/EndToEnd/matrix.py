@@ -7,10 +7,11 @@
 
 Each row writes answers and has devices watch them (live ones, slow ones, ones whose connection is cut all the time, ones that come
 late), lets its fault happen, and waits until every device is shown what is written afterwards. Then recordings of producers, devices and
-the stream are judged. Findings must be 0; resets are counted.
+the stream are judged. Findings must be 0. Resets are counted, by the fault before them and by their cause: one without a cause fails the row.
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import os
@@ -26,6 +27,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
+from support import checker  # noqa: E402
 from support.hosts import Hosts  # noqa: E402
 from support.load import Load  # noqa: E402
 from support.process import BATON, Process, wait_for  # noqa: E402
@@ -69,7 +71,7 @@ class Stage:
     """Gateways, answers and devices over one Redis."""
 
     def __init__(self, folder, place, sessions=4, devices=3, minutes=1):
-        self.minutes = minutes
+        self.minutes, self.deeds = minutes, []
         sessions = [*"abcd", *(f"s{number}" for number in range(4, sessions))]
         self.folder, self.place = folder, place(folder)
         self.network = Switch(self.place.port) if isinstance(self.place, Redis) else None
@@ -92,6 +94,28 @@ class Stage:
             "--record", f"{self.folder}/{name}-{session}.ndjson"], stdout=stdout)  # fmt: skip
         self.recorders.append(process)
         return process
+
+    @contextlib.contextmanager
+    def deed(self, words):
+        """What is done meanwhile, or is over, is the fault that later resets are counted under."""
+        self.deeds.append((time.monotonic(), words))
+        yield
+
+    def stream(self, session):
+        if isinstance(self.place, Cluster):
+            return self.place.stream(session, self.place.owner(session))
+        return self.place.stream(session, self.place.master) if isinstance(self.place, Sentinel) else self.place.stream(session)
+
+    def resets(self):
+        """How many there were by fault, reason and cause, when all is over."""
+        counts, ends = collections.Counter(), {}
+        for device in self.load.devices:
+            if device.resets_told and device.session not in ends:
+                ends[device.session] = [checker.offset(entry) for entry in self.stream(device.session)]
+            for at, had, frame in device.resets_told:
+                fault = next((words for began, words in reversed(self.deeds) if began <= at), "nothing yet")
+                counts[fault, frame["reason"], cause(had, frame, ends[device.session])] += 1
+        return counts
 
     def judge(self):
         """The counts of findings, by kind."""
@@ -116,17 +140,34 @@ class Stage:
             (process.close if hasattr(process, "close") else process.kill)()
 
 
+NO_CAUSE = "no cause"
+
+
+def cause(had, frame, end):
+    """Why a device that had this entry was reset, as far as the offsets of the stream at the end show it."""
+    if "." not in had:
+        return "it had no entry to prove its place by"
+    if had not in end:
+        return "what it had is lost"
+    last = frame["last"]
+    # Its entry is in the history that prevailed: this was another one, or an older state of it.
+    if last and (last not in end or checker.place(last) < checker.place(had)):
+        return "told from a master that had been replaced"
+    return NO_CAUSE
+
+
 def run(name, folder, **size):
-    """Findings by kind, resets, and the seconds until every device was shown what came after the fault."""
+    """Findings by kind, resets by fault, reason and cause, and the seconds until every device was shown what came after the fault."""
     place, fault = ROWS[name]
     stage = Stage(folder, place, **size)
     try:
         stage.line.cut()
-        fault(stage)
+        with stage.deed(name):
+            fault(stage)
         recovered = stage.load.grown(10, 60)
         stage.line.cut()
         summary = stage.judge()
-        return summary["findings"], len(stage.load.resets), recovered
+        return summary["findings"], stage.resets(), recovered
     finally:
         stage.close()
 
@@ -516,7 +557,9 @@ def at_random(deeds):
         print(f"BATON_CHAOS_SEED={seed}", file=sys.stderr, flush=True)
         dice, end = random.Random(seed), time.monotonic() + 60 * stage.minutes
         while time.monotonic() < end:
-            dice.choice(deeds)(stage, dice)
+            deed = dice.choice(deeds)
+            with stage.deed(deed.__doc__):
+                deed(stage, dice)
             stage.line.cut()
             time.sleep(dice.choice([0, 0.5, 2]))
 
@@ -524,12 +567,15 @@ def at_random(deeds):
 
 
 def clients_killed(stage, dice):
+    """connections are killed"""
     port = dice.choice(stage.place.ports)
     stage.place.ask(port, "CLIENT", "KILL", "TYPE", dice.choice(["normal", "pubsub"]))
 
 
 def switched(stage, dice):
+    """another master"""
     place, how = stage.place, dice.choice(["planned", "killed", "frozen", "cut off"])
+    stage.deeds[-1] = (stage.deeds[-1][0], f"another master: {how}")
     down = {"killed": place.kill, "frozen": place.stop, "cut off": place.cut}.get(how)
     if isinstance(place, Sentinel):
         master = place.master
@@ -551,6 +597,7 @@ def switched(stage, dice):
 
 
 def hiccup(stage, dice):
+    """a server hangs for less than a second"""
     port = dice.choice(stage.place.ports)
     stage.place.stop(port)
     time.sleep(dice.choice([0.2, 0.8]))
@@ -558,6 +605,7 @@ def hiccup(stage, dice):
 
 
 def cut_for_a_while(stage, dice):
+    """a server is cut off for up to 4 s"""
     port = dice.choice(stage.place.ports)
     stage.place.cut(port)
     time.sleep(dice.choice([0.3, 1, 4]))
@@ -565,6 +613,7 @@ def cut_for_a_while(stage, dice):
 
 
 def moved(stage, dice):
+    """a slot moves"""
     session, pauses = dice.choice(stage.load.answers).session, dice.choice([0, 0.1, 0.5])
     owner = stage.place.owner(session)
     others = [port for port in stage.place.masters if port != owner]
@@ -594,8 +643,11 @@ def main(arguments):
                 name, folder, sessions=given.sessions, devices=given.devices, minutes=given.minutes)
             counts = [findings.get(kind, 0) for kind in KINDS]
             is_bad = any(findings.get(kind) for kind in KINDS if kind not in TOLERATED.get(name, ()))
+            is_bad = is_bad or any(why == NO_CAUSE for _, _, why in resets)
             told = " ".join(f"{count:{len(kind)}}" for kind, count in zip(KINDS, counts))
-            print(f"{name:60}{recovered:8.1f} s{resets:8}  {told}{f'  FAILED, see {folder}' if is_bad else ''}", flush=True)
+            print(f"{name:60}{recovered:8.1f} s{resets.total():8}  {told}{f'  FAILED, see {folder}' if is_bad else ''}", flush=True)
+            for (fault, reason, why), count in sorted(resets.items()):
+                print(f"{count:10} × {reason}: {why}; {fault}", flush=True)
         except (AssertionError, OSError, subprocess.SubprocessError) as error:
             is_bad = True
             print(f"{name:60} FAILED, see {folder}: {str(error)[:600]}", flush=True)

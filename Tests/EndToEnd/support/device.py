@@ -23,6 +23,10 @@ class Device:
         self.session, self.query, self.headers, self.subprotocols = session, query, headers, list(subprotocols)
         self.follow = follow
         self.view, self.frames, self.attaches = View(), [], 0
+        # When each reset came, what the device had until then, and the frame.
+        self.resets_told = []
+        # The last entry that it was sent; its place, where there is none.
+        self.had = "0"
         self.code = self.reason = self.error = None
         self.changed = threading.Condition()
         self.stopped = False
@@ -101,6 +105,10 @@ class Device:
         assert isinstance(message, str), "a binary frame"
         frame = json.loads(message)
         self.frames.append(frame)
+        if frame.get("type") == "reset":
+            self.resets_told.append((time.monotonic(), self.had, frame))
+        elif frame.get("type") != "attached":
+            self.had = frame.get("id") or (frame["offset"] if frame.get("type") == "skipped" else self.had)
         try:
             self.view.feed(frame)
         except Broken as broken:

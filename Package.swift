@@ -158,9 +158,8 @@ let package = Package(
     .testTarget(
       name: "BatonStoreTests",
       dependencies: [
-        "BatonStore", "BatonSession", "BatonProtocol", "BatonRedis", "RedisServer", "TestSupport", nio, nioPosix,
-        nioEmbedded,
-        collections,
+        "BatonStore", "BatonSession", "BatonProtocol", "BatonProducer", "BatonRedis", "RedisServer", "TestSupport", nio,
+        nioPosix, nioEmbedded, collections,
       ]),
     .testTarget(name: "FuzzTests", dependencies: ["FuzzTargets"], path: "Tests/Fuzz/Tests"),
     .testTarget(name: "BatonRelayTests", dependencies: ["BatonRelay", "BatonProtocol", "BatonUpstream", nio]),

@@ -80,7 +80,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     nowhere = Shard(
       node: "",
       store: try SessionStore(
-        configuration, on: eventLoop, budget: budget, isShard: true,
+        configuration, on: eventLoop, budget: budget, isShard: true, tickets: tickets,
         connector: { _, _ in Nowhere(trouble: trouble) }, random: random, observe: { _ in }))
     watch = ClusterWatch(
       mapped, on: eventLoop, connections: { [weak self] in self?.stores.compactMap(\.connection) ?? [] },
@@ -124,7 +124,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
     let store: SessionStore
     do {
       store = try SessionStore(
-        configuration, on: eventLoop, budget: budget, isShard: true,
+        configuration, on: eventLoop, budget: budget, isShard: true, tickets: tickets,
         connector: { connection, limits throws(RedisError) in
           ShardConnector(connector: try connector(connection, limits), address: address)
         }, random: random, observe: { noted.value($0) })
@@ -182,8 +182,9 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
   /// read is sent there.
   private func look(for slots: Set<Int>, leaving master: String) {
     for (session, placed) in sessions
-    where placed.isFollowed && placed.shard.node == master && slots.contains(placed.slot) {
-      placed.shard.store.touch(session, ticket: drawTicket())
+    where placed.shard.node == master && slots.contains(placed.slot) {
+      if placed.isFollowed { placed.shard.store.touch(session, ticket: drawTicket()) }
+      placed.shard.store.isInMotion(session)
     }
   }
 
@@ -462,7 +463,7 @@ package final class ClusterStore: SessionStoring, @unchecked Sendable {
 
 extension RedisError {
   /// Said of a slot that moves, or has no master just now.
-  fileprivate var isOfMotion: Bool { redirection != nil || code == "TRYAGAIN" || code == "CLUSTERDOWN" }
+  var isOfMotion: Bool { redirection != nil || code == "TRYAGAIN" || code == "CLUSTERDOWN" }
 }
 
 /// Where there is no master.

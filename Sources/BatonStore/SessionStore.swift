@@ -12,7 +12,7 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
 
   private let configuration: StoreConfiguration
   private let observe: (StoreEvent) -> Void
-  private let tickets = ManagedAtomic<UInt64>(0)
+  private let tickets: ManagedAtomic<UInt64>
   private var followed: Set<SessionName> = []
   private var updates: [SessionUpdate] = []
   // Set once, at the end of `init`: they call back.
@@ -42,18 +42,19 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   ///   - sentinels: who say where the server is.
   ///   - budget: shared with others; its own, of ``StoreConfiguration/historyBytes``, unless told.
   ///   - isShard: its server is one of a cluster's masters.
+  ///   - tickets: counted together with others; by itself unless told.
   ///   - connector: makes the connector of one connection, which takes in no more than the limits.
   ///   - random: 0 to 1, for pauses between attempts.
   package init(
     _ configuration: StoreConfiguration, on eventLoop: any EventLoop, url: RedisURL? = nil,
     sentinels: SentinelWatch? = nil,
-    budget: HistoryBudget? = nil, isShard: Bool = false,
+    budget: HistoryBudget? = nil, isShard: Bool = false, tickets: ManagedAtomic<UInt64> = ManagedAtomic(0),
     connector: (StoreConnection, RESPLimits) throws(RedisError) -> any RedisConnecting,
     random: @escaping @Sendable () -> Double = { .random(in: 0...1) },
     observe: @escaping @Sendable (StoreEvent) -> Void
   ) throws(RedisError) {
     (self.configuration, self.eventLoop, self.observe) = (configuration, eventLoop, observe)
-    self.sentinels = sentinels
+    (self.sentinels, self.tickets) = (sentinels, tickets)
     shard = ShardState(isShard: isShard)
     var limits = RESPLimits()
     limits.maxBulkBytes = configuration.maxStringBytes
@@ -88,12 +89,18 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
         moved: { [weak self] in self?.leave(because: SessionStore.renamed) })
     }
     leases = LeaseKeeper(
-      keyPrefix: configuration.keyPrefix, commands: commands, rescue: configuration.rescue, on: eventLoop,
-      observe: observe
-    ) { [weak self] session in
-      self?.tell(session, .held(false))
-      self?.flush()
-    }
+      keyPrefix: configuration.keyPrefix, commands: commands, shard: shard, rescue: configuration.rescue, on: eventLoop,
+      observe: observe,
+      read: { [weak self] session in
+        guard let self else { return 0 }
+        let ticket = self.drawTicket()
+        self.touch(session, ticket: ticket)
+        return ticket
+      },
+      release: { [weak self] session in
+        self?.tell(session, .held(false))
+        self?.flush()
+      })
   }
 
   private static let renamed = RedisError.misplaced("its name leads to another address now")
@@ -233,21 +240,24 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
   struct Carried {
     let tail: Tail.Carried?
     let questions: [HistoryReader.Asked]
+    /// A response has ended, and that is told before `live`.
+    let hasEnded: Bool
   }
 
   /// Another store takes the session over.
   func release(_ session: SessionName) -> Carried {
     if followed.remove(session) != nil { observe(.following(sessions: followed.count)) }
-    leases?.end(session)
+    let hasEnded = leases?.end(session) ?? false
     shard.asking[session] = nil
-    return Carried(tail: tail?.release(session), questions: history?.release(session) ?? [])
+    return Carried(
+      tail: tail?.release(session), questions: history?.release(session) ?? [], hasEnded: hasEnded)
   }
 
   /// - Parameter isFollowed: somebody wants to be told what is new; else it is only about history.
   func adopt(_ session: SessionName, _ carried: Carried, isFollowed: Bool) {
     if isFollowed, followed.insert(session).inserted {
       observe(.following(sessions: followed.count))
-      leases?.begin(session)
+      leases?.begin(session, hasEnded: carried.hasEnded)
       leases?.missed(session)
       if let known = carried.tail {
         tail?.adopt(session, known)
@@ -260,6 +270,9 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
       history?.read(asked.request, id: asked.id, waits: asked.waits, answer: asked.answer)
     }
   }
+
+  /// Its slot is on its way to another server.
+  func isInMotion(_ session: SessionName) { leases?.isInMotion(session) }
 
   /// Over which commands are sent; nil while it is down.
   var connection: RedisConnection? { commands?.connection }
@@ -298,6 +311,8 @@ package final class SessionStore: SessionStoring, @unchecked Sendable {
     case .reset(let reset, _):
       leases?.missed(session)
       observe(.continuityBroken(session, reset))
+    case .confirmed(let ticket):
+      if leases?.confirmed(session, ticket) == true { tell(session, .held(false)) }
     case .wrongType: observe(.wrongType(session))
     default: break
     }

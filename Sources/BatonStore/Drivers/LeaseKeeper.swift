@@ -18,6 +18,10 @@ final class LeaseKeeper {
     var walksAgain = false
     /// Nobody is told `live` before the first walk is over.
     var isHeld = true
+    /// A response ended meanwhile, here or at another gateway: its end is told before `live`.
+    var hasEnded = false
+    /// What is there is being read; this ticket confirms it.
+    var awaited: UInt64?
     var isLooking = false
     /// Responses that somebody may go on with: that is being tried.
     var rescued: Set<String> = []
@@ -26,24 +30,30 @@ final class LeaseKeeper {
   private let eventLoop: any EventLoop
   private let keyPrefix: String
   private let commands: CommandLink
+  private let shard: ShardState
   private let observe: (StoreEvent) -> Void
-  /// Whether somebody may be told `live`.
+  /// Has the session's stream read. Returns the ticket with which that is confirmed.
+  private let read: (SessionName) -> UInt64
+  /// Somebody may be told `live`.
   private let release: (SessionName) -> Void
   private let rescue: ResponseRescue
   private var sessions: [SessionName: Watched] = [:]
   private var isTicking = false
 
   init(
-    keyPrefix: String, commands: CommandLink, rescue: ResponseRescue, on eventLoop: any EventLoop,
-    observe: @escaping (StoreEvent) -> Void, release: @escaping (SessionName) -> Void
+    keyPrefix: String, commands: CommandLink, shard: ShardState, rescue: ResponseRescue, on eventLoop: any EventLoop,
+    observe: @escaping (StoreEvent) -> Void, read: @escaping (SessionName) -> UInt64,
+    release: @escaping (SessionName) -> Void
   ) {
-    (self.eventLoop, self.keyPrefix, self.commands) = (eventLoop, keyPrefix, commands)
-    (self.observe, self.release, self.rescue) = (observe, release, rescue)
+    (self.eventLoop, self.keyPrefix, self.commands, self.shard) = (eventLoop, keyPrefix, commands, shard)
+    (self.observe, self.read, self.release, self.rescue) = (observe, read, release, rescue)
   }
 
   /// A session is followed from now on: nobody is told `live` before a walk is over, and what it finds dead is ended.
-  func begin(_ session: SessionName) {
+  /// - Parameter hasEnded: as ``end(_:)`` said where it was followed until now.
+  func begin(_ session: SessionName, hasEnded: Bool = false) {
     sessions[session] = Watched()
+    sessions[session]?.hasEnded = hasEnded
     tick()
   }
 
@@ -71,12 +81,38 @@ final class LeaseKeeper {
 
   func isWatching(_ session: SessionName) -> Bool { sessions[session] != nil }
 
-  func end(_ session: SessionName) { sessions[session] = nil }
+  /// - Returns: whether somebody waits for `live` until a response's end was read.
+  @discardableResult
+  func end(_ session: SessionName) -> Bool {
+    guard let watched = sessions.removeValue(forKey: session) else { return false }
+    return watched.isHeld && watched.hasEnded
+  }
+
+  /// Its slot is in motion: its producers can't write, however well the server is, and nobody can end a response for them.
+  func isInMotion(_ session: SessionName) {
+    sessions[session]?.watch.connectionLost()
+    free(session)
+  }
+
+  /// - Returns: whether somebody may be told `live` now.
+  func confirmed(_ session: SessionName, _ ticket: UInt64) -> Bool {
+    guard let watched = sessions[session], let awaited = watched.awaited, ticket >= awaited else { return false }
+    sessions[session]?.awaited = nil
+    // Another one may look dead by now.
+    if watched.watch.holdsLive { return false }
+    sessions[session]?.isHeld = false
+    return true
+  }
 
   func holdsLive(_ session: SessionName) -> Bool { sessions[session]?.isHeld == true }
 
-  /// Nothing that was seen counts: the connection is another now, or writes were refused.
-  func begunAnew() { for session in sessions.keys { sessions[session]?.watch.connectionLost() } }
+  /// Nothing that was seen counts: the connection is another now. Another master may have open what had ended.
+  func begunAnew() {
+    for session in sessions.keys {
+      sessions[session]?.watch.connectionLost()
+      if sessions[session]?.cursor == nil { sessions[session]?.cursor = "0" }
+    }
+  }
 
   private func tick() {
     guard !isTicking, !sessions.isEmpty else { return }
@@ -145,7 +181,8 @@ final class LeaseKeeper {
     sessions[session]?.cursor = next
     sessions[session]?.responses.formUnion(leased)
     if next != nil { return walk(session) }
-    if sessions[session]?.walksAgain == true {
+    // What is on its way to here may not be here yet.
+    if sessions[session]?.walksAgain == true || shard.asking[session] != nil {
       sessions[session]?.walksAgain = false
       sessions[session]?.cursor = "0"
     }
@@ -169,10 +206,13 @@ final class LeaseKeeper {
       guard values.count == names.count else { return self.free(session) }
       var records: [(response: String, record: ResponseRecord)] = []
       for (name, value) in zip(names, values) {
-        if let record = value.text.flatMap({ ResponseRecord($0) }), record.isLeased {
+        let record = value.text.flatMap { ResponseRecord($0) }
+        if let record, record.isLeased {
           records.append((name, record))
         } else {
-          self.sessions[session]?.responses.remove(name)
+          // On its way to here it may not be here yet.
+          if record != nil || self.shard.asking[session] == nil { self.sessions[session]?.responses.remove(name) }
+          if let record, record.state != .open { self.sessions[session]?.hasEnded = true }
         }
       }
       self.judge(session, records, serverTime: UInt64(clamping: time / 1000))
@@ -187,14 +227,19 @@ final class LeaseKeeper {
     if commands.writesSince == nil { watch.connectionLost() }
     let dead = watch.looked(at: records, serverTime: serverTime, now: eventLoop.now)
     sessions[session]?.watch = watch
+    if shard.asking[session] != nil { return isInMotion(session) }
     for lease in dead { attemptRescue(lease, session) }
     if !watch.holdsLive { free(session) }
   }
 
   private func free(_ session: SessionName) {
-    guard sessions[session]?.isHeld == true else { return }
-    sessions[session]?.isHeld = false
-    release(session)
+    guard let watched = sessions[session], watched.isHeld, watched.awaited == nil else { return }
+    if watched.hasEnded {
+      sessions[session]?.awaited = read(session)
+    } else {
+      sessions[session]?.isHeld = false
+      release(session)
+    }
   }
 
   private func attemptRescue(_ lease: LeaseWatch.Lease, _ session: SessionName) {
@@ -213,7 +258,9 @@ final class LeaseKeeper {
   private func expire(_ lease: LeaseWatch.Lease, _ session: SessionName) {
     commands.run(.expire(response: lease.response, epoch: lease.epoch, token: lease.token), session) {
       [weak self] result in
-      guard let self, case .success(let parts) = result, let reply = ExpireReply(parts) else { return }
+      guard let self else { return }
+      if case .failure(let error) = result, error.isOfMotion { self.isInMotion(session) }
+      guard case .success(let parts) = result, let reply = ExpireReply(parts) else { return }
       if case .expired(let id) = reply { self.observe(.producerLost(session, response: lease.response, id)) }
       // It may be the last thing that somebody waits for.
       self.look(session)

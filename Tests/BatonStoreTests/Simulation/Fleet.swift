@@ -1,4 +1,5 @@
 import BatonProtocol
+import Foundation
 import NIOCore
 import NIOEmbedded
 import TestSupport
@@ -33,6 +34,8 @@ struct Weather: Sendable {
   var nodes = 2
   /// Of a cluster, with as many replicas; 0: one server.
   var masters = 0
+  /// Producers append by the atomic step, with leases; some die, and some freeze for longer than a lease is good for.
+  var hasProducers = false
 }
 
 /// What a run has met, to show that it meets everything.
@@ -50,8 +53,13 @@ struct Tally: Sendable {
   /// Responses that were ended for their producer, and connections that were made.
   var lost = 0
   var attempts = 0
-  /// Slots that stayed on their way, and whose devices were looked at.
+  /// Looks at devices whose session's slot stayed on its way.
   var inMotion = 0
+  /// Responses of producers that were told whole; producers that were told that they had lost theirs; devices that came
+  /// when a lease was over.
+  var whole = 0
+  var zombies = 0
+  var overdue = 0
   /// The most commands and attempts of a node in a second, and the most commands where nothing was written.
   var mostCommands = 0
   var mostAttempts = 0
@@ -68,6 +76,9 @@ struct Tally: Sendable {
     a.lost += b.lost
     a.attempts += b.attempts
     a.inMotion += b.inMotion
+    a.whole += b.whole
+    a.zombies += b.zombies
+    a.overdue += b.overdue
     a.mostCommands = max(a.mostCommands, b.mostCommands)
     a.mostAttempts = max(a.mostAttempts, b.mostAttempts)
     a.mostIdleCommands = max(a.mostIdleCommands, b.mostIdleCommands)
@@ -97,6 +108,11 @@ final class Fleet: @unchecked Sendable {
   /// Nothing is written from here on.
   var quietSince: Int64?
   var leased: [String: LeasedResponse] = [:]
+  /// Producers' responses, and the process that they are in.
+  var produced: [String: ProducedResponse] = [:]
+  var producers: SimulatedNode?
+  /// What a replica may have heard last.
+  var points: [SessionName: [ReplicationPoint]] = [:]
   var backup: [SessionName: ModelRedisServer.Stream] = [:]
   var stories: [SessionName?: [(Int64, String)]] = [:]
   var tally = Tally()
@@ -111,13 +127,17 @@ final class Fleet: @unchecked Sendable {
     cluster = weather.masters > 0 ? ModelCluster(network.hosts) : nil
     sessions = (0..<weather.sessions).compactMap { SessionName("s\($0)") }
     for session in sessions { histories[session] = History(countsAdded: weather.countsAdded) }
-    devices = (0..<weather.devices).map { SimulatedDevice($0, sessions[$0 % sessions.count]) }
+    devices = (0..<weather.devices).map {
+      SimulatedDevice($0, sessions[$0 % sessions.count], now: { [network] in network.now })
+    }
     for redis in servers {
       redis.now = { [unowned self] in now }
       redis.countsAdded = weather.countsAdded
       redis.trackedKeys = weather.trackedKeys
       redis.pick = { [unowned self] in dice.roll(0...$0 - 1) }
-      redis.added = { [unowned self] in added($0, $1) }
+      redis.added = { [unowned self, unowned redis] in added($0, $1, redis) }
+      redis.renewed = { [unowned self, unowned redis] in if holder(of: $0) === redis { produced[$1]?.renewedAt = now } }
+      redis.expired = { [unowned self, unowned redis] in if holder(of: $0) === redis { expired($1) } }
       redis.losesNotice = { [unowned self] in weather.losesNotices && !isCalm && dice.chance(20) }
       redis.refuse = { [unowned self] in refusal($0, $1) }
     }
@@ -150,6 +170,7 @@ final class Fleet: @unchecked Sendable {
       produce(session)
       if weather.hasLeases { lease(session) }
     }
+    if weather.hasProducers { startProducers() }
     for device in devices { plan(after: dice.roll(0...3000)) { self.live(device) } }
     if weather.destroys { for session in sessions { destroy(session) } }
     disturb()
@@ -168,7 +189,9 @@ final class Fleet: @unchecked Sendable {
     advance(to: end + 90_000)
     if complaints.isEmpty { judgeTheEnd() }
     if complaints.isEmpty { judgeLeases() }
+    if complaints.isEmpty { judgeProducers() }
     for node in nodes { node.stop() }
+    producers?.stop()
     network.kill()
     loop.run()
     try? loop.close()
@@ -197,10 +220,13 @@ final class Fleet: @unchecked Sendable {
   func complain(_ words: String, _ device: SimulatedDevice? = nil, in session: SessionName? = nil) {
     var story: [(Int64, String)] = device?.story ?? []
     if let session = device?.session ?? session { story += stories[session] ?? [] }
-    let past = (story + (stories[SessionName?.none] ?? [])).sorted { $0.0 < $1.0 }.suffix(90)
+    let past = (story + (stories[SessionName?.none] ?? [])).sorted { $0.0 < $1.0 }.suffix(Fleet.told)
     let who = device.map { "device \($0.number) of \($0.session) on node \($0.node?.number ?? -1): " } ?? ""
     complaints.append("at \(now) ms, \(who)\(words)\n\(past.map { "  \($0.0) \($0.1)" }.joined(separator: "\n"))")
   }
+
+  /// So much of what happened is told with a complaint.
+  private static let told = ProcessInfo.processInfo.environment["BATON_STORY"].flatMap(Int.init) ?? 90
 
   func note(_ session: SessionName? = nil, _ words: String) {
     stories[session, default: []].append((now, words))
@@ -209,7 +235,7 @@ final class Fleet: @unchecked Sendable {
   // MARK: what is held against gateways at any moment
 
   /// While all connections may be left: another master, or a server that answers nobody.
-  private var excusedUntil: Int64 = 0
+  private(set) var excusedUntil: Int64 = 0
   /// When what befalls the cluster now is over, and to which of its nodes it happens.
   var busyUntil: Int64 = 0
   var failing: Set<Int> = []
@@ -217,6 +243,8 @@ final class Fleet: @unchecked Sendable {
   var troubledUntil: Int64 = 0
   /// When a session's stream was last deleted.
   var lostAt: [SessionName: Int64] = [:]
+  /// When a session's slot has come to where it is moved to, and a moment more.
+  var movingUntil: [SessionName: Int64] = [:]
   /// A master of the cluster that is none any more may have answered as one until then.
   var wrongUntil: Int64 = 0
 
@@ -261,9 +289,11 @@ final class Fleet: @unchecked Sendable {
 
   // MARK: producers and what befalls streams
 
-  private func added(_ key: String, _ stored: ModelRedisServer.StreamEntry) {
+  private func added(_ key: String, _ stored: ModelRedisServer.StreamEntry, _ server: ModelRedisServer) {
     guard let session = SessionName(key: key, prefix: "baton:") else { return }
     writes += 1
+    let isTrue = holder(of: key) === server
+    if cluster != nil, isTrue { notePoint(session, before: stored, on: server) }
     // As the store's limits make of it.
     let bytes = stored.fields.reduce(0) { $0 + $1.readableBytes }
     let isElided =
@@ -272,8 +302,13 @@ final class Fleet: @unchecked Sendable {
       Entry.Field(name: stored.fields[$0], value: stored.fields[$0 + 1])
     }
     let entry = isElided ? reader.elided(stored.id, bytes: bytes) : reader.entry(stored.id, pairs)
-    note(session, "XADD \(entry.offset) \(entry.response ?? "-") \(entry.n ?? 0) \(entry.event)")
-    histories[session]?.added(entry, stored)
+    let words = "XADD \(entry.offset) \(entry.response ?? "-") \(entry.n ?? 0) \(entry.event)"
+    note(session, isTrue ? words : "\(words), to a master that is none any more")
+    if isTrue {
+      histories[session]?.added(entry, stored)
+    } else {
+      histories[session]?.strayed(entry, stored, behind: server.stream(key)?.entries.dropLast().last, at: now)
+    }
   }
 
   func produce(_ session: SessionName) {
@@ -323,6 +358,7 @@ final class Fleet: @unchecked Sendable {
   func append(_ session: SessionName, _ fields: [(String, String)], sameIDAsLast: EntryID? = nil) {
     if case .string? = holder(of: key(session)).keys[key(session)] { return }
     if cluster?.isServed(key(session)) == false { return }
+    holder(of: key(session)).turn += 1
     var fields = fields
     if !weather.countsAdded, stream(session)?.entries.isEmpty ?? true, dice.chance(70) {
       fields.append(("_after", "\(stream(session)?.lastGenerated ?? .zero)"))
@@ -331,7 +367,7 @@ final class Fleet: @unchecked Sendable {
       holder(of: key(session)).add(
         key(session), id: sameIDAsLast, fields.flatMap { [ByteBuffer(string: $0.0), ByteBuffer(string: $0.1)] }) != nil
     else { return }
-    if dice.chance(15) { trim(session, to: dice.roll(5...60)) }
+    if dice.chance(15) { trim(session, to: weather.hasProducers ? dice.roll(100...400) : dice.roll(5...60)) }
   }
 
   private static let megabyte = ByteBuffer(repeating: UInt8(ascii: "m"), count: 1 << 20)
@@ -460,8 +496,13 @@ final class Fleet: @unchecked Sendable {
       if isCalm { return }
       let node = nodes[dice.roll(0...nodes.count - 1)]
       let time = dice.roll(100...6000)
-      troubledUntil = max(troubledUntil, now + Int64(time))
-      switch dice.roll(0...(weather.refuses ? 11 : 8)) {
+      let what = dice.roll(0...(weather.refuses ? 11 : 8))
+      switch what {
+      case 4, 7, 8: break
+      case 0, 1, 2: troubledUntil = max(troubledUntil, now)
+      default: troubledUntil = max(troubledUntil, now + Int64(time))
+      }
+      switch what {
       case 0: crash(node)
       case 1:
         note(nil, "node \(node.number) loses all connections")
@@ -557,7 +598,9 @@ final class Fleet: @unchecked Sendable {
     for device in devices
     where !device.isClosed && device.node != nil && device.attachedAt <= end && device.fellBehindAt < now - 1_000 {
       // Nobody is told `live` before a lease that looks dead has run out.
-      if !device.isLive, !weather.hasLeases { complain("is not live 5 s after the last fault", device) }
+      if !device.isLive, !weather.hasLeases, !weather.hasProducers {
+        complain("is not live 5 s after the last fault", device)
+      }
       // What is 2 s old was read by then.
       if let due = stream(device.session)?.entries.last(where: { $0.id.milliseconds + 2_000 < UInt64(now) }),
         device.place < due.id

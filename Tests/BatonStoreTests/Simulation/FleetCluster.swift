@@ -74,12 +74,19 @@ extension Fleet {
     for session in sessions where isLossy {
       guard case .stream(var stream)? = kept[key(session)], dice.chance(70) else { continue }
       let before = stream.entries
-      let lost = dice.roll(0...min(8, before.count))
-      if lost == 0 { continue }
+      let known = points[session, default: []].filter { point in
+        point.at > now - 5_000 && before.contains { $0.serial == point.serial }
+      }
+      guard !known.isEmpty else { continue }
+      let point = known[dice.roll(0...known.count - 1)]
+      guard let from = before.firstIndex(where: { $0.serial == point.serial }) else { continue }
+      let lost = before.count - from
+      points[session]?.removeAll { $0.number >= point.number }
       stream.entries.removeLast(lost)
       stream.added -= UInt64(lost)
       stream.lastGenerated = stream.entries.last?.id ?? .zero
       kept[key(session)] = stream.entries.isEmpty ? nil : .stream(stream)
+      kept[key(session) + ":producers"] = stream.entries.isEmpty ? nil : point.producers
       histories[session]?.removed(Array(before.suffix(lost)), at: now, byDeletion: false)
       histories[session]?.branched(keeping: stream.entries, at: now)
       note(session, "lost with master \(node): all after \(stream.lastGenerated)")
@@ -109,10 +116,17 @@ extension Fleet {
         cluster.moves(key)
       }
     }
-    let stays = [0, 5, 300, 4000, 9000][dice.roll(0...4)]
+    let stays = [0, 300, 3500, 6000, weather.hasProducers ? 25_000 : 9000][dice.roll(0...4)]
+    // Something is written where the slot goes to, and devices are told of it before it is there.
+    for turn in stride(from: 0, to: stays, by: 700) {
+      plan(after: at + turn) { [self] in
+        if !isCalm { append(session) }
+        judgeMotion(session, since: now - Int64(turn))
+      }
+    }
     at += stays
+    movingUntil[session] = now + Int64(at) + 2000
     later(at) { [self] in
-      if stays > 2500 { judgeMotion(session) }
       for key in keys { cluster.moves(key) }
       note(session, "its slot has moved to \(to)")
       cluster.lands(slot)
@@ -120,12 +134,15 @@ extension Fleet {
   }
 
   /// However long a slot is on its way, devices are told what is written meanwhile.
-  private func judgeMotion(_ session: SessionName) {
+  /// - Parameter start: when its keys had moved.
+  private func judgeMotion(_ session: SessionName, since start: Int64) {
     if weather.losesNotices || now - max(troubledUntil, lostAt[session] ?? 0) < 4000 { return }
-    guard let due = stream(session)?.entries.last(where: { $0.id.milliseconds + 2500 < UInt64(now) }) else { return }
+    guard let due = stream(session)?.entries.last(where: { $0.id.milliseconds + 2500 < UInt64(now) }),
+      due.id.milliseconds >= UInt64(start)
+    else { return }
     tally.inMotion += 1
     for device in devices where device.session == session && device.node != nil && device.takes {
-      if device.attachedAt < now - 4000, device.place < due.id {
+      if max(device.attachedAt, device.takesSince) < now - 4000, device.place < due.id {
         complain("stands at \(device.place) while its slot is on its way, the stream is at \(due.id)", device)
       }
     }

@@ -67,6 +67,7 @@ extension Fleet {
     device.attachedAt = now
     device.loop = dice.roll(0...1)
     device.sent = []
+    device.overdue = []
     device.wantsReset = false
     device.isFresh = device.holds == nil
     device.promised = stream(device.session)?.entries.last?.id ?? .zero
@@ -84,7 +85,13 @@ extension Fleet {
       room = SimulatedRoom(device.session, device.loop)
       node.rooms[device.session, default: []].append(room)
       if node.rooms[device.session]?.count == 2 { tally.bothLoops += 1 }
-      for update in node.store?.follow(device.session) ?? [] { tell(room, update, node) }
+      for update in node.store?.follow(device.session) ?? [] {
+        if case .held(true) = update {
+          device.overdue = overdueLeases(of: device.session)
+          if !device.overdue.isEmpty { tally.overdue += 1 }
+        }
+        tell(room, update, node)
+      }
     }
     room.devices.append(device)
     // As though nobody was in a hurry now and then; a promise is kept all the same.
@@ -242,6 +249,11 @@ extension Fleet {
       device.isFresh = false
       device.liveAt = now
       device.place = max(device.place, offset.id)
+      if let end = retained(device.session).first(where: {
+        $0.endsResponse && $0.id > device.place && device.overdue.contains($0.response ?? "")
+      }), excusedUntil < now, now > wrongUntil, movingUntil[device.session] ?? 0 < now {
+        complain("live at \(offset), before it was told that the producer of \(end.response ?? "") is lost", device)
+      }
       guard device.promised > offset.id, let stream = stream(device.session) else { return }
       if let last = stream.entries.first(where: { $0.id == device.promised }), last.id > offset.id,
         histories[device.session]?.lineages.last?.contains(last.serial) == true,

@@ -83,6 +83,18 @@ extension Fleet {
     if age < 14_000 { complain("\(name) was ended \(age) ms after its last renewal", in: session) }
   }
 
+  /// Whose producers have been dead for longer than a lease is good for.
+  func overdueLeases(of session: SessionName) -> Set<String> {
+    let limit = now - 15_000
+    let dead = leased.values.filter {
+      $0.session == session && $0.diedAt != nil && $0.renewedAt < limit && state($0) == "open"
+    }.map(\.name)
+    return Set(
+      dead
+        + produced.values.filter { $0.session == session && $0.isDead && $0.renewedAt < limit && isOpen($0) }.map(
+          \.name))
+  }
+
   /// With somebody attached, whoever died long ago has been noticed.
   func judgeLeases() {
     for response in leased.values {

@@ -39,6 +39,24 @@ struct History {
     lineages[current].append(stored.serial)
   }
 
+  /// A master that had been replaced took it, and is going to lose it.
+  mutating func strayed(
+    _ entry: Entry, _ stored: ModelRedisServer.StreamEntry, behind last: ModelRedisServer.StreamEntry?, at now: Int64
+  ) {
+    wasDisturbed = true
+    fates[stored.serial] = Fate(
+      entry: entry, lineage: current, position: 0, index: stored.index, follows: nil, removedAt: now)
+    var shared: [Int] = []
+    if let last {
+      for lineage in lineages.reversed() {
+        guard let index = lineage.firstIndex(of: last.serial) else { continue }
+        shared = Array(lineage[...index])
+        break
+      }
+    }
+    lineages.insert(shared + [stored.serial], at: current)
+  }
+
   /// What the stream holds, as devices see it.
   func entries(_ stream: ModelRedisServer.Stream?) -> [Entry] {
     stream?.entries.compactMap { fates[$0.serial]?.entry } ?? []

@@ -72,6 +72,12 @@ final class ModelRedisServer {
   var losesNotice: () -> Bool = { false }
   /// An entry was added to a stream.
   var added: (_ key: String, StreamEntry) -> Void = { _, _ in }
+  /// A lease's token has changed, in the state of a stream's session.
+  var renewed: (_ key: String, _ response: String) -> Void = { _, _ in }
+  /// A response was ended for its producer.
+  var expired: (_ key: String, _ response: String) -> Void = { _, _ in }
+  /// Counts what happens as a whole, or not at all.
+  var turn = 0
   /// Every command that was executed or refused, by whom.
   var executed: (Client, _ command: String) -> Void = { _, _ in }
   private(set) var runID: String
@@ -247,6 +253,7 @@ final class ModelRedisServer {
 
   private func answer(_ command: [ByteBuffer], _ client: Client) -> ModelReply {
     let name = String(buffer: command[0]).uppercased()
+    turn += 1
     executed(client, name)
     var refused: String?
     if let words = refuse?(client, name) {

@@ -11,7 +11,10 @@ final class SimulatedDevice: @unchecked Sendable {
   var cursor: Cursor?
   /// Grows with every attach and detach; answers to earlier ones are dropped.
   var generation = 0
-  var takes = true
+  var takes = true { didSet { if takes, !oldValue { takesSince = now() } } }
+  /// Since when it is not slow any more.
+  private(set) var takesSince: Int64 = 0
+  private let now: () -> Int64
   /// The page that it waits for.
   var pageTicket: UInt64?
   var patience = PagePatience()
@@ -36,6 +39,8 @@ final class SimulatedDevice: @unchecked Sendable {
   var isLive = false
   /// When it was last told that it no longer has everything.
   var fellBehindAt: Int64 = 0
+  /// Responses whose leases were over when it came, as the first one on its node.
+  var overdue: Set<String> = []
   /// The stream's last id when it asked to attach: live means to have at least that.
   var promised: EntryID = .zero
 
@@ -103,8 +108,8 @@ final class SimulatedDevice: @unchecked Sendable {
     }
   }
 
-  init(_ number: Int, _ session: SessionName) {
-    self.number = number
+  init(_ number: Int, _ session: SessionName, now: @escaping () -> Int64) {
+    (self.number, self.now) = (number, now)
     self.session = session
   }
 }

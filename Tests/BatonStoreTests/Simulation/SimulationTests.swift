@@ -38,6 +38,13 @@ import Testing
     (
       "cluster on Redis 6, with cuts", Weather(countsAdded: false, cutsEvery: 1000, minutes: 1, sessions: 6, masters: 3)
     ),
+    (
+      "cluster with producers", Weather(destroys: false, minutes: 2, sessions: 6, masters: 3, hasProducers: true)
+    ),
+    (
+      "cluster with producers and cuts",
+      Weather(destroys: false, cutsEvery: 2000, minutes: 2, sessions: 6, masters: 3, hasProducers: true)
+    ),
   ]
 
   @Test func keepsItsPromises() async {
@@ -52,6 +59,7 @@ import Testing
     let tally = await run(SimulationTests.clusters, rounds: 1)
     if ProcessInfo.processInfo.environment["BATON_SEED"] == nil {
       #expect(tally.resets > 0 && tally.finished > 0 && tally.delivered > 0)
+      #expect(tally.inMotion > 0 && tally.whole > 0 && tally.lost > 0)
     }
   }
 

@@ -61,6 +61,15 @@ import Testing
     #expect(map.owner(of: 5) == "r")
   }
 
+  @Test func whatAReplicaSaidBeforeItWasPromotedMayComeAfterwards() {
+    let map = Atlas()
+    let before = [node("a", 5, 0...99), node("b", 2, 100...16383), node("r", 5)]
+    let after = [node("a", 5), node("b", 2, 100...16383), node("r", 7, 0...99)]
+    _ = map.learned(ClusterView(nodes: before, teller: "a"))
+    #expect(map.learned(ClusterView(nodes: after, teller: "b")) && map.owner(of: 5) == "r")
+    #expect(!map.learned(ClusterView(nodes: before, teller: "r")) && map.owner(of: 5) == "r")
+  }
+
   @Test func aSlotThatWasGivenAwayIsItsNewOwners() {
     let map = Atlas()
     _ = map.learned(ClusterView(nodes: [node("a", 5, 0...99), node("b", 3, 100...16383)], teller: "a"))

@@ -103,7 +103,10 @@ package struct ClusterView: Sendable {
 package struct ClusterMap: Sendable {
   private struct Claim: Sendable {
     var owner: String
+    /// The greatest that anybody had who owned it.
     var epoch: UInt64
+    /// The owner's own.
+    var ownersEpoch: UInt64
   }
 
   private var claims = [Claim?](repeating: nil, count: RedisSlot.count)
@@ -158,18 +161,21 @@ package struct ClusterMap: Sendable {
       let new = claimed[slot]
       guard let old = claims[slot] else {
         guard let new else { continue }
-        claims[slot] = Claim(owner: new.id, epoch: new.epoch)
+        claims[slot] = Claim(owner: new.id, epoch: new.epoch, ownersEpoch: new.epoch)
         isChanged = true
         continue
       }
       if let new, new.id == old.owner {
         claims[slot]?.epoch = max(old.epoch, new.epoch)
+        claims[slot]?.ownersEpoch = max(old.ownersEpoch, new.epoch)
         continue
       }
-      // The owner itself does not claim it, or who knows it as it is now, or has forgotten it.
-      let isGiven = view.teller == old.owner || known[old.owner].map { $0.epoch >= old.epoch } ?? true
+      // The owner itself does not claim it, or who knows it as it is now, or has forgotten it. What it said before it became
+      // the owner may come later than what others say of that.
+      let since = view.teller == old.owner ? old.ownersEpoch : old.epoch
+      let isGiven = known[old.owner].map { $0.epoch >= since } ?? true
       if let new, new.epoch > old.epoch || isGiven {
-        claims[slot] = Claim(owner: new.id, epoch: max(new.epoch, old.epoch))
+        claims[slot] = Claim(owner: new.id, epoch: max(new.epoch, old.epoch), ownersEpoch: new.epoch)
         isChanged = true
       } else if new == nil, isGiven {
         claims[slot] = nil

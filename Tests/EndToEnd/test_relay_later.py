@@ -68,7 +68,7 @@ def test_a_response_is_resumed_six_hours_later_after_each_event(relays, upstream
 
 def test_other_wires_six_hours_later(relays, upstream, session, redis):
     upstream.events = sse(*answer())
-    question = {"id": session, "messages": [{"id": "u1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]}
+    question = {"id": session, "trigger": "submit-message", "messages": [{"id": "u1", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]}
     told = httpx.post(f"{relays[0].url}/v1/ai-sdk", json=question, timeout=60).text
     age(redis, session, HOURS)
     assert httpx.get(f"{relays[1].url}/v1/ai-sdk/{session}/stream", timeout=60).text.endswith("data: [DONE]\n\n")

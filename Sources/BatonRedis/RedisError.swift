@@ -105,13 +105,18 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
   private static let mostWords = 500
 
   private init(refusal: String) {
-    let message = String(
-      Self.cause(refusal).unicodeScalars.prefix(Self.mostWords).map { scalar in
-        switch scalar.properties.generalCategory {
-        case .control, .format, .lineSeparator, .paragraphSeparator: "\u{FFFD}"
-        default: Character(scalar)
-        }
-      })
+    let cause = Self.cause(refusal)
+    let isPlain = cause.utf8.count <= Self.mostWords && cause.utf8.allSatisfy { (0x20..<0x7F).contains($0) }
+    let message =
+      isPlain
+      ? cause
+      : String(
+        cause.unicodeScalars.prefix(Self.mostWords).map { scalar in
+          switch scalar.properties.generalCategory {
+          case .control, .format, .lineSeparator, .paragraphSeparator: "\u{FFFD}"
+          default: Character(scalar)
+          }
+        })
     let code = String(message.prefix { $0 != " " })
     meaning =
       switch code {
@@ -197,7 +202,7 @@ package struct RedisError: Error, Equatable, Sendable, CustomStringConvertible {
       }
     }
     // Redis 7.0, of a command in a script: `ERR <CODE> <words> script: …, on @user_script:1.`
-    if message.hasPrefix("ERR "), message.contains(", on @user_script:") {
+    if message.hasPrefix("ERR "), message.utf8.contains(UInt8(ascii: "@")), message.contains(", on @user_script:") {
       let inner = message.dropFirst(4)
       let code = inner.prefix { $0 != " " }
       if code.count > 2, code.allSatisfy(\.isUppercase) { return String(inner) }

@@ -32,13 +32,6 @@ extension ByteBuffer {
     if let mask { self.mask(from: start, with: mask) }
   }
 
-  /// Appends one whole unmasked text frame whose payload of `length` bytes `body` writes.
-  package mutating func writeWebSocketText(length: Int, _ body: (UnsafeMutableRawBufferPointer) -> Int) {
-    reserveCapacity(minimumWritableBytes: 10 + length)
-    writeWebSocketHeader(.text, length: length, mask: nil, final: true)
-    writeWithUnsafeMutableBytes(minimumWritableBytes: length, body)
-  }
-
   /// Appends one whole unmasked text frame whose payload is what `body` appends, without a second buffer:
   /// room for the shortest header is left, and only a payload of more than 125 bytes is moved (by 2 or 8 bytes).
   package mutating func writeWebSocketText(_ body: (inout ByteBuffer) throws -> Void) rethrows {
@@ -147,5 +140,26 @@ extension String {
     var end = utf8.index(startIndex, offsetBy: limit, limitedBy: endIndex) ?? endIndex
     while end < endIndex, UTF8.isContinuation(utf8[end]) { end = utf8.index(before: end) }
     return self[..<end]
+  }
+}
+
+/// What stands in front of the payload of a whole unmasked text frame (RFC 6455 section 5.2).
+package enum WebSocketTextHeader {
+  /// Bytes of it, by those of the payload.
+  package static func length(for payload: Int) -> Int { payload <= 125 ? 2 : payload <= 0xFFFF ? 4 : 10 }
+
+  /// - Parameter memory: of that length.
+  package static func write(for payload: Int, to memory: UnsafeMutableRawBufferPointer) {
+    guard let start = memory.baseAddress, memory.count == length(for: payload) else { return }
+    start.storeBytes(of: 0x80 | Opcode.text.rawValue, as: UInt8.self)
+    switch memory.count {
+    case 2: start.storeBytes(of: UInt8(truncatingIfNeeded: payload), toByteOffset: 1, as: UInt8.self)
+    case 4:
+      start.storeBytes(of: 126, toByteOffset: 1, as: UInt8.self)
+      start.storeBytes(of: UInt16(truncatingIfNeeded: payload).bigEndian, toByteOffset: 2, as: UInt16.self)
+    default:
+      start.storeBytes(of: 127, toByteOffset: 1, as: UInt8.self)
+      start.storeBytes(of: UInt64(payload).bigEndian, toByteOffset: 2, as: UInt64.self)
+    }
   }
 }

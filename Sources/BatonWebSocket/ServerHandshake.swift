@@ -1,4 +1,3 @@
-import Foundation
 import NIOHTTP1
 
 /// The server's side of the opening handshake (RFC 6455 section 4.2).
@@ -79,7 +78,16 @@ package enum ServerHandshake {
   }
 
   private static func isKey(_ key: String) -> Bool {
-    key.utf8.count == 24 && Data(base64Encoded: key)?.count == 16
+    let bytes = key.utf8
+    return bytes.count == 24 && bytes.suffix(2).elementsEqual("==".utf8)
+      && bytes.prefix(22).allSatisfy { byte in
+        switch byte {
+        case UInt8(ascii: "A")...UInt8(ascii: "Z"), UInt8(ascii: "a")...UInt8(ascii: "z"),
+          UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "+"), UInt8(ascii: "/"):
+          true
+        default: false
+        }
+      }
   }
 
   private static func refusal(

@@ -38,6 +38,13 @@ import Testing
     whole.writeWebSocketFrame(.text, payload: payload)
     #expect(Array(buffer: whole) == expected)
 
+    let length = WebSocketTextHeader.length(for: count)
+    let written = [UInt8](unsafeUninitializedCapacity: length) { memory, initialized in
+      WebSocketTextHeader.write(for: count, to: UnsafeMutableRawBufferPointer(memory))
+      initialized = length
+    }
+    #expect(written == bytes(header))
+
     var inPlace = ByteBuffer(string: "before")
     inPlace.moveReaderIndex(forwardBy: 3)
     inPlace.writeWebSocketText { $0.writeImmutableBuffer(payload) }

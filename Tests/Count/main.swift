@@ -141,11 +141,9 @@ final class Count {
   }
 
   static func frames(_ entries: Entries) -> ByteBuffer {
-    var bytes = ByteBuffer()
-    EntryFrames.frames(entries, joined: false) { frame in
-      bytes.writeWebSocketText(length: frame.byteCount) { frame.write(to: $0) }
-    }
-    return bytes
+    EntryFrames.bytes(
+      entries, joined: false,
+      EntryFrames.Head(length: WebSocketTextHeader.length(for:), write: WebSocketTextHeader.write(for:to:)))
   }
 
   // MARK: history

@@ -5,7 +5,7 @@ import NIOCore
 
 /// Carries out what a device's cursor decides. Everything happens on the device's event loop.
 final class AttachedDevice: DeviceDriver, @unchecked Sendable {
-  private let request: DeviceRequest
+  private let form: DeviceRequest.Wire
   private let hub: LoopHub
   private let room: Room
   private let node: NodeDescription
@@ -34,7 +34,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     _ request: DeviceRequest, node: NodeDescription, hub: LoopHub, admission: EventLoopPromise<Admission>,
     gone: EventLoopFuture<Void>
   ) {
-    self.request = request
+    form = request.wire
     self.node = node
     self.hub = hub
     self.admission = admission
@@ -45,6 +45,8 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     pump()
     gone.whenComplete { [weak self] _ in self?.closed() }
   }
+
+  private var attach: AttachRequest { cursor.request }
 
   // MARK: admission
 
@@ -62,21 +64,21 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   /// Before the device is let in: server-sent events are answered 204 where nothing is left to be sent.
   private func hold(_ step: Cursor.Step) {
-    if case .deliver(let delivery) = step, let only = request.attach.onlyResponse,
+    if case .deliver(let delivery) = step, let only = attach.onlyResponse,
       !delivery.entries.contains(where: { $0.isOf(only) })
     {
       return
     }
     switch step {
-    case .wrongType: return refuse(.wrongType(request.attach.session))
+    case .wrongType: return refuse(.wrongType(attach.session))
     case .unavailable: return refuse(.storeUnavailable)
-    case .finish where request.wire != .webSocket && request.wire != .entries:
+    case .finish where form != .webSocket && form != .entries:
       admit(.finished)
       return closed()
     default: held.append(step)
     }
     switch step {
-    case .attached where request.wire == .webSocket || request.wire == .entries || !request.attach.untilEnd:
+    case .attached where form == .webSocket || form == .entries || !attach.untilEnd:
       admit(.admitted(self))
     case .deliver, .reset, .stalled: admit(.admitted(self))
     default: break
@@ -101,7 +103,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     // A flush can make the device writable again before it returns.
     while advance() { wire?.flush() }
     if wire?.isWritable != false { charges.removeAll() }
-    if case .window(let window) = request.attach.rollup { setPace(cursor.isLive ? Int64(window) - 20 : 0) }
+    if case .window(let window) = attach.rollup { setPace(cursor.isLive ? Int64(window) - 20 : 0) }
     // Nothing came that would end the wait for something to send.
     if admission != nil, cursor.isLive, !cursor.isFinishing { admit(.admitted(self)) }
   }
@@ -116,21 +118,21 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     else { return false }
     isPumping = true
     let delivery = Delivery(segment, 0..<segment.entries.count, joined: false)
-    if request.wire == .entries { write(delivery, wire) } else { wire.writeAndFlush(bytes(of: delivery)) }
+    if form == .entries { write(delivery, wire) } else { wire.writeAndFlush(bytes(of: delivery)) }
     isPumping = false
     return true
   }
 
   private func write(_ delivery: Delivery, _ wire: any DeviceWire) {
-    guard request.wire == .entries else { return wire.write(bytes(of: delivery)) }
+    guard form == .entries else { return wire.write(bytes(of: delivery)) }
     hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
     let entries = delivery.entries
-    guard let only = request.attach.onlyResponse else { return wire.write(entries: entries) }
+    guard let only = attach.onlyResponse else { return wire.write(entries: entries) }
     wire.write(entries: Entries(entries.filter { $0.isOf(only) }))
   }
 
   private func bytes(of delivery: Delivery) -> ByteBuffer {
-    let bytes = FrameBytes.of(delivery, request.wire.encoding, only: request.attach.onlyResponse, hub.encodings)
+    let bytes = FrameBytes.of(delivery, form.encoding, only: attach.onlyResponse, hub.encodings)
     hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
     hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
     return bytes
@@ -182,13 +184,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   func received(_ message: DeviceMessage) -> Bool {
     do throws(DeviceCommand.Refusal) {
-      guard let command = try DeviceCommand(message, request, wire?.identity) else { return false }
+      guard let command = try DeviceCommand(message, attach, wire?.identity) else { return false }
       guard pendingCommands < DeviceCommand.maxPending else {
         wire?.send(command.rateLimited)
         return true
       }
       pendingCommands += 1
-      let session = request.attach.session
+      let session = attach.session
       hub.store.eventLoop.execute { [store = hub.store, index = hub.index] in
         func answer(_ frame: ControlFrame) {
           self.hub.eventLoop.execute {
@@ -231,12 +233,12 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     charges.removeAll()
     held.removeAll()
     if let ticket = pageTicket {
-      let session = request.attach.session
+      let session = attach.session
       hub.store.eventLoop.execute { [store = hub.store] in store.abandon(ticket, session: session) }
     }
     admission?.fail(Problem.storeUnavailable)
     admission = nil
-    if case .window(let window) = request.attach.rollup { hub.forget(self, everyMilliseconds: window) }
+    if case .window(let window) = attach.rollup { hub.forget(self, everyMilliseconds: window) }
     // Not while the room walks over its devices.
     hub.eventLoop.execute { self.room.leave(self) }
   }
@@ -271,7 +273,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private func touch() {
     let ticket = hub.store.drawTicket()
     cursor.touched(ticket)
-    let session = request.attach.session
+    let session = attach.session
     hub.store.eventLoop.execute { [store = hub.store] in store.touch(session, ticket: ticket) }
   }
 
@@ -285,9 +287,9 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       wire.write(
         .attached(
           ControlFrame.Attached(
-            session: request.attach.session.description, device: request.attach.device, node: node.name,
+            session: attach.session.description, device: attach.device, node: node.name,
             offset: offset, recovered: recovered, first: first, last: last, pingMs: node.pingMs,
-            features: node.features(for: wire.identity, in: request.attach.session))))
+            features: node.features(for: wire.identity, in: attach.session))))
     case .reset(let reset):
       hub.metrics.reset(reset.reason)
       hub.metrics.resumed(.reset)

@@ -19,17 +19,13 @@ enum FrameBytes {
     return cache.encoded(delivery.segment, encoding, from: delivery.range.lowerBound, make)
   }
 
+  private static let webSocketHead = EntryFrames.Head(
+    length: WebSocketTextHeader.length(for:), write: WebSocketTextHeader.write(for:to:))
+
   private static func encode(_ entries: Entries, _ wire: Segment.Encoding.Wire, joined: Bool) -> ByteBuffer {
     var bytes = ByteBuffer()
     switch wire {
-    case .webSocket:
-      var size = 0
-      EntryFrames.frames(entries, joined: joined) { if !$0.hasFields { size += $0.byteCount + 10 } }
-      bytes.reserveCapacity(size)
-      EntryFrames.frames(entries, joined: joined) { frame in
-        if frame.hasFields { return bytes.writeWebSocketFrame(.text, payload: frame.json) }
-        bytes.writeWebSocketText(length: frame.byteCount) { frame.write(to: $0) }
-      }
+    case .webSocket: return EntryFrames.bytes(entries, joined: joined, webSocketHead)
     case .events:
       EntryFrames.encode(entries, joined: joined) { json, last in
         bytes.writeString("id: \(last.offset)\ndata: ")

@@ -13,14 +13,14 @@ struct DeviceCommand {
 
   /// Nil: not of this kind.
   /// - Throws: the `error` frame that answers it.
-  init?(_ message: DeviceMessage, _ request: DeviceRequest, _ identity: Identity?) throws(DeviceCommand.Refusal) {
+  init?(_ message: DeviceMessage, _ request: AttachRequest, _ identity: Identity?) throws(DeviceCommand.Refusal) {
     guard message.type == "input" || message.type == "cancel" else { return nil }
     let given = message.text("key")
     func refusal(_ code: String, _ text: String) -> Refusal {
       Refusal(frame: .error(code: code, message: text, key: given))
     }
     let scope: Identity.Scope = message.type == "input" ? .input : .cancel
-    if let identity, !identity.may(scope, request.attach.session) {
+    if let identity, !identity.may(scope, request.session) {
       throw refusal("forbidden", "The token's scope does not hold \(scope.rawValue) for this session.")
     }
     guard let key = given, !key.isEmpty, key.utf8.count <= 64 else {
@@ -45,7 +45,7 @@ struct DeviceCommand {
     self.key = key
     put = EntryPut(
       message.type == "input" ? .both : .inbox, fields, scope: EntryPut.scope("device", subject: subject, key: key),
-      device: request.attach.device, subject: subject, key: key)
+      device: request.device, subject: subject, key: key)
   }
 
   struct Refusal: Error {

@@ -5,7 +5,9 @@ import NIOCore
 /// What both wires of a device have: its driver, its token and that token's end, regular looks at it, and its going, told
 /// once. Lives on the device's event loop.
 final class DeviceLife {
-  let request: DeviceRequest
+  let session: SessionName
+  let form: DeviceRequest.Wire
+  let address: PeerAddress?
   let driver: any DeviceDriver
   let settings: DeviceSettings
   private(set) var identity: Identity?
@@ -28,7 +30,7 @@ final class DeviceLife {
     self.audit = audit
     self.authenticator = authenticator
     self.ticker = ticker
-    self.request = request
+    (session, form, address) = (request.attach.session, request.wire, request.address)
     self.driver = driver
     self.settings = settings
     self.ended = ended
@@ -72,7 +74,7 @@ final class DeviceLife {
       let problem: Problem?
       switch result {
       case .success(let new):
-        guard new.may(.read, life.request.attach.session), new.subject == identity.subject else {
+        guard new.may(.read, life.session), new.subject == identity.subject else {
           return wire.close(.notAllowed, reason: "the app no longer allows this session")
         }
         if new.expires > identity.expires { return life.renewed(new, wire, on: eventLoop) }
@@ -92,7 +94,7 @@ final class DeviceLife {
     guard let identity else { return }
     if identity.isRevoked {
       wire?.close(.unauthenticated, reason: "the token was revoked")
-    } else if !identity.may(.read, request.attach.session) {
+    } else if !identity.may(.read, session) {
       wire?.close(.notAllowed, reason: "the token was revoked for this session")
     }
   }
@@ -103,7 +105,7 @@ final class DeviceLife {
   }
 
   private var facts: AuditLog.Facts {
-    AuditLog.Facts(address: request.address, session: request.attach.session, identity)
+    AuditLog.Facts(address: address, session: session, identity)
   }
 
   /// The wire closes the device.

@@ -79,7 +79,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   var identity: Identity? { life.identity }
 
   func write(_ frame: ControlFrame) {
-    write(EventStream.block(frame, as: life.request.wire, retry: life.settings.retry))
+    write(EventStream.block(frame, as: life.form, retry: life.settings.retry))
   }
 
   func writeAndFlush(_ bytes: ByteBuffer) {

@@ -84,7 +84,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       tooManyMessages(key: message.text("key"))
     } else if type == "auth", let authenticator {
       authenticate(message.text("token"), authenticator)
-    } else if type == "input", let problem = quotas.problem(life.request.attach.session, bytes: bytes.readableBytes) {
+    } else if type == "input", let problem = quotas.problem(life.session, bytes: bytes.readableBytes) {
       if let limit = problem.limit { metrics.exceeded(limit) }
       send(.error(code: "rate_limited", message: problem.detail, key: message.text("key")))
     } else if !life.driver.received(message) {
@@ -108,7 +108,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     isAuthenticating = true
     let identity = identity
     let bound = NIOLoopBound(self, eventLoop: context.eventLoop)
-    let address = life.request.address
+    let address = life.address
     context.eventLoop.makeFutureWithTask { try await authenticator.renewed(identity, token: token, from: address) }
       .whenComplete { result in
         bound.value.isAuthenticating = false
@@ -128,7 +128,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       close(.notAllowed, reason: "the app does not allow this session")
     case .failure: close(.unauthenticated, reason: "the token is not valid")
     case .success(let identity):
-      guard identity.may(.read, life.request.attach.session),
+      guard identity.may(.read, life.session),
         identity.subject == self.identity?.subject ?? identity.subject
       else {
         close(.notAllowed, reason: "the token is not for this session and subject")

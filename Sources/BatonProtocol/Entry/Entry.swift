@@ -37,7 +37,7 @@ package struct Entry: @unchecked Sendable {
   package var check: UInt32? { record.offset.check }
   package var n: UInt64? { record.hasN ? record.n : nil }
   /// How many deltas it holds; 1 where the producer joined none.
-  package var joined: UInt64 { record.joined }
+  package var joined: UInt64 { read(Entry.joined) }
   /// Names and values together.
   package var bytes: Int { record.bytes }
   package var isTooBig: Bool { record.kind == .tooBig }
@@ -79,12 +79,15 @@ package struct Entry: @unchecked Sendable {
   /// The other fields, in their order.
   package var fields: [Field] {
     read { record, bytes in
+      guard record.hasFields else { return [] }
       var at = bytes + Int(record.start) + Entry.known(record)
+      let count = at.loadUnaligned(as: UInt32.self)
+      at += 4
       func next(_ length: Int) -> ByteBuffer {
         defer { at += length }
         return ByteBuffer(bytes: UnsafeRawBufferPointer(start: at, count: length))
       }
-      return (0..<record.fieldCount).map { _ in
+      return (0..<count).map { _ in
         let name = Int(at.loadUnaligned(as: UInt32.self))
         let value = Int(at.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
         at += 8
@@ -127,17 +130,29 @@ package struct Entry: @unchecked Sendable {
 
   static func part(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(
-      start: bytes + Int(record.start) + known(record) - Int(record.partLength), count: Int(record.partLength))
+      start: bytes + Int(record.start) + named(record) - Int(record.partLength), count: Int(record.partLength))
   }
 
-  private static func known(_ record: EntryRecord) -> Int {
+  static func joined(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> UInt64 {
+    record.shortJoined > 0
+      ? UInt64(record.shortJoined)
+      : (bytes + Int(record.start) + named(record)).loadUnaligned(as: UInt64.self)
+  }
+
+  private static func named(_ record: EntryRecord) -> Int {
     Int(record.dataLength) + Int(record.responseLength) + Int(record.eventLength) + Int(record.partLength)
   }
+
+  /// Of all that stands in front of the other fields.
+  private static func known(_ record: EntryRecord) -> Int { named(record) + (record.shortJoined > 0 ? 0 : 8) }
 
   /// Of all its bytes in the arena.
   static func length(_ record: EntryRecord, _ bytes: UnsafeRawPointer) -> Int {
     var length = known(record)
-    for _ in 0..<record.fieldCount {
+    guard record.hasFields else { return length }
+    let count = (bytes + Int(record.start) + length).loadUnaligned(as: UInt32.self)
+    length += 4
+    for _ in 0..<count {
       let at = bytes + Int(record.start) + length
       length += 8 + Int(at.loadUnaligned(as: UInt32.self)) + Int(at.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
     }
@@ -151,14 +166,14 @@ extension Entries {
     arena.withContents { records, bytes in
       let (one, next) = (records[index], records[index + 1])
       guard one.eventLength == 0, next.eventLength == 0, one.kind == .text, next.kind == .text,
-        one.fieldCount == 0, next.fieldCount == 0, !one.hasMore, !next.hasMore,
+        !one.hasFields, !next.hasFields, !one.hasMore, !next.hasMore,
         one.responseLength == next.responseLength, one.partLength == next.partLength,
         Entry.response(one, bytes).elementsEqual(Entry.response(next, bytes)),
         Entry.part(one, bytes).elementsEqual(Entry.part(next, bytes))
       else { return false }
       switch (one.hasN, next.hasN) {
       case (false, false): return true
-      case (true, true) where next.n >= next.joined && next.n - next.joined == one.n:
+      case (true, true) where next.n >= Entry.joined(next, bytes) && next.n - Entry.joined(next, bytes) == one.n:
         // A delta that was appended twice stays alone, so that who has its number can leave it out (PROTOCOL 2).
         guard index > 0, records[index - 1].hasN, records[index - 1].n >= one.n else { return true }
         let before = records[index - 1]

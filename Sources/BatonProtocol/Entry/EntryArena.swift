@@ -1,31 +1,73 @@
-/// What is known of one entry beside its bytes; those lie in the arena from `start` on: data, response, event, part,
-/// and the other fields, each as two lengths of 4 bytes, name and value.
+/// What is known of one entry beside its bytes, in 48 bytes: a window holds one for each token. The entry's own lie in the
+/// arena from `start` on: data, response, event, part, a `joined` of over 32 bits, and the other fields: how many, in 4
+/// bytes, and each as two lengths of 4 bytes, name and value.
 package struct EntryRecord: Sendable {
   package enum Kind: UInt8 {
     case none, text, binary, tooBig
   }
 
+  private struct Flags: OptionSet {
+    let rawValue: UInt8
+    static let kind = Flags(rawValue: 3)
+    static let hasMore = Flags(rawValue: 4)
+    static let hasCheck = Flags(rawValue: 8)
+    static let isEscaped = Flags(rawValue: 16)
+    static let hasFields = Flags(rawValue: 32)
+  }
+
   package var id: EntryID
   package var n: UInt64 = 0
-  package var joined: UInt64 = 1
-  /// Names and values together, as they were stored.
-  package var bytes = 0
   package var check: UInt32 = 0
   package var start: UInt32 = 0
   package var dataLength: UInt32 = 0
-  package var fieldCount: UInt16 = 0
+  private var storedBytes: UInt32 = 0
+  /// 0: in the arena.
+  var shortJoined: UInt32 = 1
   package var responseLength: UInt8 = 0
   /// 0: a token.
   package var eventLength: UInt8 = 0
   package var partLength: UInt8 = 0
-  /// The data goes on in the next entry.
-  package var hasMore = false
-  package var kind = Kind.none
-  package var hasCheck = false
-  /// Whether the data can stand in JSON as it is.
-  package var isPlain = true
+  private var flags: Flags = []
 
   package init(_ id: EntryID) { self.id = id }
+
+  /// Names and values together, as they were stored; 2³²−1 for all that is more.
+  package var bytes: Int {
+    get { Int(storedBytes) }
+    set { storedBytes = UInt32(clamping: newValue) }
+  }
+
+  package var kind: Kind {
+    get { Kind(rawValue: flags.rawValue & Flags.kind.rawValue) ?? .none }
+    set { flags = Flags(rawValue: flags.rawValue & ~Flags.kind.rawValue | newValue.rawValue) }
+  }
+
+  /// The data goes on in the next entry.
+  package var hasMore: Bool {
+    get { flags.contains(.hasMore) }
+    set { set(.hasMore, newValue) }
+  }
+
+  package var hasCheck: Bool {
+    get { flags.contains(.hasCheck) }
+    set { set(.hasCheck, newValue) }
+  }
+
+  /// Whether the data can stand in JSON as it is.
+  package var isPlain: Bool {
+    get { !flags.contains(.isEscaped) }
+    set { set(.isEscaped, !newValue) }
+  }
+
+  /// Whether there are other fields.
+  package var hasFields: Bool {
+    get { flags.contains(.hasFields) }
+    set { set(.hasFields, newValue) }
+  }
+
+  private mutating func set(_ flag: Flags, _ isSet: Bool) {
+    if isSet { flags.insert(flag) } else { flags.remove(flag) }
+  }
 
   package var offset: Offset { Offset(id: id, check: hasCheck ? check : nil) }
   package var hasN: Bool { n > 0 }
@@ -172,6 +214,22 @@ package struct EntriesBuilder: ~Copyable, @unchecked Sendable {
 
   package mutating func append(length: Int) {
     withUnsafeBytes(of: UInt32(truncatingIfNeeded: length)) { append($0) }
+  }
+
+  /// In the place of one that was appended at this position.
+  package mutating func set(length: Int, at position: Int) {
+    precondition(position >= 0 && position + 4 <= used, "no length there")
+    bytes.storeBytes(of: UInt32(truncatingIfNeeded: length), toByteOffset: position, as: UInt32.self)
+  }
+
+  /// How many deltas the record stands for, behind its part.
+  package mutating func append(joined: UInt64, to record: inout EntryRecord) {
+    if let short = UInt32(exactly: joined) {
+      record.shortJoined = short
+    } else {
+      record.shortJoined = 0
+      withUnsafeBytes(of: joined) { append($0) }
+    }
   }
 
   private mutating func reserve(_ count: Int) {

@@ -17,13 +17,13 @@ package enum EntryFrames {
     var index = entries.startIndex
     while index < entries.endIndex {
       let first = index
-      var (deltas, bytes) = entries.arena.withContents { records, _ in
-        (records[first].joined, Int(records[first].dataLength))
+      var (deltas, bytes) = entries.arena.withContents { records, bytes in
+        (Entry.joined(records[first], bytes), Int(records[first].dataLength))
       }
       index += 1
       while joined, index < entries.endIndex, entries.joinsNext(index - 1) {
-        let (more, length) = entries.arena.withContents { records, _ in
-          (records[index].joined, Int(records[index].dataLength))
+        let (more, length) = entries.arena.withContents { records, bytes in
+          (Entry.joined(records[index], bytes), Int(records[index].dataLength))
         }
         if bytes + length > maxJoinedBytes { break }
         bytes += length
@@ -31,6 +31,53 @@ package enum EntryFrames {
         index += 1
       }
       body(EntryFrame(arena: entries.arena, range: first..<index, deltas: deltas))
+    }
+  }
+
+  /// What stands in front of a frame's JSON, such as a WebSocket frame's header.
+  package struct Head: Sendable {
+    /// Its bytes, by those of the JSON.
+    let length: @Sendable (Int) -> Int
+    /// Writes it into memory of that length.
+    let write: @Sendable (Int, UnsafeMutableRawBufferPointer) -> Void
+
+    package init(
+      length: @escaping @Sendable (Int) -> Int, write: @escaping @Sendable (Int, UnsafeMutableRawBufferPointer) -> Void
+    ) {
+      (self.length, self.write) = (length, write)
+    }
+  }
+
+  /// All frames in stream order, each behind its head.
+  package static func bytes(_ entries: Entries, joined: Bool, _ head: Head) -> ByteBuffer {
+    withUnsafeTemporaryAllocation(of: Int.self, capacity: entries.count) { lengths in
+      var (count, size) = (0, 0)
+      // The JSON of other fields is made once: it is what takes long.
+      var fields: [ByteBuffer] = []
+      frames(entries, joined: joined) { frame in
+        let own = frame.fields
+        if let own { fields.append(own) }
+        let length = frame.byteCount(with: own)
+        lengths[count] = length
+        count += 1
+        size += head.length(length) + length
+      }
+      var bytes = ByteBuffer()
+      bytes.writeWithUnsafeMutableBytes(minimumWritableBytes: size) { memory in
+        var (index, nextFields, at) = (0, 0, 0)
+        frames(entries, joined: joined) { frame in
+          var own: ByteBuffer?
+          if frame.hasFields { (own, nextFields) = (fields[nextFields], nextFields + 1) }
+          let length = lengths[index]
+          index += 1
+          let start = at + head.length(length)
+          head.write(length, UnsafeMutableRawBufferPointer(rebasing: memory[at..<start]))
+          at =
+            start + frame.write(to: UnsafeMutableRawBufferPointer(rebasing: memory[start..<start + length]), with: own)
+        }
+        return at
+      }
+      return bytes
     }
   }
 
@@ -67,12 +114,12 @@ package struct EntryFrame {
   }
 
   /// Whether it has other fields than those that a delta has: their JSON is not written straight from the arena.
-  package var hasFields: Bool { arena.withContents { records, _ in records[range.upperBound - 1].fieldCount > 0 } }
+  fileprivate var hasFields: Bool { arena.withContents { records, _ in records[range.upperBound - 1].hasFields } }
 
   /// Bytes that its JSON takes.
-  package var byteCount: Int { byteCount(with: fields) }
+  var byteCount: Int { byteCount(with: fields) }
 
-  private func byteCount(with fields: ByteBuffer?) -> Int {
+  fileprivate func byteCount(with fields: ByteBuffer?) -> Int {
     arena.withContents { records, bytes in
       let last = records[range.upperBound - 1]
       let offset = RawWriter.length(last.offset)
@@ -104,7 +151,7 @@ package struct EntryFrame {
   }
 
   /// The JSON of the other fields.
-  private var fields: ByteBuffer? {
+  fileprivate var fields: ByteBuffer? {
     hasFields ? EntryFrame.json(Entry(arena: arena, index: range.upperBound - 1).fields) : nil
   }
 
@@ -113,9 +160,7 @@ package struct EntryFrame {
 
   /// - Parameter memory: of ``byteCount`` at least.
   /// - Returns: how many were written.
-  package func write(to memory: UnsafeMutableRawBufferPointer) -> Int { write(to: memory, with: fields) }
-
-  private func write(to memory: UnsafeMutableRawBufferPointer, with fields: ByteBuffer?) -> Int {
+  fileprivate func write(to memory: UnsafeMutableRawBufferPointer, with fields: ByteBuffer?) -> Int {
     arena.withContents { records, bytes in
       var out = RawWriter(memory)
       let last = records[range.upperBound - 1]

@@ -28,14 +28,26 @@ struct RawWriter {
     var digits: (UInt64, UInt64, UInt32) = (0, 0, 0)
     withUnsafeMutableBytes(of: &digits) { digits in
       var (rest, at) = (number, digits.count)
-      repeat {
-        at -= 1
-        let (quotient, digit) = rest.quotientAndRemainder(dividingBy: 10)
-        digits[at] = UInt8(ascii: "0") + UInt8(truncatingIfNeeded: digit)
+      while rest >= 10 {
+        let (quotient, two) = rest.quotientAndRemainder(dividingBy: 100)
+        at -= 2
+        digits.storeBytes(of: RawWriter.pair(two), toByteOffset: at, as: UInt16.self)
         rest = quotient
-      } while rest > 0
+      }
+      // What is left of an even number of digits is nothing, unless it was all.
+      if rest > 0 || at == digits.count {
+        at -= 1
+        digits[at] = UInt8(ascii: "0") &+ UInt8(truncatingIfNeeded: rest)
+      }
       write(UnsafeRawBufferPointer(rebasing: digits[at...]))
     }
+  }
+
+  /// The two digits of a number below 100.
+  @inline(__always)
+  private static func pair(_ number: UInt64) -> UInt16 {
+    let tens = (number &* 103) >> 10
+    return UInt16(truncatingIfNeeded: 0x3030 | tens | (number &- tens &* 10) << 8).littleEndian
   }
 
   /// `0`, `<ms>-<seq>` or `<ms>-<seq>.<check>`.

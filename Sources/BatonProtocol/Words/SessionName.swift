@@ -56,48 +56,64 @@ public struct SessionName: Hashable, Sendable, CustomStringConvertible {
 /// The character sets of PROTOCOL 2.
 package enum Shape {
   /// A session, response or device name: characters of `A-Z a-z 0-9 . _ ~ : @ -`.
+  package static func name(_ bytes: UnsafeRawBufferPointer, upTo limit: Int) -> Bool {
+    !bytes.isEmpty && bytes.count <= limit && holds(bytes, names)
+  }
+
   package static func name(_ bytes: some Collection<UInt8>, upTo limit: Int) -> Bool {
-    holds(bytes, upTo: limit) { $0 == UInt8(ascii: "~") || $0 == UInt8(ascii: "@") }
+    contiguous(bytes) { name($0, upTo: limit) }
   }
 
   /// An event's name: 1 to 64 characters of `A-Z a-z 0-9 . _ : -`.
-  package static func event(_ bytes: some Collection<UInt8>) -> Bool {
-    holds(bytes, upTo: 64) { _ in false }
+  package static func event(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    !bytes.isEmpty && bytes.count <= 64 && holds(bytes, events)
   }
+
+  package static func event(_ bytes: some Collection<UInt8>) -> Bool { contiguous(bytes) { event($0) } }
 
   /// A part's name, `kind:name`: 1 to 128 characters of ``name(_:upTo:)``, the kind of `a-z 0-9 -`.
-  package static func part(_ bytes: some Collection<UInt8>) -> Bool {
-    guard name(bytes, upTo: 128), let colon = bytes.firstIndex(of: UInt8(ascii: ":")), colon != bytes.startIndex,
-      bytes.index(after: colon) != bytes.endIndex
+  package static func part(_ bytes: UnsafeRawBufferPointer) -> Bool {
+    guard name(bytes, upTo: 128), let colon = bytes.firstIndex(of: UInt8(ascii: ":")), colon > 0,
+      colon + 1 < bytes.count
     else { return false }
-    return bytes[..<colon].allSatisfy { byte in
-      switch byte {
-      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "-"): true
-      default: false
-      }
-    }
+    return holds(UnsafeRawBufferPointer(rebasing: bytes[..<colon]), kinds)
   }
+
+  package static func part(_ bytes: some Collection<UInt8>) -> Bool { contiguous(bytes) { part($0) } }
 
   /// An `n` or `joined`: 1 to 2⁵³−1 in decimal, without leading zeros.
-  package static func number(_ bytes: some Collection<UInt8>) -> UInt64? {
-    guard bytes.first != UInt8(ascii: "0"), let value = UInt64(decimalDigits: bytes), value < 1 << 53 else {
-      return nil
+  package static func number(_ bytes: UnsafeRawBufferPointer) -> UInt64? {
+    // 2⁵³ has 16 digits.
+    guard !bytes.isEmpty, bytes.count <= 16, bytes[0] != UInt8(ascii: "0") else { return nil }
+    var value: UInt64 = 0
+    for byte in bytes {
+      let digit = byte &- UInt8(ascii: "0")
+      guard digit < 10 else { return nil }
+      value = value &* 10 &+ UInt64(digit)
     }
-    return value
+    return value < 1 << 53 ? value : nil
   }
 
-  private static func holds(
-    _ bytes: some Collection<UInt8>, upTo limit: Int, also extra: (UInt8) -> Bool
-  ) -> Bool {
-    guard !bytes.isEmpty, bytes.count <= limit else { return false }
-    return bytes.allSatisfy { byte in
-      switch byte {
-      case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
-        UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"), UInt8(ascii: ":"),
-        UInt8(ascii: "-"):
-        true
-      default: extra(byte)
-      }
+  package static func number(_ bytes: some Collection<UInt8>) -> UInt64? { contiguous(bytes) { number($0) } }
+
+  private static func contiguous<R>(_ bytes: some Collection<UInt8>, _ body: (UnsafeRawBufferPointer) -> R) -> R {
+    bytes.withContiguousStorageIfAvailable { body(UnsafeRawBufferPointer($0)) }
+      ?? ContiguousArray(bytes).withUnsafeBytes(body)
+  }
+
+  /// Characters of ASCII, a bit each.
+  private typealias Characters = (low: UInt64, high: UInt64)
+
+  // 0-9 are the bits 48 to 57; above them, less 64, A-Z 1 to 26 and a-z 33 to 58.
+  private static let kinds: Characters = (0x03FF_2000_0000_0000, 0x07FF_FFFE_0000_0000)
+  private static let events: Characters = (0x07FF_6000_0000_0000, 0x07FF_FFFE_87FF_FFFE)
+  private static let names: Characters = (events.low, events.high | 1 | 1 << 62)
+
+  private static func holds(_ bytes: UnsafeRawBufferPointer, _ characters: Characters) -> Bool {
+    for byte in bytes {
+      let half = byte < 64 ? characters.low : characters.high
+      guard byte < 128, half >> UInt64(byte & 63) & 1 == 1 else { return false }
     }
+    return true
   }
 }

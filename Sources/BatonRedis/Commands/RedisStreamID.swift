@@ -13,24 +13,41 @@ package struct RedisStreamID: Hashable, Comparable, Sendable, CustomStringConver
   }
 
   /// Nil unless both halves are decimal numbers of 64 bits.
-  package init?(_ bytes: some Sequence<UInt8>) {
-    var halves: (UInt64, UInt64) = (0, 0)
-    var digits = 0
-    var isSecond = false
-    for byte in bytes {
-      if byte == UInt8(ascii: "-"), !isSecond, digits > 0 {
-        (halves.0, halves.1, digits, isSecond) = (halves.1, 0, 0, true)
-        continue
+  package init?(_ bytes: UnsafeRawBufferPointer) {
+    var at = 0
+    guard let milliseconds = Self.half(bytes, &at), at < bytes.count, bytes[at] == UInt8(ascii: "-") else { return nil }
+    at += 1
+    guard let sequence = Self.half(bytes, &at), at == bytes.count else { return nil }
+    self.init(milliseconds, sequence)
+  }
+
+  package init?(_ bytes: some Collection<UInt8>) {
+    let id =
+      bytes.withContiguousStorageIfAvailable { Self(UnsafeRawBufferPointer($0)) }
+      ?? ContiguousArray(bytes).withUnsafeBytes { Self($0) }
+    guard let id else { return nil }
+    self = id
+  }
+
+  /// The number at `at`, which is moved behind it.
+  private static func half(_ bytes: UnsafeRawBufferPointer, _ at: inout Int) -> UInt64? {
+    let start = at
+    var value: UInt64 = 0
+    while at < bytes.count {
+      let digit = UInt64(bytes[at] &- UInt8(ascii: "0"))
+      guard digit < 10 else { break }
+      // 19 digits fit whatever they are.
+      if at - start < 19 {
+        value = value &* 10 &+ digit
+      } else {
+        let (shifted, overflow) = value.multipliedReportingOverflow(by: 10)
+        let (sum, carry) = shifted.addingReportingOverflow(digit)
+        if overflow || carry { return nil }
+        value = sum
       }
-      guard (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte) else { return nil }
-      let (shifted, overflow) = halves.1.multipliedReportingOverflow(by: 10)
-      let (sum, carry) = shifted.addingReportingOverflow(UInt64(byte - UInt8(ascii: "0")))
-      if overflow || carry { return nil }
-      halves.1 = sum
-      digits += 1
+      at += 1
     }
-    guard isSecond, digits > 0 else { return nil }
-    self.init(halves.0, halves.1)
+    return at > start ? value : nil
   }
 
   package static func < (one: Self, other: Self) -> Bool {

@@ -94,6 +94,16 @@ package struct RESPReply: Sendable {
     return node.kind == BatonRESPError ? .server(String(buffer: storage.slice(node))) : nil
   }
 
+  /// Whether it is the server's refusal in just these words: to be asked where it is what mostly comes.
+  package func isRefusal(_ words: StaticString) -> Bool {
+    let node = node
+    guard node.kind == BatonRESPError, Int(node.length) == words.utf8CodeUnitCount else { return false }
+    return storage.withContents { _, bytes in
+      UnsafeRawBufferPointer(start: bytes + Int(node.offset), count: Int(node.length))
+        .elementsEqual(UnsafeBufferPointer(start: words.utf8Start, count: words.utf8CodeUnitCount))
+    }
+  }
+
   /// An array's elements; nil for everything else.
   package var elements: Elements? {
     node.kind == BatonRESPArray ? Elements(reply: self) : nil

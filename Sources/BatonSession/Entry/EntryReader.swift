@@ -79,9 +79,10 @@ package struct EntryReader: ~Copyable, Sendable {
         seen.formUnion(Known(wrong: known))
       }
     }
+    var deltas: UInt64 = 1
     if found.joined >= 0 {
       if let joined = Shape.number(pair(found.joined).value), !record.hasN || joined <= record.n {
-        record.joined = joined
+        deltas = joined
       } else {
         misshapen += 1
         others += 1
@@ -115,6 +116,7 @@ package struct EntryReader: ~Copyable, Sendable {
       record.partLength = UInt8(truncatingIfNeeded: part.count)
       builder.append(part)
     }
+    if deltas != 1 { builder.append(joined: deltas, to: &record) }
     if others > 0, !isTooBig { takeOthers(&record, seen, count, pair) }
     builder.append(record)
   }
@@ -123,7 +125,9 @@ package struct EntryReader: ~Copyable, Sendable {
     _ record: inout EntryRecord, _ known: Known, _ count: Int,
     _ pair: (Int) -> (name: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer)
   ) {
-    var taken: Known = []
+    let start = builder.position
+    builder.append(length: 0)
+    var (taken, fields): (Known, Int) = ([], 0)
     for index in 0..<count {
       let (name, value) = pair(index)
       if let one = Known(name) {
@@ -131,12 +135,14 @@ package struct EntryReader: ~Copyable, Sendable {
       } else if name.first == UInt8(ascii: "_") {
         continue
       }
-      record.fieldCount += 1
+      fields += 1
       builder.append(length: name.count)
       builder.append(length: value.count)
       builder.append(name)
       builder.append(value)
     }
+    record.hasFields = true
+    builder.set(length: fields, at: start)
   }
 
   private struct Known: OptionSet {
@@ -157,14 +163,21 @@ package struct EntryReader: ~Copyable, Sendable {
     init?(_ name: UnsafeRawBufferPointer) {
       switch name.count {
       case 1 where name[0] == UInt8(ascii: "n"): self = .n
-      case 4 where name.elementsEqual("data".utf8): self = .data
-      case 4 where name.elementsEqual("part".utf8): self = .part
-      case 4 where name.elementsEqual("more".utf8): self = .more
-      case 5 where name.elementsEqual("event".utf8): self = .event
-      case 6 where name.elementsEqual("joined".utf8): self = .joined
-      case 8 where name.elementsEqual("response".utf8): self = .response
+      case 4 where Known.same(name, "data"): self = .data
+      case 4 where Known.same(name, "part"): self = .part
+      case 4 where Known.same(name, "more"): self = .more
+      case 5 where Known.same(name, "event"): self = .event
+      case 6 where Known.same(name, "joined"): self = .joined
+      case 8 where Known.same(name, "response"): self = .response
       default: return nil
       }
+    }
+
+    /// Of the same length.
+    @inline(__always)
+    private static func same(_ name: UnsafeRawBufferPointer, _ word: StaticString) -> Bool {
+      for index in 0..<name.count where name[index] != word.utf8Start[index] { return false }
+      return true
     }
   }
 }

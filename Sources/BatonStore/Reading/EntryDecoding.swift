@@ -51,6 +51,7 @@ package struct StreamDecoder: ~Copyable {
 
   /// XINFO STREAM's answer; nil where the key holds another type.
   package mutating func info(_ reply: RESPReply) throws(RedisError) -> StreamInfo? {
+    if reply.isRefusal("ERR no such key") { return .absent }
     if let error = reply.error {
       if error.code == "WRONGTYPE" { return nil }
       if error.code == "ERR", error.description.contains("no such key") { return .absent }

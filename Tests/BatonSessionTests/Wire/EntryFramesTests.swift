@@ -91,6 +91,44 @@ import Testing
     }
   }
 
+  /// A count that the record has no room for lies in the arena, in front of the fields.
+  @Test func keepsLargeCounts() {
+    let wide = entry(
+      1,
+      [
+        field("response", "r"), field("n", "9007199254740991"), field("joined", "4294967296"), field("part", "text:1"),
+        field("data", "x"), field("k", "v"), field("l", "w"),
+      ])
+    let next = delta(2, "r", 3)
+    #expect(
+      frames([next, wide, next])[1]
+        == #"{"id":"1-0","event":"token","response":"r","part":"text:1","n":9007199254740991,"joined":4294967296,"#
+        + #""data":"x","fields":{"k":"v","l":"w"}}"#)
+    #expect(wide.joined == 4_294_967_296)
+    #expect(entry(1, [field("joined", "4294967295"), field("data", "x")]).joined == 4_294_967_295)
+  }
+
+  @Test func putsFramesSideBySide() {
+    let some = [
+      delta(1, "r", 1, "a\""), delta(2, "r", 2, String(repeating: "b", count: 300)),
+      entry(3, [field("data", "c"), field("k", "v")]), entry(4, [field("k", "v"), field([0xff], [0xff])]),
+      delta(5, "r", 9),
+    ]
+    let head = EntryFrames.Head(
+      length: { $0 < 100 ? 1 : 2 },
+      write: { length, memory in for at in memory.indices { memory[at] = UInt8(length & 0x7F) } })
+    for isJoined in [false, true] {
+      var expected = ByteBuffer()
+      EntryFrames.encode(Entries(some), joined: isJoined) { json, _ in
+        let length = json.readableBytes
+        expected.writeRepeatingByte(UInt8(length & 0x7F), count: length < 100 ? 1 : 2)
+        expected.writeImmutableBuffer(json)
+      }
+      #expect(EntryFrames.bytes(Entries(some), joined: isJoined, head) == expected)
+    }
+    #expect(EntryFrames.bytes(Entries(), joined: false, head).readableBytes == 0)
+  }
+
   @Test func writesSkipped() {
     var reader = EntryReader(maxEntryBytes: 3)
     let known = reader.entry(EntryID(1, 0), [field("data", "Hel"), field("k", "v")])

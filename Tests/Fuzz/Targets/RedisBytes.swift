@@ -51,9 +51,14 @@ enum EntryChecks {
         default: throw Finding(description: "a frame that clients don't know: \(String(buffer: frame))")
         }
       }
-      var lengths: [Int] = []
-      EntryFrames.frames(entries, joined: joined) { lengths.append($0.byteCount) }
-      try require(lengths == frames.map(\.readableBytes), "lengths \(lengths)")
+      let head = EntryFrames.Head(
+        length: { _ in 4 }, write: { $1.storeBytes(of: UInt32(truncatingIfNeeded: $0).bigEndian, as: UInt32.self) })
+      var expected = ByteBuffer()
+      for var frame in frames {
+        expected.writeInteger(UInt32(truncatingIfNeeded: frame.readableBytes))
+        expected.writeBuffer(&frame)
+      }
+      try require(EntryFrames.bytes(entries, joined: joined, head) == expected, "frames that differ side by side")
     }
     try check(wires: entries)
   }

@@ -41,16 +41,21 @@ extension Routes {
     var answer = Response(
       status: .ok,
       body: ResponseBody { [self] writer in
-        let form = NIOLockedValueBox(form)
+        let stand = NIOLockedValueBox((form: form, counted: 0))
+        let count = { @Sendable in
+          let held = stand.withLockedValue { $0.form.held }
+          try await gathered.hold(held)
+          stand.withLockedValue { $0.counted = held }
+        }
         let isExpired = { @Sendable in
           who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(session) } ?? false
         }
         defer { place.leave() }
         do {
           try await run(on: call.channel.eventLoop) {
-            let first = form.withLockedValue { form in
+            let first = stand.withLockedValue { stand in
               var first = ByteBuffer()
-              form.begin(into: &first)
+              stand.form.begin(into: &first)
               return first
             }
             if first.readableBytes > 0 { try await writer.write(first) }
@@ -60,10 +65,10 @@ extension Routes {
             let chunks = try await ChunkWriter.make(on: call.channel)
             tap.pass { [channel = call.channel] entries in
               guard channel.isWritable, !isExpired() else { return .none }
-              return form.withLockedValue { form in
-                guard form.held == 0 else { return .none }
-                chunks.write { for entry in entries where !form.isOver { form.write(entry, into: &$0) } }
-                return form.isOver || form.held > 0 ? .lookAgain : .all
+              return stand.withLockedValue { stand in
+                guard stand.form.held == stand.counted else { return .none }
+                chunks.write { for entry in entries where !stand.form.isOver { stand.form.write(entry, into: &$0) } }
+                return stand.form.isOver || stand.form.held != stand.counted ? .lookAgain : .all
               }
             }
             reading: for try await item in tap.items {
@@ -72,27 +77,27 @@ extension Routes {
               // What was sent is not what the stream holds.
               case .reset: throw ChannelError.ioOnClosedChannel
               case .live: continue
-              case .look: try await gathered.hold(form.withLockedValue { $0.held })
+              case .look: try await count()
               case .beat: try await writer.write(ByteBuffer(string: ":\n\n"))
               case .entries(let entries):
-                let bytes = form.withLockedValue { form in
+                let bytes = stand.withLockedValue { stand in
                   var bytes = ByteBuffer()
-                  for entry in entries { form.write(entry, into: &bytes) }
+                  for entry in entries { stand.form.write(entry, into: &bytes) }
                   return bytes
                 }
                 if bytes.readableBytes > 0 { try await writer.write(bytes) }
-                try await gathered.hold(form.withLockedValue { $0.held })
+                try await count()
                 tap.taken(ResponseTap.bytes(entries))
               }
-              if form.withLockedValue({ $0.isOver }) { break reading }
+              if stand.withLockedValue({ $0.form.isOver }) { break reading }
             }
-            var (form, last) = (form.withLockedValue { $0 }, ByteBuffer())
+            var (form, last) = (stand.withLockedValue { $0.form }, ByteBuffer())
             try await ending(&form, &last)
             if last.readableBytes > 0 { try await writer.write(last) }
           }
         } catch let problem as Problem where problem == .shortOfMemory {
           refusals.note(problem, uri: call.request.head.path ?? "/", origin: nil, from: call.address)
-          var (form, last) = (form.withLockedValue { $0 }, ByteBuffer())
+          var (form, last) = (stand.withLockedValue { $0.form }, ByteBuffer())
           form.breakOff(into: &last)
           if form.isOver { try await ending(&form, &last) }
           if last.readableBytes > 0 { try await writer.write(last) }

@@ -4,7 +4,7 @@
 #include <string.h>
 
 /// An arena that has grown beyond it for one reply is given back before the next.
-static const size_t keptCapacity = 1 << 20;
+static const size_t keptCapacity = 256 << 10;
 
 #if HIREDIS_MAJOR >= 1
 typedef size_t ArrayCount;

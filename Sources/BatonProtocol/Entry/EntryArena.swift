@@ -179,7 +179,7 @@ package struct EntriesBuilder: ~Copyable, @unchecked Sendable {
   private var used = 0
 
   /// More than this is not kept for the next ones.
-  private static let keptCapacity = 1 << 20
+  private static let keptCapacity = 256 << 10
 
   package init() {}
 

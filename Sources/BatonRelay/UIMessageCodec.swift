@@ -112,8 +112,6 @@ package struct UIMessageRequest: Sendable {
   package let chat: String
   /// The same for the same question, as far as the client can be asked it twice; nil where it asks anew.
   package let key: String?
-  /// The client does not say whether it asks the same once more, or anew.
-  package let mayAskAnew: Bool
   /// The last message, with its content: an edited one keeps its id.
   package let lastMessage: String
   /// What the person wrote, where the last message is a person's.
@@ -133,9 +131,7 @@ package struct UIMessageRequest: Sendable {
     let id = last?["id"]?.text ?? ""
     lastMessage = last?.json ?? ""
     // To regenerate is to ask anew.
-    let trigger = body["trigger"]?.text
-    key = trigger == "regenerate-message" || id.isEmpty ? nil : lastMessage
-    mayAskAnew = key != nil && trigger == nil
+    key = body["trigger"]?.text == "regenerate-message" || id.isEmpty ? nil : lastMessage
     let isPersons = last?["role"]?.text == "user"
     text =
       isPersons

@@ -343,32 +343,6 @@ def test_the_same_question_at_the_same_time_is_asked_once(relays, upstream, sess
     assert all(one == told[0] for one in told) and told[0].text == "".join(WORDS) and len(upstream.requests) == 1
 
 
-def bare(gateway, session, *messages, **more):
-    """What an app sends that makes its own body and leaves the trigger out."""
-    return httpx.stream("POST", f"{gateway.url}/v1/ai-sdk", json={"id": session, "messages": list(messages) or [person()], **more}, timeout=60)
-
-
-def test_without_a_trigger_what_is_answered_is_asked_anew(relays, upstream, session):
-    upstream.paced = True
-    # The same question until its answer has ended …
-    with bare(relays[0], session) as first, bare(relays[1], session) as same:
-        upstream.go.release(40)
-        first, same = Stream(first), Stream(same)
-        assert first.rest() == same.rest() and first.response_name == same.response_name and len(upstream.requests) == 1
-    # … and then another one, that again is asked once.
-    names = {first.response_name}
-    for number in range(2, 5):
-        upstream.go = threading.Semaphore(0)
-        with bare(relays[number % 2], session) as once, bare(relays[0], session) as twice:
-            upstream.go.release(40)
-            once, twice = Stream(once), Stream(twice)
-            assert once.rest() == twice.rest() and once.response_name == twice.response_name
-            names.add(once.response_name)
-        assert len(upstream.requests) == len(names) == number
-    # With one the first answer is meant.
-    assert asked(relays[1], session)[-1] == first.chunks[-1] and len(upstream.requests) == 4
-
-
 def test_a_key_is_one_answer(relays, upstream, session):
     headers = {"Idempotency-Key": "k1"}
     for gateway in relays:
@@ -379,7 +353,7 @@ def test_a_key_is_one_answer(relays, upstream, session):
 
 
 def test_the_last_message_alone(relays, upstream, session, redis):
-    sent = {"id": session, "message": person("alone"), "model": "m", "trigger": "submit-message"}
+    sent = {"id": session, "message": person("alone"), "model": "m"}
     for gateway in relays:
         told = httpx.post(f"{gateway.url}/v1/ai-sdk", json=sent, timeout=60)
         assert told.status_code == 200 and told.text.endswith(DONE)

@@ -56,11 +56,8 @@ extension Routes {
     let (session, who) = try await admitted(asked.chat, .publish, call, query)
     let subject = who?.subject ?? ""
     let given = try idempotencyKey(request)
-    var key = given ?? asked.key.map { RelayQuestion.print($0.utf8) }
-    var response = RelayQuestion.name("msg", key, subject: subject, session: session)
-    if given == nil, asked.mayAskAnew, let print = key {
-      (key, response) = try await anew(print, response, subject, session)
-    }
+    let key = given ?? asked.key.map { RelayQuestion.print($0.utf8) }
+    let response = RelayQuestion.name("msg", key, subject: subject, session: session)
     let question = RelayQuestion(
       session: session, response: response, key: key, subject: subject, who: who,
       note: [Entry.Field("_wire", "ai-sdk")],
@@ -92,24 +89,6 @@ extension Routes {
     }
     let follows = place.map { ResponseTap.Request(after: $0, response: response) } ?? .init(response: response)
     return try await messages(UIMessageStream(UIMessageWire()), session, response, follows, call, who, seat)
-  }
-
-  /// Times that a question is asked anew, of which each is known by its number.
-  private static let maxAnew = 100
-
-  /// A question whose answer has ended is asked anew; before that it is the same one.
-  private func anew(
-    _ print: String, _ first: String, _ subject: String, _ session: SessionName
-  ) async throws -> (key: String?, response: String) {
-    var (key, response) = (print, first)
-    for number in 2...Self.maxAnew {
-      guard let record = try await store.response(response, in: session), record.state != .open else {
-        return (key, response)
-      }
-      key = "\(print) \(number)"
-      response = RelayQuestion.name("msg", key, subject: subject, session: session)
-    }
-    return (nil, RelayQuestion.name("msg", nil, subject: subject, session: session))
   }
 
   // MARK: reading

@@ -1,7 +1,5 @@
-"""llama.cpp itself with a small model, where it is installed (`Deploy/install demo`): its gaps are filled, and its answers gone on with."""
+"""llama.cpp itself with a small model: its gaps are filled, and its answers gone on with."""
 
-import importlib.util
-import os
 import threading
 
 import pytest
@@ -9,9 +7,7 @@ from support.process import REPOSITORY, Process, free_port, wait_for
 from support.servers import Gateway, request
 from test_relay import EVENT, client, read
 
-PYTHON = os.environ.get("BATON_LLAMA_PYTHON", REPOSITORY / ".venv/bin/python")
-pytestmark = pytest.mark.skipif(
-    "BATON_LLAMA_PYTHON" not in os.environ and importlib.util.find_spec("xllamacpp") is None, reason="Deploy/install demo installs llama.cpp")
+PYTHON = REPOSITORY / ".venv/bin/python"
 
 
 @pytest.fixture(scope="module")

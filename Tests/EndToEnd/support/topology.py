@@ -262,14 +262,16 @@ class Cluster(Deployment):
         """Moves the session's slot, key by key; `pause` is told `begun`, `key` and `moved` on the way."""
         slot, source = self.slot(session), self.owner(session)
         source_id, target_id = self.id(source), self.id(to)
+        # A master that has just joined answers CLUSTERDOWN for a while.
+        wait_for(lambda: "cluster_state:ok" in str(self.ask(to, "CLUSTER", "INFO")), 60, f"{to} serves")
         assert self.ask(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
         assert self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
         pause("begun")
         while keys := self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
             for name in keys:
-                # A master that has just joined answers CLUSTERDOWN for a moment.
-                move = ("MIGRATE", self.host(to), to, name, 0, 5000)
-                wait_for(lambda: self.ask(source, *move), 20, f"{name} moves")
+                # Where an answer came too late the key is there already.
+                move = ("MIGRATE", self.host(to), to, name, 0, 5000, "REPLACE")
+                wait_for(lambda: self.ask(source, *move), 60, f"{name} moves")
                 pause("key")
         pause("moved")
         for port in [to, source, *self.masters]:

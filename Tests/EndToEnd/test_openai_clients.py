@@ -295,7 +295,8 @@ def test_what_is_no_json_is_passed_on_as_it_comes(relays, model, redis):
         go.release()
         assert next(stream).choices[0].text == text
     go.release()
-    assert list(stream) == [] and relays[0].metric("baton_relays") == 0
+    assert list(stream) == []
+    wait_for(lambda: relays[0].metric("baton_relays") == 0, 20, "it is over")
     # More than is ever put together in memory.
     model.answers["GET", "/v1/files/file-2/content"] = answer("application/octet-stream", *[b"x" * (1 << 20)] * 20)
     go.release(20)

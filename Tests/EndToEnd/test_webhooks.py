@@ -283,7 +283,7 @@ def test_what_is_refused_comes_again_with_its_id(apart, session):
     place.receiver.status = 204
     wait_for(lambda: not place.recorded(), 60, "it is told")
     assert len(set(place.receiver.ids(session))) == 1 and elsewhere.got == []
-    assert gateway.metric("baton_webhooks_attempts_total", outcome="delivered") == 1
+    wait_for(lambda: gateway.metric("baton_webhooks_attempts_total", outcome="delivered") == 1, 20, "it is counted")
     elsewhere.close()
 
 
@@ -335,7 +335,8 @@ def test_410_is_final_for_one_address(apart, session):
     end(place, session, "r2")
     place.told(session, 2)
     wait_for(lambda: not place.recorded(), 20, "nobody else is to be told")
-    assert len(gone.got) == 1 and gateway.metric("baton_webhooks_dropped_total", reason="gone") == 1
+    assert len(gone.got) == 1
+    wait_for(lambda: gateway.metric("baton_webhooks_dropped_total", reason="gone") == 1, 20, "it is counted")
     assert "wants no more webhooks (410)" in gateway.process.logged()
     gone.close()
 
@@ -346,7 +347,7 @@ def test_what_is_too_old_is_given_up(apart, session):
     end(place, session)
     place.told(session)
     wait_for(lambda: not place.recorded(), 30, "it is given up")
-    assert gateway.metric("baton_webhooks_dropped_total", reason="expired") == 1
+    wait_for(lambda: gateway.metric("baton_webhooks_dropped_total", reason="expired") == 1, 20, "it is counted")
 
 
 def test_what_is_deleted_is_given_up(apart, session):
@@ -356,7 +357,7 @@ def test_what_is_deleted_is_given_up(apart, session):
     place.told(session)
     assert gateway.request("DELETE", f"/v1/sessions/{session}").status == 204
     wait_for(lambda: not place.recorded(), 60, "it is given up")
-    assert gateway.metric("baton_webhooks_dropped_total", reason="deleted") == 1
+    wait_for(lambda: gateway.metric("baton_webhooks_dropped_total", reason="deleted") == 1, 20, "it is counted")
 
 
 def test_what_waits_is_bounded_and_what_is_left_out_counted(apart, session):
@@ -447,7 +448,7 @@ def test_redis_restarts(apart, tmp_path, session, keeps):
     wait_for(lambda: "r2" in [event["data"]["response"] for event in place.receiver.of(session)], 60, "the new one")
     wait_for(lambda: not place.recorded(), 60, "all are told")
     if keeps == "yes":
-        assert gateway.metric("baton_webhooks_attempts_total", outcome="delivered") == 2
+        wait_for(lambda: gateway.metric("baton_webhooks_attempts_total", outcome="delivered") == 2, 20, "it is counted")
     ids = [headers["webhook-id"] for headers, event in place.receiver.got if event["data"]["response"] == "r1"]
     assert len(set(ids)) == 1
 

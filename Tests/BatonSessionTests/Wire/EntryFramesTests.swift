@@ -105,6 +105,7 @@ import Testing
         == #"{"id":"1-0","event":"token","response":"r","part":"text:1","n":9007199254740991,"joined":4294967296,"#
         + #""data":"x","fields":{"k":"v","l":"w"}}"#)
     #expect(wide.joined == 4_294_967_296)
+    #expect(MemoryLayout<EntryRecord>.stride == 48)
     #expect(entry(1, [field("joined", "4294967295"), field("data", "x")]).joined == 4_294_967_295)
   }
 

@@ -62,4 +62,18 @@ import Testing
   func roundsRollupWindowsUp(_ asked: Int, _ window: Int?) {
     #expect(AttachRequest.Rollup(milliseconds: asked) == window.map { .window($0) })
   }
+
+  /// PROTOCOL 2, character by character.
+  @Test func eachCharacterIsInItsSets() {
+    let common = Set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-".utf8)
+    let kinds = Set("abcdefghijklmnopqrstuvwxyz0123456789-".utf8)
+    for byte in UInt8.min...UInt8.max {
+      let isCommon = common.contains(byte)
+      #expect(Shape.event([byte]) == isCommon, "\(byte)")
+      #expect(
+        Shape.name([byte], upTo: 1) == (isCommon || byte == UInt8(ascii: "~") || byte == UInt8(ascii: "@")), "\(byte)")
+      #expect(Shape.part([byte] + Array(":x".utf8)) == kinds.contains(byte), "\(byte)")
+      #expect((Shape.number([byte]) != nil) == (UInt8(ascii: "1")...UInt8(ascii: "9")).contains(byte), "\(byte)")
+    }
+  }
 }

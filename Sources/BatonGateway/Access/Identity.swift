@@ -1,5 +1,6 @@
 import BatonProtocol
 import BatonSession
+import Foundation
 
 /// Who asks, as the claims of a token say (PROTOCOL 3).
 package struct Identity: Sendable, Equatable {
@@ -60,6 +61,11 @@ package struct Identity: Sendable, Equatable {
   func objection(to scope: Scope, _ session: SessionName) -> Problem? {
     if isRevoked { return Problem.unauthenticated("The token was revoked; get a new one.").refusing(self) }
     return may(scope, session) ? nil : Problem.notAllowed(scope, session).refusing(self)
+  }
+
+  /// Its time is over, or it was taken back, wholly or for this session.
+  func hasLost(_ session: SessionName) -> Bool {
+    Date().timeIntervalSince1970 >= expires || isRevoked || !mayUse(session)
   }
 
   package func may(_ scope: Scope, _ session: SessionName) -> Bool { scopes.contains(scope) && mayUse(session) }

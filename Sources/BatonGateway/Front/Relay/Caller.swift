@@ -1,5 +1,4 @@
 import BatonProtocol
-import Foundation
 import NIOConcurrencyHelpers
 import NIOCore
 
@@ -27,9 +26,7 @@ final class Caller: Sendable {
   }
 
   private func left(_ leave: @escaping @Sendable () async -> Void) {
-    let isExpired =
-      who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(session) } ?? false
-    guard !hasAll.withLockedValue({ $0 }), !isExpired else { return }
+    guard !hasAll.withLockedValue({ $0 }), who?.hasLost(session) != true else { return }
     Task { await leave() }
   }
 }

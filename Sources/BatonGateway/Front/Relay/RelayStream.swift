@@ -1,5 +1,4 @@
 import BatonProtocol
-import Foundation
 import HTTPTypes
 import HummingbirdCore
 import NIOConcurrencyHelpers
@@ -47,9 +46,7 @@ extension Routes {
           try await gathered.hold(held)
           stand.withLockedValue { $0.counted = held }
         }
-        let isExpired = { @Sendable in
-          who.map { Date().timeIntervalSince1970 >= $0.expires || $0.isRevoked || !$0.mayUse(session) } ?? false
-        }
+        let isExpired = { @Sendable in who?.hasLost(session) == true }
         defer { place.leave() }
         do {
           try await run(on: call.channel.eventLoop) {

@@ -12,21 +12,30 @@
       var description: String { "\(call): \(String(cString: strerror(code)))" }
     }
 
-    /// - Parameter blocks: false: connecting goes on while this returns.
-    static func connect(port: Int, blocks: Bool) throws(Failure) -> RawSocket {
+    /// Sockets that may share one address: looking for a free port costs more the fewer are left.
+    private static let perAddress = 2_000
+
+    /// - Parameters:
+    ///   - blocks: false: connecting goes on while this returns.
+    ///   - number: how many were connected before it: each 2,000 come from another address of the loopback.
+    static func connect(port: Int, blocks: Bool, number: Int = 0) throws(Failure) -> RawSocket {
       let socket = try open(blocks: blocks)
-      var address = loopback(port)
-      let result = withUnsafePointer(to: &address) {
-        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          Glibc.connect(socket.descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
-        }
-      }
-      if result < 0, errno != EINPROGRESS {
+      var on: Int32 = 1
+      setsockopt(socket.descriptor, Int32(IPPROTO_IP), IP_BIND_ADDRESS_NO_PORT, &on, 4)
+      let isBound = socket.with(loopback(0, host: 1 + number / perAddress % 250)) { bind(socket.descriptor, $0, $1) }
+      let isConnected = socket.with(loopback(port)) { Glibc.connect(socket.descriptor, $0, $1) }
+      guard isBound == 0, isConnected == 0 || errno == EINPROGRESS else {
         let failure = Failure(call: "connect")
         socket.close()
         throw failure
       }
       return socket
+    }
+
+    private func with(_ address: sockaddr_in, _ call: (UnsafePointer<sockaddr>, socklen_t) -> Int32) -> Int32 {
+      withUnsafePointer(to: address) {
+        $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { call($0, socklen_t(MemoryLayout<sockaddr_in>.size)) }
+      }
     }
 
     /// Listens on a free port.
@@ -64,11 +73,11 @@
       return RawSocket(descriptor: descriptor)
     }
 
-    private static func loopback(_ port: Int) -> sockaddr_in {
+    private static func loopback(_ port: Int, host: Int = 1) -> sockaddr_in {
       var address = sockaddr_in()
       address.sin_family = sa_family_t(AF_INET)
       address.sin_port = UInt16(truncatingIfNeeded: port).bigEndian
-      address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+      address.sin_addr.s_addr = (0x7F00_0000 | UInt32(truncatingIfNeeded: host)).bigEndian
       return address
     }
 

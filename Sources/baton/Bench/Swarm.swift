@@ -123,7 +123,7 @@
     }
 
     private func connect(_ device: Device) {
-      guard let socket = try? RawSocket.connect(port: port, blocks: false) else {
+      guard let socket = try? RawSocket.connect(port: port, blocks: false, number: states.count) else {
         tally.refused += 1
         return
       }

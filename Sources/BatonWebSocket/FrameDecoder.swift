@@ -3,8 +3,7 @@ import NIOWebSocket
 
 /// Cuts bytes into frames (RFC 6455 section 5.2). What its head already tells to be wrong is refused before the payload
 /// has come.
-package final class FrameDecoder: ByteToMessageDecoder {
-  package typealias InboundOut = WebSocketFrame
+package struct FrameDecoder: Sendable {
 
   private struct Head {
     var first: UInt8
@@ -19,29 +18,40 @@ package final class FrameDecoder: ByteToMessageDecoder {
   private let role: WebSocketRole
   private let maxPayloadBytes: Int
   private var head: Head?
+  /// What has come of a frame that is not whole.
+  private var rest: ByteBuffer?
 
   init(role: WebSocketRole, maxPayloadBytes: Int) {
     self.role = role
     self.maxPayloadBytes = maxPayloadBytes
   }
 
-  package func decode(context: ChannelHandlerContext, buffer: inout ByteBuffer) throws -> DecodingState {
-    guard let head = try head ?? readHead(&buffer) else { return .needMoreData }
-    guard let payload = buffer.readSlice(length: head.length) else {
-      self.head = head
-      return .needMoreData
+  /// What has arrived: ask for its frames until there is no more.
+  package mutating func feed(_ bytes: ByteBuffer) {
+    if rest == nil {
+      rest = bytes
+    } else {
+      rest?.discardReadBytes()
+      rest?.writeImmutableBuffer(bytes)
     }
-    self.head = nil
-    context.fireChannelRead(
-      FrameDecoder.wrapInboundOut(
-        WebSocketFrame(
-          fin: head.isFinal, opcode: WebSocketOpcode(encodedWebSocketOpcode: head.opcode) ?? .continuation,
-          maskKey: head.mask, data: payload)))
-    return .continue
   }
 
-  /// - Throws: `WebSocketViolation`.
-  private func readHead(_ buffer: inout ByteBuffer) throws -> Head? {
+  /// Nil where the next frame is not whole.
+  ///
+  /// - Throws: `WebSocketViolation`; it is to be fed and asked no more.
+  package mutating func next() throws(WebSocketViolation) -> WebSocketFrame? {
+    // Taken out, so that what is appended to it later is not copied.
+    guard var bytes = rest.take() else { return nil }
+    defer { if bytes.readableBytes > 0 { rest = bytes } }
+    if head == nil { head = try readHead(&bytes) }
+    guard let head, let payload = bytes.readSlice(length: head.length) else { return nil }
+    self.head = nil
+    return WebSocketFrame(
+      fin: head.isFinal, opcode: WebSocketOpcode(encodedWebSocketOpcode: head.opcode) ?? .continuation,
+      maskKey: head.mask, data: payload)
+  }
+
+  private func readHead(_ buffer: inout ByteBuffer) throws(WebSocketViolation) -> Head? {
     guard let start = buffer.getInteger(at: buffer.readerIndex, as: UInt16.self) else { return nil }
     let (first, second) = (UInt8(start >> 8), UInt8(start & 0xFF))
     var head = Head(first: first, length: Int(second & 0x7F))

@@ -31,8 +31,7 @@ package struct WebSocketLimits: Sendable {
 
 /// Makes messages of frames and refuses what their decoder lets through (RFC 6455 sections 5.1 to 5.6, 7.4, 8.1).
 ///
-/// The channel handler that embeds it has `WebSocketFrameIn` as its `InboundIn` and stands behind `makeDecoder()`;
-/// a `WebSocketViolation` comes as an error of the pipeline, too. After a violation it must be fed no more.
+/// It gets the frames of a `makeDecoder()`. After a violation of either it must be fed no more.
 package struct MessageAssembler: Sendable {
   private let role: WebSocketRole
   let limits: WebSocketLimits
@@ -54,9 +53,7 @@ package struct MessageAssembler: Sendable {
   }
 
   /// A decoder of frames, with these limits.
-  package func makeDecoder() -> ByteToMessageHandler<FrameDecoder> {
-    ByteToMessageHandler(FrameDecoder(role: role, maxPayloadBytes: limits.maxMessageBytes))
-  }
+  package func makeDecoder() -> FrameDecoder { FrameDecoder(role: role, maxPayloadBytes: limits.maxMessageBytes) }
 
   /// Returns nil where a message is not whole yet.
   package mutating func receive(_ frame: WebSocketFrame) throws(WebSocketViolation) -> WebSocketEvent? {
@@ -122,6 +119,3 @@ package struct MessageAssembler: Sendable {
     return .close(code, reason: String(buffer: payload))
   }
 }
-
-/// What `MessageAssembler.makeDecoder()` puts out.
-package typealias WebSocketFrameIn = WebSocketFrame

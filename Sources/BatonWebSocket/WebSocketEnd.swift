@@ -23,6 +23,7 @@ package struct WebSocketEnd: Sendable {
     case violation(WebSocketViolation)
   }
 
+  private var decoder: FrameDecoder
   private var assembler: MessageAssembler
   private var closing: ClosingHandshake
   /// The answer to the last ping, while nothing can be written: earlier ones need none (RFC 6455 section 5.5.3).
@@ -38,41 +39,49 @@ package struct WebSocketEnd: Sendable {
   ///   - patience: how long the peer may take to answer a close frame or to end TCP.
   package init(role: WebSocketRole, limits: WebSocketLimits = WebSocketLimits(), patience: TimeAmount = .seconds(5)) {
     assembler = MessageAssembler(role: role, limits: limits)
+    decoder = assembler.makeDecoder()
     closing = ClosingHandshake(role: role, patience: patience)
   }
 
   /// Whether data may still be written.
   package var isOpen: Bool { closing.isOpen }
 
-  /// A decoder of frames, with the limits of this end.
-  package func makeDecoder() -> ByteToMessageHandler<FrameDecoder> { assembler.makeDecoder() }
+  /// What has arrived: ask for what is to be done about its frames until that is nil.
+  package mutating func arrived(_ bytes: ByteBuffer) { if closing.isListening { decoder.feed(bytes) } }
 
   /// - Parameter isWritable: whether a pong would leave soon.
-  package mutating func frameArrived(_ frame: WebSocketFrame, isWritable: Bool, now: NIODeadline) -> Action {
-    guard closing.isListening else { return .nothing }
+  /// - Returns: nil where the next frame is not whole, or is not listened to any more.
+  package mutating func next(isWritable: Bool, now: NIODeadline) -> Action? {
+    guard closing.isListening else { return nil }
+    do throws(WebSocketViolation) {
+      return try decoder.next().map { frame throws(WebSocketViolation) in
+        try take(frame, isWritable: isWritable, now: now)
+      }
+    } catch {
+      return .close(closing.violated(error, now: now), because: .violation(error))
+    }
+  }
+
+  private mutating func take(
+    _ frame: WebSocketFrame, isWritable: Bool, now: NIODeadline
+  ) throws(WebSocketViolation) -> Action {
     awaitsPong = false
     if let violation = excess(frame, now: now) {
       takesBytes = false
-      return violated(violation, now: now)
+      throw violation
     }
-    let event: WebSocketEvent?
-    do throws(WebSocketViolation) {
-      event = try assembler.receive(frame)
-    } catch {
-      return violated(error, now: now)
-    }
-    switch event {
+    switch try assembler.receive(frame) {
     case nil: return .nothing
-    case .close(let code, let reason):
+    case .close(let code, let reason)?:
       return .close(closing.peerClosed(code, now: now), because: .peer(code, reason: reason))
-    case .ping(let payload):
+    case .ping(let payload)?:
       guard closing.isOpen else { return .nothing }
       if isWritable { return .pong(payload) }
       pendingPong = payload
       return .nothing
-    case .text(let bytes): return .deliver(.text(bytes))
-    case .binary(let bytes): return .deliver(.binary(bytes))
-    case .pong(let payload): return .deliver(.pong(payload))
+    case .text(let bytes)?: return .deliver(.text(bytes))
+    case .binary(let bytes)?: return .deliver(.binary(bytes))
+    case .pong(let payload)?: return .deliver(.pong(payload))
     }
   }
 
@@ -80,17 +89,6 @@ package struct WebSocketEnd: Sendable {
     if let rate = assembler.limits.frames, !frames.take(rate, now: now) { return .tooManyFrames }
     if frame.opcode == .ping, let rate = assembler.limits.pings, !pings.take(rate, now: now) { return .tooManyPings }
     return nil
-  }
-
-  /// An error of the pipeline. Nil: not about the protocol, and the connection is still listened to.
-  package mutating func errorCaught(_ error: any Error, now: NIODeadline) -> Action? {
-    // The decoder reports every byte that comes after the violation.
-    guard closing.isListening else { return .nothing }
-    return (error as? WebSocketViolation).map { violated($0, now: now) }
-  }
-
-  private mutating func violated(_ violation: WebSocketViolation, now: NIODeadline) -> Action {
-    .close(closing.violated(violation, now: now), because: .violation(violation))
   }
 
   package mutating func becameWritable() -> Action {

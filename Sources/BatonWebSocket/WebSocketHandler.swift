@@ -1,12 +1,12 @@
 import NIOCore
 
-/// Does what a `WebSocketEnd` decides: behind the frame decoder, in front of a handler that gets `WebSocketEvent`s and
-/// writes ByteBuffers of whole frames.
+/// Does what a `WebSocketEnd` decides, in front of a handler that gets `WebSocketEvent`s and writes ByteBuffers of whole
+/// frames.
 ///
 /// The handler behind gets `text`, `binary`, `pong` and `close`, and a `WebSocketViolation` as an error. Writes after a
 /// close was begun fail.
 package final class WebSocketHandler: ChannelDuplexHandler {
-  package typealias InboundIn = WebSocketFrameIn
+  package typealias InboundIn = ByteBuffer
   package typealias InboundOut = WebSocketEvent
   package typealias OutboundIn = ByteBuffer
   package typealias OutboundOut = ByteBuffer
@@ -17,21 +17,12 @@ package final class WebSocketHandler: ChannelDuplexHandler {
   private var deadline: Scheduled<Void>?
   private var hasUnflushedPong = false
 
-  package init(role: WebSocketRole, end: WebSocketEnd) {
-    self.end = end
-    encoder = FrameEncoder(role: role)
-  }
-
-  /// Adds the frame decoder and the handler at the end of the pipeline; on the channel's event loop.
-  ///
   /// - Parameter patience: how long the peer may take to answer a close frame or to end TCP.
-  package static func add(
-    to pipeline: ChannelPipeline.SynchronousOperations, role: WebSocketRole,
-    limits: WebSocketLimits = WebSocketLimits(), patience: TimeAmount = .seconds(5)
-  ) throws {
-    let end = WebSocketEnd(role: role, limits: limits, patience: patience)
-    try pipeline.addHandler(end.makeDecoder())
-    try pipeline.addHandler(WebSocketHandler(role: role, end: end))
+  package init(
+    role: WebSocketRole, limits: WebSocketLimits = WebSocketLimits(), patience: TimeAmount = .seconds(5)
+  ) {
+    end = WebSocketEnd(role: role, limits: limits, patience: patience)
+    encoder = FrameEncoder(role: role)
   }
 
   package func handlerAdded(context: ChannelHandlerContext) { self.context = context }
@@ -47,9 +38,10 @@ package final class WebSocketHandler: ChannelDuplexHandler {
   // MARK: From the peer
 
   package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    perform(
-      end.frameArrived(unwrapInboundIn(data), isWritable: context.channel.isWritable, now: context.eventLoop.now),
-      context)
+    end.arrived(unwrapInboundIn(data))
+    while let action = end.next(isWritable: context.channel.isWritable, now: context.eventLoop.now) {
+      perform(action, context)
+    }
   }
 
   package func channelReadComplete(context: ChannelHandlerContext) {
@@ -75,13 +67,6 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     end.transportClosed()
     deadline?.cancel()
     context.fireChannelInactive()
-  }
-
-  package func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    guard let action = end.errorCaught(error, now: context.eventLoop.now) else {
-      return context.fireErrorCaught(error)
-    }
-    perform(action, context)
   }
 
   // MARK: To the peer

@@ -1,5 +1,4 @@
 import NIOCore
-import NIOEmbedded
 import TestSupport
 import Testing
 
@@ -12,36 +11,23 @@ struct Outcome: Equatable {
 }
 
 /// Feeds bytes in pieces through the decoder and the assembler.
-final class Receiver: ChannelInboundHandler {
-  typealias InboundIn = WebSocketFrameIn
-
-  private var assembler: MessageAssembler
-  private(set) var outcome = Outcome()
-
-  init(_ assembler: MessageAssembler) { self.assembler = assembler }
-
-  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    guard outcome.violation == nil else { return }
-    do throws(WebSocketViolation) {
-      if let event = try assembler.receive(unwrapInboundIn(data)) { outcome.events.append(event) }
-    } catch { outcome.violation = error.code }
-  }
-
-  func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    guard outcome.violation == nil else { return }
-    outcome.violation = (error as? WebSocketViolation)?.code
-  }
-
+enum Receiver {
   static func receive(
     _ pieces: [[UInt8]], role: WebSocketRole = .client, limits: WebSocketLimits = WebSocketLimits()
   ) throws -> Outcome {
-    let assembler = MessageAssembler(role: role, limits: limits)
-    let receiver = Receiver(assembler)
-    let channel = EmbeddedChannel()
-    try channel.pipeline.syncOperations.addHandlers([assembler.makeDecoder(), receiver])
-    for piece in pieces { _ = try? channel.writeInbound(ByteBuffer(bytes: piece)) }
-    let outcome = receiver.outcome
-    _ = try? channel.finish(acceptAlreadyClosed: true)
+    var assembler = MessageAssembler(role: role, limits: limits)
+    var decoder = assembler.makeDecoder()
+    var outcome = Outcome()
+    do throws(WebSocketViolation) {
+      for piece in pieces {
+        decoder.feed(ByteBuffer(bytes: piece))
+        while let frame = try decoder.next() {
+          if let event = try assembler.receive(frame) { outcome.events.append(event) }
+        }
+      }
+    } catch {
+      outcome.violation = error.code
+    }
     return outcome
   }
 }

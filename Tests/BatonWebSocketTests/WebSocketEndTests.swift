@@ -1,5 +1,4 @@
 import NIOCore
-import NIOWebSocket
 import Testing
 
 @testable import BatonWebSocket
@@ -9,11 +8,14 @@ import Testing
   private var deadline: NIODeadline { now + .seconds(5) }
   private var end = WebSocketEnd(role: .server)
 
-  private mutating func arrives(_ opcode: WebSocketOpcode, _ payload: String = "", isWritable: Bool = true)
-    -> WebSocketEnd.Action
+  /// What the frame leads to; nil where it is not listened to.
+  private mutating func arrives(_ opcode: Opcode, _ payload: String = "", isWritable: Bool = true)
+    -> WebSocketEnd.Action?
   {
-    let frame = WebSocketFrame(fin: true, opcode: opcode, maskKey: [0, 0, 0, 0], data: ByteBuffer(string: payload))
-    return end.frameArrived(frame, isWritable: isWritable, now: now)
+    var bytes = ByteBuffer()
+    bytes.writeWebSocketFrame(opcode, payload: ByteBuffer(string: payload), mask: 0)
+    end.arrived(bytes)
+    return end.next(isWritable: isWritable, now: now)
   }
 
   @Test mutating func messagesAreDeliveredAndPingsAnswered() {
@@ -36,24 +38,31 @@ import Testing
     #expect(end.pingDue() == .unanswered)
   }
 
-  @Test mutating func afterAViolationNothingIsAnError() {
-    let violation = WebSocketViolation(.tooBig, "message too big")
-    #expect(
-      end.errorCaught(WebSocketViolation(.tooBig, "message too big"), now: now)
-        == .close(
-          .send(.tooBig, reason: "message too big", then: .endOutput, deadline: deadline),
-          because: .violation(violation)))
-    // What the decoder says of every byte that follows must not end the connection under the close frame.
-    struct MoreData: Error {}
-    #expect(end.errorCaught(MoreData(), now: now) == .nothing)
-    #expect(arrives(.text, "a") == .nothing)
+  @Test mutating func afterAViolationNothingIsHeard() {
+    #expect(arrives(.text, String(repeating: "a", count: 65_537)) == closing(.init(.tooBig, "message too big")))
+    #expect(arrives(.text, "a") == nil)
     #expect(end.pingDue() == .nothing)
     #expect(end.deadlinePassed() == .close(.closeTransport, because: .ourselves))
   }
 
+  @Test mutating func aFrameMayComeInPiecesAndSeveralAtOnce() {
+    var bytes = ByteBuffer()
+    for payload in ["a", "bc", "def"] { bytes.writeWebSocketFrame(.text, payload: text(payload), mask: 0x0102_0304) }
+    var events: [WebSocketEnd.Action] = []
+    for size in [1, 5, 9, 100] {
+      while bytes.readableBytes > 0 {
+        end.arrived(bytes.readSlice(length: min(size, bytes.readableBytes)) ?? ByteBuffer())
+        while let action = end.next(isWritable: true, now: now) { events.append(action) }
+      }
+      #expect(events == ["a", "bc", "def"].map { .deliver(.text(text($0))) })
+      events = []
+      bytes.moveReaderIndex(to: 0)
+    }
+  }
+
   @Test mutating func framesAndPingsHaveARate() {
     for (limits, opcode, violation) in [
-      (WebSocketLimits(frames: Rate(2)), WebSocketOpcode.pong, WebSocketViolation.tooManyFrames),
+      (WebSocketLimits(frames: Rate(2)), Opcode.pong, WebSocketViolation.tooManyFrames),
       (WebSocketLimits(frames: Rate(1000), pings: Rate(2)), .ping, .tooManyPings),
     ] {
       end = WebSocketEnd(role: .server, limits: limits)
@@ -84,23 +93,17 @@ import Testing
     #expect(meter.isIdle(now: start + .seconds(11)))
   }
 
-  @Test mutating func anErrorOfTheTransportIsNotOurs() {
-    struct Broken: Error {}
-    #expect(end.errorCaught(Broken(), now: now) == nil)
-  }
-
   @Test mutating func thePeersCloseIsToldAndEchoed() {
     #expect(
-      arrives(.connectionClose, "\u{03}\u{E8}")
-        == .close(
-          .send(.protocolError, reason: "close code not allowed", then: .endOutput, deadline: deadline),
-          because: .violation(WebSocketViolation(.protocolError, "close code not allowed"))))
-    var other = WebSocketEnd(role: .server)
-    let frame = WebSocketFrame(
-      fin: true, opcode: .connectionClose, maskKey: [0, 0, 0, 0], data: ByteBuffer(bytes: [3, 0xE8]))
+      arrives(.close, "\u{03}\u{E8}")
+        == closing(WebSocketViolation(.protocolError, "close code not allowed")))
+    end = WebSocketEnd(role: .server)
+    end.arrived(ByteBuffer(bytes: bytes("88 82 00 00 00 00 03 e8")))
     #expect(
-      other.frameArrived(frame, isWritable: true, now: now)
+      end.next(isWritable: true, now: now)
         == .close(
           .send(.normal, reason: "", then: .closeTransport, deadline: deadline), because: .peer(.normal, reason: "")))
+    end.arrived(ByteBuffer(bytes: bytes("81 81 00 00 00 00 61")))
+    #expect(end.next(isWritable: true, now: now) == nil)
   }
 }

@@ -71,7 +71,7 @@ let server = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.single
         if let handler = try? pipeline.handler(type: RefusalHandler.self) {
           pipeline.removeHandler(handler, promise: nil)
         }
-        try WebSocketHandler.add(to: pipeline, role: .server, limits: limits)
+        try pipeline.addHandler(WebSocketHandler(role: .server, limits: limits))
         try pipeline.addHandler(EchoHandler())
       }
       try channel.pipeline.syncOperations.configureHTTPServerPipeline(

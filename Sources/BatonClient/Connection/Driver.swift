@@ -231,7 +231,7 @@ final actor Driver {
       self.channel = channel
       let pipeline = channel.pipeline.syncOperations
       let limits = WebSocketLimits(maxMessageBytes: options.maxFrameBytes)
-      try WebSocketHandler.add(to: pipeline, role: .client, limits: limits)
+      try pipeline.addHandler(WebSocketHandler(role: .client, limits: limits))
       try pipeline.addHandler(FrameHandler(driver: self, generation: generation))
       if !isReading, !isSkimming { channel.setOption(.autoRead, value: false).whenFailure { _ in } }
       handle(.opened)

@@ -386,15 +386,13 @@ package final class DeviceFront: Sendable {
         authenticator: front.authenticator, audit: front.audit, ended: ended)
       switch request.wire {
       case .webSocket:
-        let end = WebSocketEnd(
+        let socket = WebSocketHandler(
           role: .server, limits: WebSocketLimits(frames: front.settings.frames, pings: front.settings.pings))
-        let decoder = end.makeDecoder()
-        let socket = WebSocketHandler(role: .server, end: end)
         let device = WebSocketDevice(
           life, socket: socket, authenticator: front.authenticator, quotas: front.quotas, metrics: front.metrics)
-        try pipeline.addHandlers([decoder, socket, device], position: .before(gate))
-        let context = try pipeline.context(handler: decoder)
-        read = { decoder.channelRead(context: context, data: $0) }
+        try pipeline.addHandlers([socket, device], position: .before(gate))
+        let context = try pipeline.context(handler: socket)
+        read = { socket.channelRead(context: context, data: $0) }
         begin = { device.start() }
       case .events, .text, .entries:
         let device = EventStreamDevice(life, isChunked: isChunked)

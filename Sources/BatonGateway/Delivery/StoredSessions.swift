@@ -10,7 +10,7 @@ extension GatewayBackend {
     let reports = StoreReports(metrics: parts.metrics, state: parts.state, logger: parts.logger)
     let settings = configuration.store
     let store = try StoreConfiguration.open(
-      settings, configuration.redis, on: parts.eventLoopGroup.next(), observe: reports.take)
+      settings, configuration.redis, on: parts.storeLoop, observe: reports.take)
     let index = configuration.maxSessionsPerTenant.map {
       TenantIndex(
         store, keyPrefix: settings.keyPrefix, limit: $0, retention: settings.retention.milliseconds)

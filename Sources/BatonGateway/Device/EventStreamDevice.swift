@@ -62,7 +62,6 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     switch event {
     case ChannelEvent.inputClosed: context.close(promise: nil)
-    case is ChannelShouldQuiesceEvent: break
     default: context.fireUserInboundEventTriggered(event)
     }
   }

@@ -163,7 +163,6 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     switch event {
     case ChannelEvent.inputClosed: context.close(promise: nil)
-    case is ChannelShouldQuiesceEvent: break
     default: context.fireUserInboundEventTriggered(event)
     }
   }

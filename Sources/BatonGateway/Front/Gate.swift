@@ -3,8 +3,6 @@ import BatonSession
 import BatonWebSocket
 import NIOCore
 import NIOHTTP1
-import NIOHTTPTypes
-import NIOHTTPTypesHTTP1
 import NIOSSL
 
 /// Stands right behind NIO's HTTP/1 codec and tells attach requests from all others, on every request of a connection:
@@ -19,15 +17,11 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   typealias OutboundIn = HTTPServerResponsePart
   typealias OutboundOut = HTTPServerResponsePart
 
-  typealias HTTP = NIOAsyncChannel<HTTPRequestPart, HTTPResponsePart>
-
   private let front: DeviceFront
+  private let listener: Listener
   private let overhead: BodyOverhead
   private let decoder: ByteToMessageHandler<HTTPRequestDecoder>
   private let encoder: HTTPResponseEncoder
-  private let addHTTP: (any Channel) throws -> HTTP
-  /// Succeeds with Hummingbird's channel at the first control request, with nil where none comes.
-  private let decided: EventLoopPromise<HTTP?>
   private let limits: HTTPLimits
 
   private var state = GateState(now: .now())
@@ -50,24 +44,22 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var timer: (at: NIODeadline, task: Scheduled<Void>)?
 
   init(
-    front: DeviceFront, overhead: BodyOverhead, decoder: ByteToMessageHandler<HTTPRequestDecoder>,
-    encoder: HTTPResponseEncoder, limits: HTTPLimits, decided: EventLoopPromise<HTTP?>,
-    addHTTP: @escaping (any Channel) throws -> HTTP
+    front: DeviceFront, listener: Listener, overhead: BodyOverhead,
+    decoder: ByteToMessageHandler<HTTPRequestDecoder>, encoder: HTTPResponseEncoder, limits: HTTPLimits
   ) {
     self.front = front
+    self.listener = listener
     self.overhead = overhead
     self.decoder = decoder
     self.encoder = encoder
     self.limits = limits
-    self.decided = decided
-    self.addHTTP = addHTTP
   }
 
   func handlerAdded(context: ChannelHandlerContext) { settle(context) }
-  func handlerRemoved(context: ChannelHandlerContext) { end() }
+  func handlerRemoved(context: ChannelHandlerContext) { end(context) }
 
   func channelInactive(context: ChannelHandlerContext) {
-    end()
+    end(context)
     left()
     context.fireChannelInactive()
   }
@@ -81,7 +73,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     leaving = nil
   }
 
-  private func end() {
+  private func end(_ context: ChannelHandlerContext) {
+    listener.ended(context.channel)
     timer?.task.cancel()
     timer = nil
     stallLooks?.cancel()
@@ -89,7 +82,6 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     charges = (nil, nil)
     if wasBusy { front.connectionIsBusy(false) }
     wasBusy = false
-    decided.succeed(nil)
   }
 
   /// After every event: the deadline, and whether the connection holds up the end of a drain.
@@ -159,10 +151,9 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func install(_ context: ChannelHandlerContext) -> Bool {
     hasHTTP = true
     do {
-      decided.succeed(try addHTTP(context.channel))
+      try listener.open(context.channel)
       return true
     } catch {
-      decided.succeed(nil)
       context.close(promise: nil)
       return false
     }
@@ -368,6 +359,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     context.read()
     let channel = context.channel
     if hasHTTP {
+      listener.ended(channel)
       context.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
     } else {
       context.pipeline.syncOperations.removeHandler(self, promise: nil)

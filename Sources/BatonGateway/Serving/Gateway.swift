@@ -3,7 +3,6 @@ import BatonProtocol
 import BatonRelay
 import BatonSession
 import BatonStore
-import HummingbirdCore
 import Logging
 import NIOConcurrencyHelpers
 import NIOCore
@@ -129,29 +128,23 @@ package final class Gateway: Service {
       authenticator: authenticator, state: parts.state, metrics: parts.metrics, refusals: refusals,
       limits: configuration.http, relays: relays, gathering: GatherBudget(limit: configuration.gatherBytes),
       logger: parts.logger)
-    let onListening = onListening
-    let (parts, most) = (parts, configuration.maxConnections)
-    let server = Server(
-      childChannelSetup: GateChannel(
-        front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond),
-      configuration: ServerConfiguration(
-        address: configuration.listen.bind, backlog: configuration.backlog),
-      onServerRunning: { channel in
-        try? await channel.eventLoop.submit {
-          let accepting = AcceptGuard(
-            most: most, addresses: addresses, metrics: parts.metrics, audit: audit, logger: parts.logger)
-          try channel.pipeline.syncOperations.addHandler(accepting, position: .first)
-        }.get()
-        if let address = channel.localAddress { onListening(address) }
-      },
-      eventLoopGroup: parts.eventLoopGroup, logger: parts.logger.quieted)
+    let listener = Listener(
+      front: front, tls: configuration.tls, limits: configuration.http, responder: routes.respond,
+      logger: parts.logger.quieted)
 
     // The tasks are detached: the server must not hear of a shutdown before the drain's first part is over.
-    let (backend, watched) = (backend, sessions)
+    let (backend, watched, configuration, parts, onListening) = (backend, sessions, configuration, parts, onListening)
     let backing = Task.detached { try await backend.run() }
     let serving = Task.detached { [webhooks] in
       await webhooks?.recorded(within: .seconds(5))
-      try await server.run()
+      try await listener.run(
+        on: configuration.listen, backlog: configuration.backlog, parts.acceptLoop,
+        connectionsOn: parts.eventLoopGroup,
+        accepting: {
+          AcceptGuard(
+            most: configuration.maxConnections, addresses: addresses, metrics: parts.metrics, audit: audit,
+            logger: parts.logger)
+        }, onListening: onListening)
     }
     defer {
       backing.cancel()
@@ -165,7 +158,7 @@ package final class Gateway: Service {
           serving.cancel()
         }
         // The server ends with its last request; devices are the drain's.
-        if self.parts.state.drainingFor != nil { try await Task.sleep(for: .seconds(1 << 30)) }
+        if parts.state.drainingFor != nil { try await Task.sleep(for: .seconds(1 << 30)) }
       }
       group.addTask {
         try await withTaskCancellationHandler {
@@ -188,7 +181,7 @@ package final class Gateway: Service {
         try? await gracefulShutdown()
         if Task.isCancelled { return }
         async let handedOver: Void? = webhooks?.stop()
-        try await self.drain(server, relays)
+        try await self.drain(listener, relays)
         await handedOver
       }
       try await group.next()
@@ -231,13 +224,13 @@ package final class Gateway: Service {
       audience: configuration.audience, tenantClaim: configuration.tenantClaim, addresses: configuration.addresses)
   }
 
-  private func drain(_ server: Server<GateChannel>, _ relays: Relays) async throws {
+  private func drain(_ listener: Listener, _ relays: Relays) async throws {
     let wait = configuration.drainDelay + configuration.drainTime
     parts.state.beginDraining(retryAfter: max(1, min(30, wait.nanoseconds / 1_000_000_000)))
     parts.logger.info("draining", metadata: ["devices": "\(parts.registry.count)"])
     try await Task.sleep(for: .nanoseconds(configuration.drainDelay.nanoseconds))
     let deadline = ContinuousClock.now + .nanoseconds(configuration.drainTime.nanoseconds)
-    let closing = Task.detached { try await server.shutdownGracefully() }
+    listener.stop()
     parts.registry.drain(over: configuration.drainTime)
     try await waitForDevicesAndRequests(for: configuration.drainTime)
     // Answers that are relayed have the same time.
@@ -248,7 +241,6 @@ package final class Gateway: Service {
     try await waitForDevicesAndRequests(for: .seconds(6))
     await relays.producer?.shutdown()
     parts.logger.info("drained", metadata: ["left": "\(parts.registry.count)"])
-    closing.cancel()
   }
 
   private func waitForDevicesAndRequests(for time: TimeAmount) async throws {
@@ -262,6 +254,9 @@ package final class Gateway: Service {
 /// What the front and the backend share.
 package struct GatewayParts: Sendable {
   package let eventLoopGroup: MultiThreadedEventLoopGroup
+  /// What else the two do besides connections, two of them where there are as many.
+  package let storeLoop: any EventLoop
+  package let acceptLoop: any EventLoop
   package let registry: DeviceRegistry
   package let state: NodeState
   package let metrics: GatewayMetrics
@@ -269,6 +264,7 @@ package struct GatewayParts: Sendable {
 
   package init(configuration: GatewayConfiguration, metrics: GatewayMetrics = GatewayMetrics(), logger: Logger) {
     eventLoopGroup = MultiThreadedEventLoopGroup(numberOfThreads: configuration.threads)
+    (storeLoop, acceptLoop) = (eventLoopGroup.next(), eventLoopGroup.next())
     registry = DeviceRegistry(limits: configuration.deviceLimits, settings: configuration.devices)
     state = NodeState(roles: configuration.roles)
     self.metrics = metrics

@@ -1,6 +1,5 @@
 import BatonProtocol
 import Foundation
-import HummingbirdCore
 import NIOCore
 
 /// Where a gateway listens: `HOST:PORT`, `[::1]:8080`, or `unix:/run/baton.sock`.
@@ -42,13 +41,6 @@ package enum ListenAddress: Sendable, Equatable, CustomStringConvertible {
 
   package static func isLoopback(_ host: String) -> Bool {
     host == "localhost" || host == "::1" || (try? SocketAddress(ipAddress: host, port: 0)).map(\.isIPv4Loopback) == true
-  }
-
-  var bind: BindAddress {
-    switch self {
-    case .tcp(let host, let port): .hostname(host, port: port)
-    case .unix(let path): .unixDomainSocket(path: path)
-    }
   }
 
   /// A socket that nobody listens on any more is taken over; one that is in use, or a file of another kind, is not.

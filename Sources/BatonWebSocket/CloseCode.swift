@@ -1,9 +1,9 @@
 /// The status code of a close frame (RFC 6455 section 7.4).
-package struct CloseCode: RawRepresentable, Hashable, Sendable, ExpressibleByIntegerLiteral {
-  package let rawValue: UInt16
+public struct CloseCode: RawRepresentable, Hashable, Sendable, ExpressibleByIntegerLiteral {
+  public let rawValue: UInt16
 
-  package init(rawValue: UInt16) { self.rawValue = rawValue }
-  package init(integerLiteral value: UInt16) { rawValue = value }
+  public init(rawValue: UInt16) { self.rawValue = rawValue }
+  public init(integerLiteral value: UInt16) { rawValue = value }
 
   package static let normal: Self = 1000
   package static let goingAway: Self = 1001
@@ -25,11 +25,11 @@ package struct CloseCode: RawRepresentable, Hashable, Sendable, ExpressibleByInt
 }
 
 extension CloseCode: CustomStringConvertible {
-  package var description: String { String(rawValue) }
+  public var description: String { String(rawValue) }
 }
 
 /// What the peer did against RFC 6455 or our limits, and the code to close with.
-package struct WebSocketViolation: Error, Equatable, Sendable {
+public struct WebSocketViolation: Error, Equatable, Sendable {
   package let code: CloseCode
   package let reason: String
 

@@ -16,36 +16,41 @@ package struct FrameDecoder: Sendable {
   }
 
   private let role: WebSocketRole
-  private let maxPayloadBytes: Int
-  private var head: Head?
-  /// What has come of a frame that is not whole.
-  private var rest: ByteBuffer?
+  private let limits: WebSocketLimits
+  private var rest: Rest?
 
-  init(role: WebSocketRole, maxPayloadBytes: Int) {
+  /// What has come of frames that were not asked for; on the heap: mostly there is none.
+  private indirect enum Rest {
+    case bytes(ByteBuffer, behind: Head?)
+  }
+
+  init(role: WebSocketRole, limits: WebSocketLimits) {
     self.role = role
-    self.maxPayloadBytes = maxPayloadBytes
+    self.limits = limits
   }
 
   /// What has arrived: ask for its frames until there is no more.
   package mutating func feed(_ bytes: ByteBuffer) {
-    if rest == nil {
-      rest = bytes
-    } else {
-      rest?.discardReadBytes()
-      rest?.writeImmutableBuffer(bytes)
+    guard case .bytes(var known, let head)? = rest.take() else {
+      rest = .bytes(bytes, behind: nil)
+      return
     }
+    known.discardReadBytes()
+    known.writeImmutableBuffer(bytes)
+    rest = .bytes(known, behind: head)
   }
 
   /// Nil where the next frame is not whole.
   ///
   /// - Throws: `WebSocketViolation`; it is to be fed and asked no more.
   package mutating func next() throws(WebSocketViolation) -> WebSocketFrame? {
-    // Taken out, so that what is appended to it later is not copied.
-    guard var bytes = rest.take() else { return nil }
-    defer { if bytes.readableBytes > 0 { rest = bytes } }
+    guard case .bytes(var bytes, var head)? = rest.take() else { return nil }
     if head == nil { head = try readHead(&bytes) }
-    guard let head, let payload = bytes.readSlice(length: head.length) else { return nil }
-    self.head = nil
+    guard let head, let payload = bytes.readSlice(length: head.length) else {
+      rest = .bytes(bytes, behind: head)
+      return nil
+    }
+    if bytes.readableBytes > 0 { rest = .bytes(bytes, behind: nil) }
     return WebSocketFrame(
       fin: head.isFinal, opcode: WebSocketOpcode(encodedWebSocketOpcode: head.opcode) ?? .continuation,
       maskKey: head.mask, data: payload)
@@ -72,7 +77,7 @@ package struct FrameDecoder: Sendable {
       size += 8
     default: break
     }
-    guard head.length <= maxPayloadBytes else { throw WebSocketViolation(.tooBig, "message too big") }
+    guard head.length <= limits.maxMessageBytes else { throw WebSocketViolation(.tooBig, "message too big") }
     if second & 0x80 != 0 {
       guard let mask = buffer.getBytes(at: buffer.readerIndex + size, length: 4) else { return nil }
       head.mask = WebSocketMaskingKey(mask)

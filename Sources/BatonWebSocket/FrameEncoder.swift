@@ -11,7 +11,7 @@ package enum Opcode: UInt8, Sendable {
   case pong = 0xA
 }
 
-package enum WebSocketRole: Sendable {
+public enum WebSocketRole: Sendable {
   case server
   case client
 }

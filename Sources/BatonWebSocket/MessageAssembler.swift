@@ -2,7 +2,7 @@ import NIOCore
 import NIOWebSocket
 
 /// What a peer sent, once it is whole and proven to be in order.
-package enum WebSocketEvent: Equatable, Sendable {
+public enum WebSocketEvent: Equatable, Sendable {
   case text(ByteBuffer)
   case binary(ByteBuffer)
   case ping(ByteBuffer)
@@ -10,14 +10,15 @@ package enum WebSocketEvent: Equatable, Sendable {
   case close(CloseCode?, reason: String)
 }
 
-package struct WebSocketLimits: Sendable {
+/// Shared by all connections that they bound.
+public final class WebSocketLimits: Sendable {
   /// In bytes, 125 to 2³²−1; beyond it the connection is closed with 1009.
-  package var maxMessageBytes: Int
+  package let maxMessageBytes: Int
   /// Frames of one message, empty ones included; beyond it the connection is closed with 1008.
-  package var maxFragments: Int
+  package let maxFragments: Int
   /// Frames of any kind, and pings among them; beyond it the connection is closed with 1008. Nil: as many as come.
-  package var frames: Rate?
-  package var pings: Rate?
+  package let frames: Rate?
+  package let pings: Rate?
 
   package init(
     maxMessageBytes: Int = 64 << 10, maxFragments: Int = 1024, frames: Rate? = nil, pings: Rate? = nil
@@ -35,7 +36,12 @@ package struct WebSocketLimits: Sendable {
 package struct MessageAssembler: Sendable {
   private let role: WebSocketRole
   let limits: WebSocketLimits
-  private var message: Message?
+  private var begun: Begun?
+
+  /// On the heap: mostly there is none.
+  private indirect enum Begun {
+    case message(Message)
+  }
 
   private struct Message {
     let isText: Bool
@@ -53,7 +59,7 @@ package struct MessageAssembler: Sendable {
   }
 
   /// A decoder of frames, with these limits.
-  package func makeDecoder() -> FrameDecoder { FrameDecoder(role: role, maxPayloadBytes: limits.maxMessageBytes) }
+  package func makeDecoder() -> FrameDecoder { FrameDecoder(role: role, limits: limits) }
 
   /// Returns nil where a message is not whole yet.
   package mutating func receive(_ frame: WebSocketFrame) throws(WebSocketViolation) -> WebSocketEvent? {
@@ -72,16 +78,18 @@ package struct MessageAssembler: Sendable {
   private mutating func begin(
     isText: Bool, _ payload: ByteBuffer, final: Bool
   ) throws(WebSocketViolation) -> WebSocketEvent? {
-    guard message == nil else { throw WebSocketViolation(.protocolError, "new message within a message") }
+    guard begun == nil else { throw WebSocketViolation(.protocolError, "new message within a message") }
     var new = Message(isText: isText, bytes: payload)
     try check(&new, payload, final: final)
     if final { return new.event }
-    message = new
+    begun = .message(new)
     return nil
   }
 
   private mutating func goOn(_ payload: ByteBuffer, final: Bool) throws(WebSocketViolation) -> WebSocketEvent? {
-    guard var current = message.take() else { throw WebSocketViolation(.protocolError, "stray continuation") }
+    guard case .message(var current)? = begun.take() else {
+      throw WebSocketViolation(.protocolError, "stray continuation")
+    }
     current.fragments += 1
     guard current.fragments <= limits.maxFragments else {
       throw WebSocketViolation(.policyViolation, "message in too many fragments")
@@ -92,7 +100,7 @@ package struct MessageAssembler: Sendable {
     try check(&current, payload, final: final)
     current.bytes.writeImmutableBuffer(payload)
     if final { return current.event }
-    message = current
+    begun = .message(current)
     return nil
   }
 

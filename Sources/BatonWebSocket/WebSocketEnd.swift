@@ -27,7 +27,11 @@ package struct WebSocketEnd: Sendable {
   private var assembler: MessageAssembler
   private var closing: ClosingHandshake
   /// The answer to the last ping, while nothing can be written: earlier ones need none (RFC 6455 section 5.5.3).
-  private var pendingPong: ByteBuffer?
+  private var pendingPong: Pong?
+  private indirect enum Pong {
+    case payload(ByteBuffer)
+  }
+
   private var awaitsPong = false
   private var frames = RateMeter()
   private var pings = RateMeter()
@@ -77,7 +81,7 @@ package struct WebSocketEnd: Sendable {
     case .ping(let payload)?:
       guard closing.isOpen else { return .nothing }
       if isWritable { return .pong(payload) }
-      pendingPong = payload
+      pendingPong = .payload(payload)
       return .nothing
     case .text(let bytes)?: return .deliver(.text(bytes))
     case .binary(let bytes)?: return .deliver(.binary(bytes))
@@ -92,7 +96,7 @@ package struct WebSocketEnd: Sendable {
   }
 
   package mutating func becameWritable() -> Action {
-    guard closing.isOpen, let payload = pendingPong.take() else { return .nothing }
+    guard closing.isOpen, case .payload(let payload)? = pendingPong.take() else { return .nothing }
     return .pong(payload)
   }
 

@@ -4,66 +4,79 @@ import NIOCore
 /// frames.
 ///
 /// The handler behind gets `text`, `binary`, `pong` and `close`, and a `WebSocketViolation` as an error. Writes after a
-/// close was begun fail.
-package final class WebSocketHandler: ChannelDuplexHandler {
-  package typealias InboundIn = ByteBuffer
-  package typealias InboundOut = WebSocketEvent
-  package typealias OutboundIn = ByteBuffer
-  package typealias OutboundOut = ByteBuffer
+/// close was begun fail. A subclass gets them itself: where there are many connections, each handler counts.
+open class WebSocketHandler: ChannelDuplexHandler {
+  public typealias InboundIn = ByteBuffer
+  public typealias InboundOut = WebSocketEvent
+  public typealias OutboundIn = ByteBuffer
+  public typealias OutboundOut = ByteBuffer
 
   private var end: WebSocketEnd
   private var encoder: FrameEncoder<SystemRandomNumberGenerator>
-  private var context: ChannelHandlerContext?
+  package private(set) final var context: ChannelHandlerContext?
   private var deadline: Scheduled<Void>?
   private var hasUnflushedPong = false
 
   /// - Parameter patience: how long the peer may take to answer a close frame or to end TCP.
-  package init(
-    role: WebSocketRole, limits: WebSocketLimits = WebSocketLimits(), patience: TimeAmount = .seconds(5)
-  ) {
+  public init(role: WebSocketRole, limits: WebSocketLimits, patience: TimeAmount = .seconds(5)) {
     end = WebSocketEnd(role: role, limits: limits, patience: patience)
     encoder = FrameEncoder(role: role)
   }
 
-  package func handlerAdded(context: ChannelHandlerContext) { self.context = context }
+  public final func handlerAdded(context: ChannelHandlerContext) { self.context = context }
 
-  package func handlerRemoved(context: ChannelHandlerContext) {
+  open func handlerRemoved(context: ChannelHandlerContext) {
     deadline?.cancel()
     self.context = nil
   }
 
   /// Whether data may still be written.
-  package var isOpen: Bool { end.isOpen }
+  package final var isOpen: Bool { end.isOpen }
 
   // MARK: From the peer
 
-  package func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+  open func received(_ event: WebSocketEvent, _ context: ChannelHandlerContext) {
+    context.fireChannelRead(wrapInboundOut(event))
+  }
+
+  /// The peer broke the protocol, or a limit: the connection is closed after this.
+  open func violated(_ violation: WebSocketViolation, _ context: ChannelHandlerContext) {
+    context.fireErrorCaught(violation)
+  }
+
+  public final func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     end.arrived(unwrapInboundIn(data))
     while let action = end.next(isWritable: context.channel.isWritable, now: context.eventLoop.now) {
       perform(action, context)
     }
   }
 
-  package func channelReadComplete(context: ChannelHandlerContext) {
-    if hasUnflushedPong {
-      hasUnflushedPong = false
-      context.flush()
-    }
+  open func channelReadComplete(context: ChannelHandlerContext) {
+    flushPong(context)
     context.fireChannelReadComplete()
   }
 
-  package func channelWritabilityChanged(context: ChannelHandlerContext) {
+  private func flushPong(_ context: ChannelHandlerContext) {
+    guard hasUnflushedPong else { return }
+    hasUnflushedPong = false
+    context.flush()
+  }
+
+  open func channelWritabilityChanged(context: ChannelHandlerContext) {
     if context.channel.isWritable {
       perform(end.becameWritable(), context)
-      if hasUnflushedPong {
-        hasUnflushedPong = false
-        context.flush()
-      }
+      flushPong(context)
     }
     context.fireChannelWritabilityChanged()
   }
 
-  package func channelInactive(context: ChannelHandlerContext) {
+  open func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+    context.fireUserInboundEventTriggered(event)
+  }
+
+  open func errorCaught(context: ChannelHandlerContext, error: any Error) { context.fireErrorCaught(error) }
+
+  open func channelInactive(context: ChannelHandlerContext) {
     end.transportClosed()
     deadline?.cancel()
     context.fireChannelInactive()
@@ -71,9 +84,9 @@ package final class WebSocketHandler: ChannelDuplexHandler {
 
   // MARK: To the peer
 
-  package func read(context: ChannelHandlerContext) { if end.takesBytes { context.read() } }
+  open func read(context: ChannelHandlerContext) { if end.takesBytes { context.read() } }
 
-  package func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
+  public final func write(context: ChannelHandlerContext, data: NIOAny, promise: EventLoopPromise<Void>?) {
     guard end.isOpen else {
       promise?.fail(ChannelError.outputClosed)
       return
@@ -81,45 +94,34 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     context.write(data, promise: promise)
   }
 
-  /// Bytes of whole frames, from a handler behind this one that knows it: the same as its writes, without a step between.
-  package func write(_ bytes: ByteBuffer) {
-    if end.isOpen { context?.write(wrapOutboundOut(bytes), promise: nil) }
-  }
-
-  package func flush() { context?.flush() }
-
-  package func writeAndFlush(_ bytes: ByteBuffer) {
-    if end.isOpen { context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil) }
-  }
-
   /// Begins the closing handshake; once is enough.
-  package func close(_ code: CloseCode, reason: String = "") {
+  package final func beginClosing(_ code: CloseCode, reason: String = "") {
     guard let context else { return }
     perform(end.close(code, reason: reason, now: context.eventLoop.now), context)
   }
 
   /// Asks whether the peer is there. False: the last time nothing came back.
-  package func ping() -> Bool {
+  package final func ping() -> Bool {
     guard let context else { return true }
     let action = end.pingDue()
     perform(action, context)
     return action != .unanswered
   }
 
-  package func triggerUserOutboundEvent(
+  public final func triggerUserOutboundEvent(
     context: ChannelHandlerContext, event: Any, promise: EventLoopPromise<Void>?
   ) {
     guard let request = event as? WebSocketClose else {
       return context.triggerUserOutboundEvent(event, promise: promise)
     }
-    close(request.code, reason: request.reason)
+    beginClosing(request.code, reason: request.reason)
     promise?.succeed()
   }
 
   private func perform(_ action: WebSocketEnd.Action, _ context: ChannelHandlerContext) {
     switch action {
     case .nothing, .unanswered: break
-    case .deliver(let event): context.fireChannelRead(wrapInboundOut(event))
+    case .deliver(let event): received(event, context)
     case .pong(let payload):
       write(.pong, payload, context)
       hasUnflushedPong = true
@@ -129,8 +131,8 @@ package final class WebSocketHandler: ChannelDuplexHandler {
     case .close(let closing, let cause):
       switch cause {
       case .ourselves: break
-      case .peer(let code, let reason): context.fireChannelRead(wrapInboundOut(.close(code, reason: reason)))
-      case .violation(let violation): context.fireErrorCaught(violation)
+      case .peer(let code, let reason): received(.close(code, reason: reason), context)
+      case .violation(let violation): violated(violation, context)
       }
       perform(closing, context)
     }

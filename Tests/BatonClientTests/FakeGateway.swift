@@ -93,7 +93,7 @@ final class FakeGateway: Sendable {
               let peer = Peer(request, channel)
               let pipeline = channel.pipeline.syncOperations
               try pipeline.removeHandler(pipeline.handler(type: RefusalHandler.self), promise: nil)
-              try pipeline.addHandler(WebSocketHandler(role: .server))
+              try pipeline.addHandler(WebSocketHandler(role: .server, limits: WebSocketLimits()))
               try pipeline.addHandler(PeerHandler(peer))
               let greeting = owner.gateway?.state.withLock { state in
                 state.peers.append(peer)

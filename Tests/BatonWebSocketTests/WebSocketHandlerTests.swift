@@ -18,7 +18,7 @@ import Testing
 
   init() throws {
     try channel.connect(to: .init(unixDomainSocketPath: "/none")).wait()
-    try channel.pipeline.syncOperations.addHandler(WebSocketHandler(role: .server))
+    try channel.pipeline.syncOperations.addHandler(WebSocketHandler(role: .server, limits: WebSocketLimits()))
     try channel.pipeline.syncOperations.addHandler(sink)
   }
 

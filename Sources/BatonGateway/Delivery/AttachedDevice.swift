@@ -8,7 +8,6 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   private let form: DeviceRequest.Wire
   private let hub: LoopHub
   private let room: Room
-  private let node: NodeDescription
   private var cursor: Cursor
   /// Nil before the device is let in, and when it is gone.
   private var wire: (any DeviceWire)?
@@ -29,13 +28,11 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// Milliseconds.
   private(set) var paceMs: Int64 = 0
 
-  /// - Parameter gone: the connection has ended, at any moment.
+  /// - Parameter gone: the connection has ended. Fails where who uses it tells that by `closed`.
   init(
-    _ request: DeviceRequest, node: NodeDescription, hub: LoopHub, admission: EventLoopPromise<Admission>,
-    gone: EventLoopFuture<Void>
+    _ request: DeviceRequest, hub: LoopHub, admission: EventLoopPromise<Admission>, gone: EventLoopFuture<Void>
   ) {
     form = request.wire
-    self.node = node
     self.hub = hub
     self.admission = admission
     cursor = Cursor(request.attach)
@@ -43,7 +40,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     room.join(self)
     if case .window(let window) = request.attach.rollup { hub.tick(self, everyMilliseconds: window) }
     pump()
-    gone.whenComplete { [weak self] _ in self?.closed() }
+    gone.whenSuccess { [weak self] in self?.closed() }
   }
 
   private var attach: AttachRequest { cursor.request }
@@ -287,9 +284,9 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       wire.write(
         .attached(
           ControlFrame.Attached(
-            session: attach.session.description, device: attach.device, node: node.name,
-            offset: offset, recovered: recovered, first: first, last: last, pingMs: node.pingMs,
-            features: node.features(for: wire.identity, in: attach.session))))
+            session: attach.session.description, device: attach.device, node: hub.node.name,
+            offset: offset, recovered: recovered, first: first, last: last, pingMs: hub.node.pingMs,
+            features: hub.node.features(for: wire.identity, in: attach.session))))
     case .reset(let reset):
       hub.metrics.reset(reset.reason)
       hub.metrics.resumed(.reset)

@@ -22,7 +22,6 @@ package struct NodeDescription: Sendable {
 /// Lets devices in to their sessions, and takes what the store tells to the event loops that want it.
 package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
   private let store: any SessionStoring
-  private let node: NodeDescription
   // Set once, at the end of `init`.
   private var loops: [ObjectIdentifier: LoopHub] = [:]
   /// Who follows a session, one room an event loop, and how long each can wait for what is new; on the store's.
@@ -35,11 +34,11 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
     limits: WindowLimits,
     metrics: GatewayMetrics
   ) {
-    (self.store, self.node) = (store, node)
+    self.store = store
     let budget = WindowBudget()
     for loop in group.makeIterator() {
       loops[ObjectIdentifier(loop)] = LoopHub(
-        loop, hub: self, store: store, index: index, limits: limits, metrics: metrics, budget: budget)
+        loop, hub: self, store: store, node: node, index: index, limits: limits, metrics: metrics, budget: budget)
     }
     store.subscriber = self
   }
@@ -53,7 +52,7 @@ package final class Hub: DeviceAttaching, StoreSubscriber, @unchecked Sendable {
       return eventLoop.makeFailedFuture(Problem.storeUnavailable)
     }
     let promise = eventLoop.makePromise(of: Admission.self)
-    _ = AttachedDevice(request, node: node, hub: hub, admission: promise, gone: gone)
+    _ = AttachedDevice(request, hub: hub, admission: promise, gone: gone)
     return promise.futureResult
   }
 

@@ -7,6 +7,7 @@ import NIOCore
 final class LoopHub: @unchecked Sendable {
   let eventLoop: any EventLoop
   let store: any SessionStoring
+  let node: NodeDescription
   /// Nil where tenants may have as many sessions as they like.
   let index: TenantIndex?
   let limits: WindowLimits
@@ -21,9 +22,10 @@ final class LoopHub: @unchecked Sendable {
   private weak var hub: Hub?
 
   init(
-    _ eventLoop: any EventLoop, hub: Hub, store: any SessionStoring, index: TenantIndex?, limits: WindowLimits,
-    metrics: GatewayMetrics, budget: WindowBudget
+    _ eventLoop: any EventLoop, hub: Hub, store: any SessionStoring, node: NodeDescription, index: TenantIndex?,
+    limits: WindowLimits, metrics: GatewayMetrics, budget: WindowBudget
   ) {
+    self.node = node
     (self.eventLoop, self.hub, self.store, self.limits) = (eventLoop, hub, store, limits)
     self.metrics = metrics
     self.index = index

@@ -5,7 +5,6 @@ import NIOCore
 /// One session on one event loop: its log and the devices that are attached there. Everything happens on that loop.
 final class Room: @unchecked Sendable {
   let session: SessionName
-  let eventLoop: any EventLoop
   private let hub: LoopHub
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
@@ -17,8 +16,9 @@ final class Room: @unchecked Sendable {
   init(_ session: SessionName, in hub: LoopHub) {
     self.session = session
     self.hub = hub
-    eventLoop = hub.eventLoop
   }
+
+  var eventLoop: any EventLoop { hub.eventLoop }
 
   func join(_ device: AttachedDevice) {
     devices.append(device)

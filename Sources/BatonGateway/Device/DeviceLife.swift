@@ -5,46 +5,41 @@ import NIOCore
 /// What both wires of a device have: its driver, its token and that token's end, regular looks at it, and its going, told
 /// once. Lives on the device's event loop.
 final class DeviceLife {
+  let front: DeviceFront
   let session: SessionName
   let form: DeviceRequest.Wire
   let address: PeerAddress?
   let driver: any DeviceDriver
-  let settings: DeviceSettings
-  private(set) var identity: Identity?
-  private let expiry = ExpiryWatch()
+  @Boxed private(set) var identity: Identity?
+  private var expiry: ExpiryWatch?
   /// The ticker's turn that it belongs to.
   fileprivate var slot = 0
   private var stall = StallWatch()
   private let ticker: DeviceTicker
-  private let authenticator: Authenticator?
-  private let audit: AuditLog?
-  private var tick: (() -> Void)?
-  private weak var wire: (any DeviceWire)?
-  private var ended: (() -> Void)?
+  /// Until the end.
+  private var wire: (any TickedWire)?
+  private var place: DeviceRegistry.Place?
 
-  /// - Parameter ended: called once, when the connection is gone.
   init(
-    request: DeviceRequest, driver: any DeviceDriver, settings: DeviceSettings, ticker: DeviceTicker,
-    authenticator: Authenticator?, audit: AuditLog?, ended: @escaping () -> Void
+    _ request: DeviceRequest, _ driver: any DeviceDriver, _ place: DeviceRegistry.Place, front: DeviceFront,
+    ticker: DeviceTicker
   ) {
-    self.audit = audit
-    self.authenticator = authenticator
+    self.front = front
     self.ticker = ticker
     (session, form, address) = (request.attach.session, request.wire, request.address)
     self.driver = driver
-    self.settings = settings
-    self.ended = ended
+    self.place = place
     identity = request.identity
   }
 
-  /// - Parameter tick: called every `DeviceSettings.tick`.
-  func start(_ wire: any DeviceWire, on eventLoop: any EventLoop, tick: @escaping () -> Void) {
-    self.tick = tick
+  func start(_ wire: any TickedWire, on eventLoop: any EventLoop) {
     self.wire = wire
     ticker.insert(self)
     driver.start(wire)
     watchExpiry(wire, on: eventLoop)
   }
+
+  var settings: DeviceSettings { front.settings }
 
   /// The device sent a newer token.
   func renewed(_ identity: Identity, _ wire: any DeviceWire, on eventLoop: any EventLoop) {
@@ -54,7 +49,9 @@ final class DeviceLife {
 
   private func watchExpiry(_ wire: any DeviceWire, on eventLoop: any EventLoop) {
     guard let identity else { return }
-    let isAskedFor = identity.credentials != nil && authenticator != nil
+    let isAskedFor = identity.credentials != nil && front.authenticator != nil
+    let expiry = expiry ?? ExpiryWatch()
+    self.expiry = expiry
     expiry.start(
       identity.expires, isRenewed: isAskedFor, on: eventLoop,
       soon: { [weak self, weak wire] left in
@@ -66,11 +63,11 @@ final class DeviceLife {
 
   /// What the app says of the device now; where it says nothing, its word of before holds to its end.
   private func askAgain(_ identity: Identity, _ wire: any DeviceWire, on eventLoop: any EventLoop) {
-    guard let authenticator else { return }
+    guard let authenticator = front.authenticator else { return }
     let bound = NIOLoopBound((self, wire), eventLoop: eventLoop)
     eventLoop.makeFutureWithTask { try await authenticator.renewed(identity, token: nil) }.whenComplete { result in
       let (life, wire) = bound.value
-      guard life.ended != nil, life.identity == identity else { return }
+      guard life.place != nil, life.identity == identity else { return }
       let problem: Problem?
       switch result {
       case .success(let new):
@@ -112,29 +109,33 @@ final class DeviceLife {
   func closes(_ code: CloseCode, _ reason: String) {
     stopTicking()
     guard code == .unauthenticated || code == .notAllowed || code == .policyViolation else { return }
-    audit?.closed(Int(code.rawValue), reason, facts)
+    front.audit?.closed(Int(code.rawValue), reason, facts)
   }
 
   /// The wire sends it: who may not, or does too much, is told.
   func sends(_ frame: ControlFrame) {
-    guard let audit, case .error(let code, _, _) = frame, code == "forbidden" || code == "rate_limited" else { return }
+    guard let audit = front.audit, case .error(let code, _, _) = frame, code == "forbidden" || code == "rate_limited"
+    else { return }
     audit.refused(.frameRefused(code), facts)
   }
 
-  func stopTicking() {
-    tick = nil
-    ticker.remove(self)
-  }
+  func stopTicking() { ticker.remove(self) }
 
-  fileprivate func ticked() { tick?() }
+  fileprivate func ticked() { wire?.ticked() }
 
   func end() {
-    guard let ended = ended.take() else { return }
+    guard let place = place.take() else { return }
     stopTicking()
-    expiry.cancel()
+    wire = nil
+    expiry?.cancel()
     driver.closed()
-    ended()
+    front.left(place)
   }
+}
+
+/// Is looked at every `DeviceSettings.tick`.
+protocol TickedWire: DeviceWire {
+  func ticked()
 }
 
 /// Looks at each device of one event loop once in a while: one timer for all of them, which are spread over its turns. On
@@ -168,6 +169,8 @@ final class DeviceTicker {
   func remove(_ life: DeviceLife) {
     if devices[life.slot].removeValue(forKey: ObjectIdentifier(life)) != nil { count -= 1 }
   }
+
+  var drivers: [any DeviceDriver] { devices.flatMap { $0.values.map(\.driver) } }
 
   /// Tokens were revoked: who is attached by one is closed.
   func judgeAgain() {

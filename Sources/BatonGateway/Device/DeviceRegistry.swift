@@ -6,6 +6,7 @@ import NIOCore
 package final class DeviceRegistry: Sendable {
   private struct Loop {
     let eventLoop: any EventLoop
+    /// Of those that are not devices: theirs the ticker has.
     let drivers: NIOLoopBoundBox<[ObjectIdentifier: any DeviceDriver]>
     let ticker: NIOLoopBound<DeviceTicker>
     let isDrained: NIOLoopBoundBox<Bool>
@@ -65,15 +66,12 @@ package final class DeviceRegistry: Sendable {
   }
 
   /// What one device takes up of what the node has for all, until it leaves.
-  package final class Place: Sendable {
-    private struct State {
-      var session: SessionName?
-      var subject: Subject?
-      var hasLeft = false
-    }
-
+  package final class Place: @unchecked Sendable {
     private let registry: DeviceRegistry
-    private let state = NIOLockedValueBox(State())
+    // Under the registry's lock.
+    private var session: SessionName?
+    private var subject: String?
+    private var hasLeft = false
 
     fileprivate init(_ registry: DeviceRegistry) { self.registry = registry }
 
@@ -89,37 +87,37 @@ package final class DeviceRegistry: Sendable {
         counts.sessions[session, default: 0] += 1
         if let tenant { counts.tenants[tenant, default: 0] += 1 }
         if let subject { counts.subjects[subject, default: 0] += 1 }
+        (self.session, self.subject) = (session, name)
         return nil
       }
       if let problem { throw problem.about(session) }
-      state.withLockedValue { ($0.session, $0.subject) = (session, subject) }
     }
 
     deinit { leave() }
 
     package func leave() {
-      let left = state.withLockedValue { state in
-        defer { state.hasLeft = true }
-        return state
-      }
-      guard !left.hasLeft else { return }
       registry.counts.withLockedValue { counts in
+        guard !hasLeft else { return }
+        hasLeft = true
         counts.all -= 1
-        if let session = left.session {
-          counts.sessions.decrement(session)
-          if let tenant = session.tenant { counts.tenants.decrement(tenant) }
-        }
-        if let subject = left.subject { counts.subjects.decrement(subject) }
+        guard let session else { return }
+        counts.sessions.decrement(session)
+        if let tenant = session.tenant { counts.tenants.decrement(tenant) }
+        if let subject { counts.subjects.decrement(Subject(tenant: session.tenant, name: subject)) }
       }
     }
   }
 
-  /// To be followed by its start. Who asked before a drain and comes now is drained, too.
+  /// Somebody who follows a session without being a device. To be followed by its start.
   package func insert(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
-    let (loop, key) = (loop(eventLoop), ObjectIdentifier(driver))
-    loop.drivers.value[key] = driver
-    guard loop.isDrained.value else { return }
-    eventLoop.assumeIsolated().execute { loop.drivers.value[key]?.drain(retryAfterMs: DeviceRegistry.retryAfterMs) }
+    loop(eventLoop).drivers.value[ObjectIdentifier(driver)] = driver
+    starts(driver, on: eventLoop)
+  }
+
+  /// Who asked before a drain and comes now is drained, too.
+  func starts(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
+    guard loop(eventLoop).isDrained.value else { return }
+    eventLoop.assumeIsolated().execute { driver.drain(retryAfterMs: DeviceRegistry.retryAfterMs) }
   }
 
   package func remove(_ driver: any DeviceDriver, on eventLoop: any EventLoop) {
@@ -160,12 +158,11 @@ package final class DeviceRegistry: Sendable {
     for loop in known {
       loop.eventLoop.execute {
         loop.isDrained.value = true
-        let drivers = Array(loop.drivers.value.values)
+        let drivers = loop.ticker.value.drivers + loop.drivers.value.values
         let step = drivers.isEmpty ? 0 : time.nanoseconds / Int64(drivers.count)
         for (index, driver) in drivers.enumerated() {
-          let key = ObjectIdentifier(driver)
           loop.eventLoop.assumeIsolated().scheduleTask(in: .nanoseconds(step * Int64(index))) {
-            loop.drivers.value[key]?.drain(retryAfterMs: DeviceRegistry.retryAfterMs)
+            driver.drain(retryAfterMs: DeviceRegistry.retryAfterMs)
           }
         }
       }

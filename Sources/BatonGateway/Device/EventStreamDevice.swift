@@ -5,7 +5,7 @@ import NIOCore
 
 /// The event stream of one device (PROTOCOL 6), in chunks of its own (RFC 9112 section 7.1): the last chunk is written
 /// only where the stream has come to its end, so whatever else ends the connection can be told from it.
-final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
+final class EventStreamDevice: ChannelInboundHandler, TickedWire {
   typealias InboundIn = ByteBuffer
   typealias OutboundOut = ByteBuffer
 
@@ -36,7 +36,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
   func start() {
     guard let context else { return }
     hasStarted = true
-    life.start(self, on: context.eventLoop) { self.tick() }
+    life.start(self, on: context.eventLoop)
   }
 
   private func end() {
@@ -115,7 +115,7 @@ final class EventStreamDevice: ChannelInboundHandler, DeviceWire {
     context.eventLoop.scheduleTask(in: .seconds(5)) { bound.value.context?.close(promise: nil) }
   }
 
-  private func tick() {
+  func ticked() {
     guard isOpen, let context else { return }
     if life.takesNothing(context.channel) {
       context.close(promise: nil)

@@ -2,42 +2,27 @@ import BatonProtocol
 import BatonWebSocket
 import NIOCore
 
-/// The WebSocket of one device, behind a `WebSocketHandler`: pings, and the device frames that need no driver
-/// (PROTOCOL 5).
-final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
-  typealias InboundIn = WebSocketEvent
-  typealias OutboundIn = ByteBuffer
-  typealias OutboundOut = ByteBuffer
-
+/// The WebSocket of one device: pings, and the device frames that need no driver (PROTOCOL 5).
+final class WebSocketDevice: WebSocketHandler, TickedWire {
   private let life: DeviceLife
-  private let socket: WebSocketHandler
-  private let authenticator: Authenticator?
-  private let quotas: TenantQuotas
-  private let metrics: GatewayMetrics
   private var messages = RateMeter()
   private var pings = RateMeter()
   private var isAuthenticating = false
-  private var context: ChannelHandlerContext?
   private var hasStarted = false
   private var sincePing = TimeAmount.zero
   private var heldRead = false
 
-  init(
-    _ life: DeviceLife, socket: WebSocketHandler, authenticator: Authenticator?, quotas: TenantQuotas,
-    metrics: GatewayMetrics
-  ) {
-    self.quotas = quotas
+  init(_ life: DeviceLife, limits: WebSocketLimits) {
     self.life = life
-    self.socket = socket
-    self.authenticator = authenticator
-    self.metrics = metrics
+    super.init(role: .server, limits: limits)
   }
 
-  func handlerAdded(context: ChannelHandlerContext) { self.context = context }
-  func handlerRemoved(context: ChannelHandlerContext) {
+  private var metrics: GatewayMetrics { life.front.metrics }
+
+  override func handlerRemoved(context: ChannelHandlerContext) {
     life.end()
     isWritable = false
-    self.context = nil
+    super.handlerRemoved(context: context)
   }
 
   /// The 101 is written: begin.
@@ -45,13 +30,13 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     guard let context else { return }
     hasStarted = true
     isWritable = context.channel.isWritable
-    life.start(self, on: context.eventLoop) { self.tick() }
+    life.start(self, on: context.eventLoop)
   }
 
   // MARK: From the device
 
-  func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-    switch unwrapInboundIn(data) {
+  override func received(_ event: WebSocketEvent, _ context: ChannelHandlerContext) {
+    switch event {
     case .text(let bytes): received(bytes)
     case .binary: close(.policyViolation, reason: "send JSON objects in text frames")
     case .ping, .pong, .close: break
@@ -59,7 +44,7 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   }
 
   private func received(_ bytes: ByteBuffer) {
-    guard socket.isOpen else { return }
+    guard isOpen else { return }
     let now = NIODeadline.now()
     // What is large and comes too often is not even read.
     if bytes.readableBytes > 1024, messages.wait(life.settings.messages, now: now) > .zero {
@@ -82,9 +67,9 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       send(.pong)
     } else if !messages.take(life.settings.messages, now: now) {
       tooManyMessages(key: message.text("key"))
-    } else if type == "auth", let authenticator {
+    } else if type == "auth", let authenticator = life.front.authenticator {
       authenticate(message.text("token"), authenticator)
-    } else if type == "input", let problem = quotas.problem(life.session, bytes: bytes.readableBytes) {
+    } else if type == "input", let problem = life.front.quotas.problem(life.session, bytes: bytes.readableBytes) {
       if let limit = problem.limit { metrics.exceeded(limit) }
       send(.error(code: "rate_limited", message: problem.detail, key: message.text("key")))
     } else if !life.driver.received(message) {
@@ -139,28 +124,27 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
     }
   }
 
-  func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    let violation = error as? WebSocketViolation
-    if let violation { metrics.violated(violation.reason) }
+  override func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
+
+  override func violated(_ violation: WebSocketViolation, _ context: ChannelHandlerContext) {
+    metrics.violated(violation.reason)
     switch violation {
-    case nil: context.close(promise: nil)
-    // The socket closes after a violation.
-    case .tooManyFrames?:
+    case .tooManyFrames:
       metrics.exceeded(.frames)
       life.closes(.policyViolation, WebSocketViolation.tooManyFrames.reason)
-    case .tooManyPings?:
+    case .tooManyPings:
       metrics.exceeded(.pings)
       life.closes(.policyViolation, WebSocketViolation.tooManyPings.reason)
     default: break
     }
   }
 
-  func channelInactive(context: ChannelHandlerContext) {
+  override func channelInactive(context: ChannelHandlerContext) {
     life.end()
-    context.fireChannelInactive()
+    super.channelInactive(context: context)
   }
 
-  func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+  override func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     switch event {
     case ChannelEvent.inputClosed: context.close(promise: nil)
     default: context.fireUserInboundEventTriggered(event)
@@ -168,22 +152,25 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
   }
 
   /// From here, because behind a gate that had control requests no read comes by itself.
-  func channelReadComplete(context: ChannelHandlerContext) { read(context: context) }
-
-  /// Who takes nothing is not listened to: answers to its pings would pile up.
-  func read(context: ChannelHandlerContext) {
-    heldRead = !context.channel.isWritable && socket.isOpen
-    if !heldRead { context.read() }
+  override func channelReadComplete(context: ChannelHandlerContext) {
+    super.channelReadComplete(context: context)
+    read(context: context)
   }
 
-  func channelWritabilityChanged(context: ChannelHandlerContext) {
+  /// Who takes nothing is not listened to: answers to its pings would pile up.
+  override func read(context: ChannelHandlerContext) {
+    heldRead = !context.channel.isWritable && isOpen
+    if !heldRead { super.read(context: context) }
+  }
+
+  override func channelWritabilityChanged(context: ChannelHandlerContext) {
+    super.channelWritabilityChanged(context: context)
     isWritable = context.channel.isWritable
     if heldRead, context.channel.isWritable {
       sincePing = .zero
       read(context: context)
     }
-    if context.channel.isWritable, socket.isOpen, hasStarted { life.driver.pump() }
-    context.fireChannelWritabilityChanged()
+    if context.channel.isWritable, isOpen, hasStarted { life.driver.pump() }
   }
 
   // MARK: DeviceWire
@@ -203,26 +190,30 @@ final class WebSocketDevice: ChannelDuplexHandler, DeviceWire {
       frame.write(into: &json)
       bytes = json.buffer
     }
-    socket.write(bytes)
+    write(bytes)
   }
 
-  func write(_ bytes: ByteBuffer) { socket.write(bytes) }
-  func flush() { socket.flush() }
-  func writeAndFlush(_ bytes: ByteBuffer) { socket.writeAndFlush(bytes) }
+  func write(_ bytes: ByteBuffer) { if isOpen { context?.write(wrapOutboundOut(bytes), promise: nil) } }
+
+  func flush() { context?.flush() }
+
+  func writeAndFlush(_ bytes: ByteBuffer) {
+    if isOpen { context?.writeAndFlush(wrapOutboundOut(bytes), promise: nil) }
+  }
 
   func close(_ code: CloseCode, reason: String) {
-    if socket.isOpen { life.closes(code, reason) }
-    socket.close(code, reason: reason)
+    if isOpen { life.closes(code, reason) }
+    beginClosing(code, reason: reason)
   }
 
-  private func tick() {
-    guard socket.isOpen, let context else { return life.stopTicking() }
+  func ticked() {
+    guard isOpen, let context else { return life.stopTicking() }
     sincePing = sincePing + life.settings.tick
     if life.takesNothing(context.channel) {
       close(.unresponsive, reason: "took nothing")
     } else if sincePing >= life.settings.pingInterval, context.channel.isWritable {
       sincePing = .zero
-      if !socket.ping() { close(.unresponsive, reason: "no pong") }
+      if !ping() { close(.unresponsive, reason: "no pong") }
     }
   }
 }

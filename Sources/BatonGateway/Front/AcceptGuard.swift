@@ -25,6 +25,7 @@ final class AcceptGuard: ChannelDuplexHandler {
   private let troubles: TroubleLog
   private var count = 0
   private var holds: Set<Hold> = []
+  private var ended: (@Sendable (PeerAddress?) -> Void)?
 
   /// - Parameter most: connections at a time.
   init(most: Int, addresses: AddressLimits, metrics: GatewayMetrics, audit: AuditLog?, logger: Logger) {
@@ -34,6 +35,20 @@ final class AcceptGuard: ChannelDuplexHandler {
     self.audit = audit
     troubles = TroubleLog(logger)
   }
+
+  func handlerAdded(context: ChannelHandlerContext) {
+    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
+    ended = { [eventLoop = context.eventLoop, addresses] address in
+      addresses.closed(address)
+      eventLoop.execute {
+        let (this, context) = bound.value
+        this.count -= 1
+        if this.count < this.most { this.release(.full, context) }
+      }
+    }
+  }
+
+  func handlerRemoved(context: ChannelHandlerContext) { ended = nil }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let connection = unwrapInboundIn(data)
@@ -49,15 +64,7 @@ final class AcceptGuard: ChannelDuplexHandler {
       return connection.close(promise: nil)
     }
     count += 1
-    let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    connection.closeFuture.whenComplete { [eventLoop = context.eventLoop, addresses] _ in
-      addresses.closed(address)
-      eventLoop.execute {
-        let (this, context) = bound.value
-        this.count -= 1
-        if this.count < this.most { this.release(.full, context) }
-      }
-    }
+    connection.closeFuture.whenComplete { [ended] _ in ended?(address) }
     if count >= most, holds.insert(.full).inserted {
       metrics.exceeded(.connections)
       paused(

@@ -12,11 +12,12 @@ package final class DeviceFront: Sendable {
   private let origins: OriginRule
   private let hosts: HostRule
   private let addresses: AddressLimits
-  private let settings: DeviceSettings
+  let settings: DeviceSettings
+  private let socketLimits: WebSocketLimits
   private let state: NodeState
-  private let metrics: GatewayMetrics
+  let metrics: GatewayMetrics
   private let refusals: Refusals
-  private let authenticator: Authenticator?
+  let authenticator: Authenticator?
   let quotas: TenantQuotas
   let audit: AuditLog?
   private let readsProxyHeaders: Bool
@@ -36,6 +37,7 @@ package final class DeviceFront: Sendable {
     self.hosts = hosts
     self.addresses = addresses
     self.settings = settings
+    socketLimits = WebSocketLimits(frames: settings.frames, pings: settings.pings)
     self.state = state
     self.metrics = metrics
     self.refusals = refusals
@@ -181,6 +183,12 @@ package final class DeviceFront: Sendable {
         }
       }
     }.always { _ in place.leave() }
+  }
+
+  /// The device has gone.
+  func left(_ place: DeviceRegistry.Place) {
+    place.leave()
+    metrics.deviceLeft()
   }
 
   /// Tokens were revoked: who is attached by one is closed.
@@ -375,24 +383,14 @@ package final class DeviceFront: Sendable {
     /// Adds the handlers of the device's wire in front of the gate.
     func install(_ channel: any Channel, before gate: Gate) throws {
       let pipeline = channel.pipeline.syncOperations
-      try channel.syncOptions?.setOption(.recvAllocator, value: AdaptiveRecvByteBufferAllocator.forDevices)
-      let ended = { [front, driver, place, eventLoop] in
-        front.registry.remove(driver, on: eventLoop)
-        place.leave()
-        front.metrics.deviceLeft()
-      }
       let life = DeviceLife(
-        request: request, driver: driver, settings: front.settings, ticker: front.registry.ticker(eventLoop),
-        authenticator: front.authenticator, audit: front.audit, ended: ended)
+        request, driver, place, front: front, ticker: front.registry.ticker(eventLoop))
       switch request.wire {
       case .webSocket:
-        let socket = WebSocketHandler(
-          role: .server, limits: WebSocketLimits(frames: front.settings.frames, pings: front.settings.pings))
-        let device = WebSocketDevice(
-          life, socket: socket, authenticator: front.authenticator, quotas: front.quotas, metrics: front.metrics)
-        try pipeline.addHandlers([socket, device], position: .before(gate))
-        let context = try pipeline.context(handler: socket)
-        read = { socket.channelRead(context: context, data: $0) }
+        let device = WebSocketDevice(life, limits: front.socketLimits)
+        try pipeline.addHandler(device, position: .before(gate))
+        let context = try pipeline.context(handler: device)
+        read = { device.channelRead(context: context, data: $0) }
         begin = { device.start() }
       case .events, .text, .entries:
         let device = EventStreamDevice(life, isChunked: isChunked)
@@ -402,7 +400,7 @@ package final class DeviceFront: Sendable {
     }
 
     func start() {
-      front.registry.insert(driver, on: eventLoop)
+      front.registry.starts(driver, on: eventLoop)
       front.metrics.deviceAttached()
       begin()
     }
@@ -416,11 +414,6 @@ package final class DeviceFront: Sendable {
       driver.closed()
     }
   }
-}
-
-extension AdaptiveRecvByteBufferAllocator {
-  /// Devices say little: 256 bytes are enough for most, for ever.
-  fileprivate static let forDevices = AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 256, maximum: 16_384)
 }
 
 extension HTTPRequestHead {

@@ -36,6 +36,8 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var leaving: (() -> Void)?
   private var closesWhenHeard = false
   private var wasBusy = false
+  /// While the front door decides: succeeds where the connection ends.
+  private var gone: EventLoopPromise<Void>?
   private var leftovers: [NIOAny] = []
   /// What the next answer costs, and what the one that is being written does.
   private var charges: (next: MemoryCharge?, current: MemoryCharge?)
@@ -82,6 +84,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     charges = (nil, nil)
     if wasBusy { front.connectionIsBusy(false) }
     wasBusy = false
+    gone.take()?.succeed()
   }
 
   /// After every event: the deadline, and whether the connection holds up the end of a drain.
@@ -310,26 +313,30 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func decide(_ context: ChannelHandlerContext) {
     guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    let gone = context.channel.closeFuture
+    let gone = context.eventLoop.makePromise(of: Void.self)
+    self.gone = gone
     let address = front.client(context.channel, held.head)
-    front.admit(held.head, wire, from: address, on: context.eventLoop, until: gone).assumeIsolated().map(\.value)
-      .whenComplete {
-        result in
-        let (gate, context) = bound.value
-        guard context.channel.isActive else {
-          if case .success(let admitted?) = result { admitted.abandon() }
-          return
-        }
-        var isAdmitted = false
-        if case .success(.some) = result { isAdmitted = true }
-        gate.state.decided(isAdmitted: isAdmitted, now: .now())
-        switch result {
-        case .success(let admitted?): gate.handOver(context, admitted)
-        case .success(nil): gate.finish(context, held.head)
-        case .failure(let error): gate.refuse(context, gate.front.problem(for: error), held.head, wire)
-        }
-        gate.settle(context)
+    front.admit(held.head, wire, from: address, on: context.eventLoop, until: gone.futureResult).assumeIsolated().map(
+      \.value
+    )
+    .whenComplete {
+      result in
+      let (gate, context) = bound.value
+      gate.gone.take()?.fail(ChannelError.ioOnClosedChannel)
+      guard context.channel.isActive else {
+        if case .success(let admitted?) = result { admitted.abandon() }
+        return
       }
+      var isAdmitted = false
+      if case .success(.some) = result { isAdmitted = true }
+      gate.state.decided(isAdmitted: isAdmitted, now: .now())
+      switch result {
+      case .success(let admitted?): gate.handOver(context, admitted)
+      case .success(nil): gate.finish(context, held.head)
+      case .failure(let error): gate.refuse(context, gate.front.problem(for: error), held.head, wire)
+      }
+      gate.settle(context)
+    }
   }
 
   private func handOver(_ context: ChannelHandlerContext, _ admitted: DeviceFront.Admitted) {

@@ -53,6 +53,9 @@ package final class Listener: Sendable {
         channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(accepting()) }
       }
       .childChannelOption(.allowRemoteHalfClosure, value: true)
+      .childChannelOption(.recvAllocator, value: ReceiveBuffers())
+      // More are kept for as many reads.
+      .childChannelOption(.maxMessagesPerRead, value: 1)
       .childChannelInitializer { channel in channel.eventLoop.makeCompletedFuture { try self.accepted(channel) } }
     let server =
       switch address {
@@ -93,8 +96,6 @@ package final class Listener: Sendable {
       return !state.isStopped
     }
     guard isExpected else { throw ChannelError.ioOnClosedChannel }
-    try channel.syncOptions?.setOption(
-      .recvAllocator, value: AdaptiveRecvByteBufferAllocator(minimum: 256, initial: 512, maximum: 65_536))
     let pipeline = channel.pipeline.syncOperations
     if let handler = front.proxyHeader(of: channel) { try pipeline.addHandler(handler) }
     if let tls { try pipeline.addHandler(NIOSSLServerHandler(context: tls.context)) }
@@ -120,6 +121,28 @@ package final class Listener: Sendable {
 
   /// A control request has come: Hummingbird's handlers are added behind the gate.
   func open(_ channel: any Channel) throws {
+    try channel.syncOptions?.setOption(.maxMessagesPerRead, value: 4)
     if case .terminated = opened.continuation.yield(try control.open(channel)) { throw ChannelError.ioOnClosedChannel }
   }
+}
+
+/// How much is read at once: the first buffer stays a connection's for ever, and devices say little. It grows with what comes,
+/// and unlike NIO's own fits into the channel.
+private struct ReceiveBuffers: RecvByteBufferAllocator {
+  private static let least: Int32 = 256
+  private static let most: Int32 = 65_536
+  private var size = ReceiveBuffers.least
+
+  mutating func record(actualReadBytes: Int) -> Bool {
+    if actualReadBytes >= Int(size), size < ReceiveBuffers.most {
+      size *= 2
+      return true
+    }
+    if actualReadBytes < Int(size) / 4, size > ReceiveBuffers.least { size /= 2 }
+    return false
+  }
+
+  func buffer(allocator: ByteBufferAllocator) -> ByteBuffer { allocator.buffer(capacity: Int(size)) }
+
+  func nextBufferSize() -> Int? { Int(size) }
 }

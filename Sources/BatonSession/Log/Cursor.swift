@@ -80,9 +80,9 @@ package struct Cursor: Sendable {
   var steps: [Step] = []
   var arrived: PageOutcome?
   private var saidStalled = false
-  var endWatch: EndWatch?
+  @Boxed var endWatch: EndWatch?
   /// Only where a reset goes back to what the device still has: after `$`.
-  var trail: Trail?
+  @Boxed var trail: Trail?
 
   package init(_ request: AttachRequest) {
     self.request = request

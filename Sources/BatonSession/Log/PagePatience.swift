@@ -4,7 +4,8 @@
 package struct PagePatience: Sendable {
   private static let longestMs: Int64 = 500
 
-  private var last: PageRequest?
+  /// Its hash: that another page is taken for it costs that page a pause.
+  private var last: Int?
   private var askedAt: Int64 = 0
   private var repeats: Int64 = 0
 
@@ -13,9 +14,10 @@ package struct PagePatience: Sendable {
   /// - Parameter now: milliseconds of a clock that does not go back.
   /// - Returns: milliseconds, 0 to 500.
   package mutating func pause(before page: PageRequest, at now: Int64) -> Int64 {
-    repeats = page == last ? max(0, repeats + 1 - (now - askedAt) / PagePatience.longestMs) : 0
+    let hash = page.hashValue
+    repeats = hash == last ? max(0, repeats + 1 - (now - askedAt) / PagePatience.longestMs) : 0
     let pause = repeats < 3 ? 0 : min(50 << min(repeats - 3, 4), PagePatience.longestMs)
-    (last, askedAt) = (page, now)
+    (last, askedAt) = (hash, now)
     return pause
   }
 }

@@ -31,9 +31,9 @@ package struct SessionLog {
   package private(set) var isOpen = false
   /// Grows with every reset.
   package private(set) var epoch = 0
-  package private(set) var reset: Reset?
+  @Boxed package private(set) var reset: Reset?
   /// The first entry that came where there was none to prove the place by: whoever waited there must be told it first.
-  package private(set) var origin: (after: EntryID, first: Offset)?
+  @Boxed package private(set) var origin: (after: EntryID, first: Offset)?
   package private(set) var isStalled = false
   package private(set) var isHeld = false
   package private(set) var isWrongType = false
@@ -61,6 +61,7 @@ package struct SessionLog {
     case .appended(let segment):
       guard let last = segment.entries.end else { return }
       if !end.isEntry, let first = segment.entries.first { origin = (end.offset.id, first.offset) }
+      if gathered == nil { gathered = Gathered() }
       segments.append((next, segment))
       next += segment.entries.count
       bytes += segment.bytes
@@ -195,7 +196,7 @@ package struct SessionLog {
 
   /// All entries from `index` on as one segment, the same for all who ask for the same.
   package func gather(from index: Int) -> Segment {
-    if let known = gathered.known, known.range == index..<next { return known.segment }
+    if let known = gathered?.known, known.range == index..<next { return known.segment }
     var builder = EntriesBuilder()
     var reached = index
     while let (segment, range) = segment(at: reached) {
@@ -203,7 +204,7 @@ package struct SessionLog {
       reached += range.count
     }
     let segment = Segment(builder.finish())
-    gathered.known = (index..<next, segment)
+    gathered?.known = (index..<next, segment)
     return segment
   }
 
@@ -211,5 +212,6 @@ package struct SessionLog {
     var known: (range: Range<Int>, segment: Segment)?
   }
 
-  private let gathered = Gathered()
+  /// Nil where the log never held an entry.
+  private var gathered: Gathered?
 }

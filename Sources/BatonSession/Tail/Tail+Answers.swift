@@ -170,6 +170,7 @@ extension Tail {
 
   private func adapt(_ one: inout Followed, to entries: Entries, _ read: TailRead) {
     let bytes = entries.bytes + 96 * entries.count
-    one.count = max(1, min(configuration.maxCount, configuration.readBytes * entries.count / max(bytes, 1)))
+    one.count = Int32(
+      clamping: max(1, min(configuration.maxCount, configuration.readBytes * entries.count / max(bytes, 1))))
   }
 }

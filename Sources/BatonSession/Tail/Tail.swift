@@ -101,42 +101,48 @@ package struct Tail: Sendable {
     static func == (one: Turn, other: Turn) -> Bool { one.due == other.due && one.session == other.session }
   }
 
+  /// Ordered by size: there is one for each session.
   struct Followed {
     let number: UInt64
-    var isDirty = false
-    var place: Place = .zero
     /// The greatest id that this history has given out, as far as is known; behind `place` where the newest was deleted.
     var seen: EntryID = .zero
-    var evidence: Verdict.Evidence?
-    var isOpen = false
-    var needsLook = true
     /// Drawn by those who want to know that a read was made after they asked.
     var ticket: UInt64 = 0
     var sentTicket: UInt64 = 0
-    var count: Int
-    /// Devices were told `stalled` or `wrongType`: the next read that comes to the end confirms that all is well.
-    var isInTrouble = false
     /// When it is read without being announced, and the earliest turn that stands for it in the timetable.
     var due: Int64 = .max
     var queued: Int64 = .max
     var pause: Int64
-    /// Reads refused in a row; nothing but `due` makes it dirty until one succeeds.
-    var failures = 0
+    /// So long after the first notice is what it announced read, and what has come since with it. Milliseconds.
+    var paceMs: Int64 = 0
     var failingSince: Int64?
+    var place: Place = .zero
+    var evidence: Verdict.Evidence?
+    var count: Int32
+    /// Reads refused in a row; nothing but `due` makes it dirty until one succeeds.
+    var failures: Int32 = 0
+    /// How often in a row a read was lost with the connection.
+    var losses: Int32 = 0
+    /// Notices in a row after which the read brought nothing.
+    var vainNotices: Int32 = 0
+    var isDirty = false
+    var isOpen = false
+    var needsLook = true
+    /// Devices were told `stalled` or `wrongType`: the next read that comes to the end confirms that all is well.
+    var isInTrouble = false
     /// It has more to read than a shared read brings, or was refused in one: its reads are its own until one comes to the end.
     var readsAlone = false
-    /// Its last read was lost with the connection: the next one is made alone. How often that was so in a row.
+    /// Its last read was lost with the connection: the next one is made alone.
     var isSuspect = false
-    var losses = 0
     /// A notice has come since the last read was sent, or had come before the one under way.
     var isNoticed = false
     var wasNoticed = false
     /// The last read armed the notices and came to the end: whatever comes from then on is announced.
     var isWatched = false
-    /// Notices in a row after which the read brought nothing.
-    var vainNotices = 0
-    /// So long after the first notice is what it announced read, and what has come since with it. Milliseconds.
-    var paceMs: Int64 = 0
+
+    init(number: UInt64, count: Int32, isInTrouble: Bool = false, pause: Int64) {
+      (self.number, self.count, self.isInTrouble, self.pause) = (number, count, isInTrouble, pause)
+    }
   }
 
   package init(_ configuration: Configuration = Configuration(), source: Source = .tracking) {
@@ -290,9 +296,9 @@ package struct Tail: Sendable {
       let look = one.needsLook || !one.place.isEntry || !one.isOpen
       let after = one.isOpen ? one.place.offset.id.predecessor ?? .zero : .zero
       let isShared =
-        !look && !one.isSuspect && !one.readsAlone && one.failures == 0 && one.count >= configuration.sharedCount
+        !look && !one.isSuspect && !one.readsAlone && one.failures == 0 && Int(one.count) >= configuration.sharedCount
       let read = TailRead(
-        session: session, after: after, count: one.isOpen ? one.count + 1 : 1, look: look, isShared: isShared)
+        session: session, after: after, count: one.isOpen ? Int(one.count) + 1 : 1, look: look, isShared: isShared)
       one.sentTicket = one.ticket
       followed[session] = one
       reads.append(read)
@@ -363,7 +369,7 @@ package struct Tail: Sendable {
     if round.count == 1, let read = round.values.first, followed[read.session]?.isSuspect == true {
       refused(read.session)
       followed[read.session]?.losses += 1
-      followed[read.session]?.count = max(1, read.count / 4)
+      followed[read.session]?.count = Int32(clamping: max(1, read.count / 4))
     }
     for session in inOrder(round.keys) {
       followed[session]?.isSuspect = true
@@ -435,7 +441,7 @@ package struct Tail: Sendable {
 
   private var idle: Int64 { pause(readsPerSecond: configuration.idleReads) }
 
-  private func patience(_ repeats: Int, from first: Int64, upTo longest: Int64) -> Int64 {
+  private func patience(_ repeats: Int32, from first: Int64, upTo longest: Int64) -> Int64 {
     min(max(first, 1) << Int64(max(0, min(repeats, 20))), longest)
   }
 

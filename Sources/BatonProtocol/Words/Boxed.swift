@@ -15,23 +15,18 @@ package struct Boxed<Value> {
   @inlinable
   package init() { box = nil }
 
+  /// Whether it is there.
+  package var projectedValue: Bool { @inlinable get { box != nil } }
+
   package var wrappedValue: Value? {
     @inlinable get { box?.value }
     @inlinable set { box = newValue.map { Box($0) } }
     @inlinable _modify {
-      // Not copied where it is nobody else's.
-      if box != nil, !isKnownUniquelyReferenced(&box) { box = Box(box?.value) }
-      var value = box?.value.take()
-      defer {
-        if value == nil {
-          box = nil
-        } else if let box {
-          box.value = value
-        } else {
-          box = Box(value)
-        }
-      }
-      yield &value
+      // Changed in its place where it is nobody else's.
+      let own = isKnownUniquelyReferenced(&box) ? box ?? Box(nil) : Box(box?.value)
+      box = own
+      defer { if own.value == nil { box = nil } }
+      yield &own.value
     }
   }
 }

@@ -118,7 +118,7 @@ extension Cursor {
   /// - Parameter start: the index of the segment's first entry.
   /// - Returns: false where nothing was taken; ask for the `next` step.
   package mutating func takesNewest(_ segment: Segment, at start: Int, _ log: borrowing SessionLog) -> Bool {
-    guard isLive, steps.isEmpty, arrived == nil, endWatch == nil, case .following(let follower) = phase,
+    guard isLive, steps.isEmpty, arrived == nil, !$endWatch, case .following(let follower) = phase,
       follower.index == start, follower.epoch == log.epoch, !log.isStalled, !log.isWrongType
     else { return false }
     if case .window = request.rollup { return false }

@@ -82,7 +82,7 @@ package struct Cursor: Sendable {
   private var saidStalled = false
   @Boxed var endWatch: EndWatch?
   /// Only where a reset goes back to what the device still has: after `$`.
-  @Boxed var trail: Trail?
+  var trail: Trail?
 
   package init(_ request: AttachRequest) {
     self.request = request
@@ -207,7 +207,7 @@ package struct Cursor: Sendable {
 
   mutating func deliver(_ delivery: Delivery) -> Step {
     if let end = delivery.entries.end { place = Place(offset: end) }
-    if endWatch != nil { for entry in delivery.entries { endWatch?.delivered(entry) } }
+    if $endWatch { for entry in delivery.entries { endWatch?.delivered(entry) } }
     trail?.delivered(delivery)
     return .deliver(delivery)
   }
@@ -222,6 +222,7 @@ package struct Cursor: Sendable {
   mutating func verified(_ anchor: Entry) { if anchor.endsResponse { endWatch?.delivered(anchor) } }
 
   mutating func finishIfDone() -> Advance {
+    guard $endWatch else { return .nothing }
     switch endWatch?.decision {
     case .finish:
       phase = .finished

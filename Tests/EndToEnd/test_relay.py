@@ -182,6 +182,18 @@ def test_a_device_sees_the_same_answer_at_the_same_time(relays, upstream, sessio
     assert device.view.text == "".join(WORDS)
 
 
+def test_answers_on_one_connection_give_back_what_they_took(upstream, redis, session, tmp_path):
+    with relayed(upstream, tmp_path, redis, "--max-devices", "2") as nodes:
+        with httpx.Client(base_url=f"http://127.0.0.1:{nodes[0].port}", timeout=30) as connection:
+            for number in range(6):
+                headers = {"Baton-Session": f"{session}-{number}"}
+                asked = connection.post("/v1/responses", json={"model": "m", "input": "hi"}, headers=headers)
+                assert asked.status_code == 200, asked.text
+                for _ in range(3):
+                    answer = connection.get(f"/v1/responses/{asked.json()['id']}?stream=true")
+                    assert answer.status_code == 200 and events_of(answer.text)[-1]["type"] == "response.completed"
+
+
 def test_who_goes_away_ends_nothing_and_comes_back_on_another_node(relays, upstream, session):
     upstream.paced = True
     with ask(relays[0], session) as stream:

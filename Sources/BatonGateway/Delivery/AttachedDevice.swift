@@ -28,7 +28,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   /// Milliseconds.
   private(set) var paceMs: Int64 = 0
 
-  /// - Parameter gone: the connection has ended. Fails where who uses it tells that by `closed`.
+  /// - Parameter gone: the connection has ended. Fails once who uses it tells that by `closed`.
   init(
     _ request: DeviceRequest, hub: LoopHub, admission: EventLoopPromise<Admission>, gone: EventLoopFuture<Void>
   ) {
@@ -40,7 +40,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     room.join(self)
     if case .window(let window) = request.attach.rollup { hub.tick(self, everyMilliseconds: window) }
     pump()
-    gone.whenSuccess { [weak self] in self?.closed() }
+    gone.whenSuccess { self.closed() }
   }
 
   private var attach: AttachRequest { cursor.request }

@@ -24,7 +24,7 @@ package protocol DeviceAttaching: Sendable {
 
   /// On the connection's event loop. Fails with a `Problem` (409, 503, …) to refuse.
   ///
-  /// - Parameter gone: succeeds with the end of the connection: attaching is given up at any moment. Fails where the driver
+  /// - Parameter gone: succeeds with the end of the connection: attaching is given up at any moment. Fails once the driver
   ///   is told of that by `closed`.
   func attach(
     _ request: DeviceRequest, on eventLoop: any EventLoop, until gone: EventLoopFuture<Void>

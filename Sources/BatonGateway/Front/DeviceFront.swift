@@ -168,21 +168,33 @@ package final class DeviceFront: Sendable {
         onlyResponse: nil),
       wire: .events)
     return eventLoop.flatSubmit { [attaching, registry] in
-      attaching.attach(request, on: eventLoop, until: channel.closeFuture).flatMap { admission in
+      let gone = DeviceFront.ending(channel)
+      return attaching.attach(request, on: eventLoop, until: gone.futureResult).flatMap { admission in
         guard case .admitted(let driver) = admission else { return eventLoop.makeSucceededVoidFuture() }
         let wait = EntryWait(eventLoop)
         registry.insert(driver, on: eventLoop)
         driver.start(wait)
         let timer = eventLoop.assumeIsolated().scheduleTask(in: time) { wait.end() }
-        let bound = NIOLoopBound(wait, eventLoop: eventLoop)
-        channel.closeFuture.whenComplete { _ in bound.value.end() }
+        gone.futureResult.assumeIsolated().whenSuccess { wait.end() }
         return wait.over.map {
           timer.cancel()
           registry.remove(driver, on: eventLoop)
           driver.closed()
         }
-      }
+      }.always { _ in gone.fail(NoMore()) }
     }.always { _ in place.leave() }
+  }
+
+  /// Nobody waits for the end of a connection any more.
+  struct NoMore: Error {}
+
+  private static func ending(_ channel: any Channel) -> EventLoopPromise<Void> {
+    if let gate = try? channel.pipeline.syncOperations.handler(type: Gate.self) {
+      return gate.ending(channel.eventLoop)
+    }
+    let ended = channel.eventLoop.makePromise(of: Void.self)
+    ended.succeed()
+    return ended
   }
 
   /// The device has gone.
@@ -217,16 +229,21 @@ package final class DeviceFront: Sendable {
         device: DeviceFront.randomName(), onlyResponse: asked.response),
       wire: .entries)
     return eventLoop.flatSubmit { [attaching, registry] in
-      attaching.attach(request, on: eventLoop, until: channel.closeFuture).flatMapThrowing { admission in
+      let gone = DeviceFront.ending(channel)
+      return attaching.attach(request, on: eventLoop, until: gone.futureResult).flatMapThrowing { admission in
         guard case .admitted(let driver) = admission else { throw Problem.storeUnavailable }
         let tap = ResponseTap(driver, on: eventLoop) {
           registry.remove(driver, on: eventLoop)
+          gone.fail(NoMore())
           withExtendedLifetime(place) {}
         }
         registry.insert(driver, on: eventLoop)
         driver.start(tap)
-        channel.closeFuture.whenComplete { _ in tap.gone(ChannelError.ioOnClosedChannel) }
+        gone.futureResult.assumeIsolated().whenSuccess { tap.gone(ChannelError.ioOnClosedChannel) }
         return tap
+      }.flatMapErrorThrowing { error in
+        gone.fail(NoMore())
+        throw error
       }
     }
   }

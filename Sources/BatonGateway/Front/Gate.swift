@@ -29,6 +29,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var held: (head: HTTPRequestHead, wire: DeviceRequest.Wire?, problem: Problem?)?
   private var hasHTTP = false
   private var hasHeard = false
+  private var hasEnded = false
   /// Whether the client reads chunks: HTTP/1.0 has none, and its answers end with their connection.
   private(set) var knowsChunks = true
   /// The client sends nothing more: it has gone, or closed its side.
@@ -36,8 +37,9 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private var leaving: (() -> Void)?
   private var closesWhenHeard = false
   private var wasBusy = false
-  /// While the front door decides: succeeds where the connection ends.
-  private var gone: EventLoopPromise<Void>?
+  /// Of those who have to be told of the connection's end.
+  private var ends: [Int: EventLoopPromise<Void>] = [:]
+  private var endsAsked = 0
   private var leftovers: [NIOAny] = []
   /// What the next answer costs, and what the one that is being written does.
   private var charges: (next: MemoryCharge?, current: MemoryCharge?)
@@ -84,7 +86,23 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     charges = (nil, nil)
     if wasBusy { front.connectionIsBusy(false) }
     wasBusy = false
-    gone.take()?.succeed()
+    hasEnded = true
+    for end in ends.values { end.succeed() }
+  }
+
+  /// On the event loop. Succeeds when the connection ends. Who asked fails it where that is not waited for any more: a
+  /// connection may carry any number of requests, and nothing is kept of one that is over.
+  func ending(_ eventLoop: any EventLoop) -> EventLoopPromise<Void> {
+    let promise = eventLoop.makePromise(of: Void.self)
+    if hasEnded {
+      promise.succeed()
+      return promise
+    }
+    endsAsked += 1
+    ends[endsAsked] = promise
+    let bound = NIOLoopBound(self, eventLoop: eventLoop)
+    promise.futureResult.whenComplete { [number = endsAsked] _ in bound.value.ends[number] = nil }
+    return promise
   }
 
   /// After every event: the deadline, and whether the connection holds up the end of a drain.
@@ -164,6 +182,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
 
   func channelReadComplete(context: ChannelHandlerContext) {
     if closesWhenHeard { return context.close(promise: nil) }
+    state.readCompleted()
     // Hummingbird's handlers ask for nothing more.
     if state.isLingering { context.read() }
     context.fireChannelReadComplete()
@@ -313,16 +332,13 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
   private func decide(_ context: ChannelHandlerContext) {
     guard let held, let wire = held.wire else { return }
     let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
-    let gone = context.eventLoop.makePromise(of: Void.self)
-    self.gone = gone
+    let gone = ending(context.eventLoop)
     let address = front.client(context.channel, held.head)
-    front.admit(held.head, wire, from: address, on: context.eventLoop, until: gone.futureResult).assumeIsolated().map(
-      \.value
-    )
-    .whenComplete {
-      result in
+    let admitted = front.admit(
+      held.head, wire, from: address, on: context.eventLoop, until: gone.futureResult)
+    admitted.assumeIsolated().map(\.value).whenComplete { result in
       let (gate, context) = bound.value
-      gate.gone.take()?.fail(ChannelError.ioOnClosedChannel)
+      gone.fail(DeviceFront.NoMore())
       guard context.channel.isActive else {
         if case .success(let admitted?) = result { admitted.abandon() }
         return

@@ -44,6 +44,8 @@ struct GateState {
   private var isReading = false
   private var expectsContinue = false
   private var closesAfterAnswer = false
+  /// Reads since the front door was asked, and the one that brought the request.
+  private var reads = 0
   private var hasHeard = false
   private var since: NIODeadline
 
@@ -87,6 +89,7 @@ struct GateState {
       return .pass
     case .waiting(.decide):
       isReading = false
+      reads = -1
       return wait(for: .decide)
     default: return .nothing
     }
@@ -130,7 +133,9 @@ struct GateState {
     guard outstanding == 0 else { return .nothing }
     switch phase {
     case .waiting(.decide) where isReading: return .nothing
-    case .waiting(let action): return wait(for: action)
+    case .waiting(let action):
+      reads = 0
+      return wait(for: action)
     case .passing where closesAfterAnswer:
       phase = .lingering
       return .linger
@@ -161,8 +166,18 @@ struct GateState {
     }
   }
 
-  /// Whether bytes are asked for: not while they could belong to a device.
-  var takesBytes: Bool { phase != .deciding && phase != .waiting(.decide) || isReading }
+  /// Whether bytes are asked for: not while they could belong to a device, but once while the front door decides, since mostly
+  /// none come and asking no more and asking again costs two calls of the system.
+  var takesBytes: Bool {
+    switch phase {
+    case .deciding: reads < 1
+    case .waiting(.decide): isReading
+    default: true
+    }
+  }
+
+  /// What has arrived was taken in.
+  mutating func readCompleted() { if phase == .deciding { reads += 1 } }
   var isDevice: Bool { phase == .device }
   var isLingering: Bool { phase == .lingering }
 

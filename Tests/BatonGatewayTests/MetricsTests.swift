@@ -37,7 +37,7 @@ import Testing
   func stall() {
     var watch = StallWatch()
     func look(_ pending: Int, _ isWritable: Bool = false) -> Bool {
-      watch.isOver(pending: pending, isWritable: isWritable, interval: .seconds(1), limit: .seconds(2))
+      watch.isOver(pending, isWritable: isWritable, interval: .seconds(1), limit: .seconds(2))
     }
     #expect(!look(10))
     #expect(!look(10))

@@ -172,7 +172,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   func giveWay() {
     guard let wire, !charges.isEmpty,
       stall.isOver(
-        pending: wire.bufferedBytes, isWritable: wire.isWritable, interval: .seconds(1),
+        wire.bufferedBytes, isWritable: wire.isWritable, interval: .seconds(1),
         limit: StallWatch.limitWhenShort)
     else { return }
     charges.removeAll()

@@ -16,6 +16,8 @@ final class LoopHub: @unchecked Sendable {
   let budget: WindowBudget
   let encodings = EncodingCache()
   private var rooms: [SessionName: Room] = [:]
+  /// Of all rooms.
+  private var windowBytes = 0
   private var windows: [Int: [ObjectIdentifier: AttachedDevice]] = [:]
 
   /// Gone once the gateway has ended.
@@ -36,10 +38,8 @@ final class LoopHub: @unchecked Sendable {
       self.encodings.forget()
       let now = NIODeadline.now()
       let isShort = store.budget.isShort
-      for room in self.rooms.values {
-        room.rest(now)
-        if isShort { for device in room.devices { device.giveWay() } }
-      }
+      if self.windowBytes > 0 { for room in self.rooms.values { room.rest(now) } }
+      if isShort { for room in self.rooms.values { for device in room.devices { device.giveWay() } } }
       self.metrics.windowBytes.set(self.budget.bytes)
     }
   }
@@ -62,7 +62,11 @@ final class LoopHub: @unchecked Sendable {
     store.eventLoop.execute { [weak hub] in hub?.pace(room.session, of: room, milliseconds: milliseconds) }
   }
 
-  func account(_ bytes: Int) { if bytes != 0 { budget.add(bytes) } }
+  func account(_ bytes: Int) {
+    guard bytes != 0 else { return }
+    windowBytes += bytes
+    budget.add(bytes)
+  }
 
   var isOverBudget: Bool { budget.bytes > limits.nodeWindowBytes }
 

@@ -97,8 +97,9 @@ final class DeviceLife {
   }
 
   /// Looked at once a tick.
-  func takesNothing(_ channel: any Channel) -> Bool {
-    stall.isOver(channel, interval: settings.tick, limit: settings.maxStall)
+  func takesNothing(_ wire: some DeviceWire) -> Bool {
+    stall.isOver(
+      wire.bufferedBytes, isWritable: wire.isWritable, interval: settings.tick, limit: settings.maxStall)
   }
 
   private var facts: AuditLog.Facts {
@@ -223,11 +224,12 @@ struct StallWatch {
   private var pending = 0
   private var stalled: TimeAmount = .zero
 
-  mutating func isOver(_ channel: any Channel, interval: TimeAmount, limit: TimeAmount) -> Bool {
-    isOver(pending: channel.bufferedBytes, isWritable: channel.isWritable, interval: interval, limit: limit)
-  }
-
-  mutating func isOver(pending now: Int, isWritable: Bool, interval: TimeAmount, limit: TimeAmount) -> Bool {
+  /// - Parameter waiting: bytes that were written and have not left; asked for only where it counts.
+  mutating func isOver(
+    _ waiting: @autoclosure () -> Int, isWritable: Bool, interval: TimeAmount, limit: TimeAmount
+  ) -> Bool {
+    // Who takes bytes has few that wait.
+    let now = isWritable ? 1 : waiting()
     defer { pending = now }
     guard !isWritable, now >= pending, pending > 0 else {
       stalled = .zero

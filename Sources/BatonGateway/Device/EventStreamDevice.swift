@@ -117,7 +117,7 @@ final class EventStreamDevice: ChannelInboundHandler, TickedWire {
 
   func ticked() {
     guard isOpen, let context else { return }
-    if life.takesNothing(context.channel) {
+    if life.takesNothing(self) {
       context.close(promise: nil)
       return
     }

@@ -207,11 +207,11 @@ final class WebSocketDevice: WebSocketHandler, TickedWire {
   }
 
   func ticked() {
-    guard isOpen, let context else { return life.stopTicking() }
+    guard isOpen else { return life.stopTicking() }
     sincePing = sincePing + life.settings.tick
-    if life.takesNothing(context.channel) {
+    if life.takesNothing(self) {
       close(.unresponsive, reason: "took nothing")
-    } else if sincePing >= life.settings.pingInterval, context.channel.isWritable {
+    } else if sincePing >= life.settings.pingInterval, isWritable {
       sincePing = .zero
       if !ping() { close(.unresponsive, reason: "no pong") }
     }

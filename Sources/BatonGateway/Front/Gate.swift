@@ -237,7 +237,10 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
       let bound = NIOLoopBound((self, context), eventLoop: context.eventLoop)
       stallLooks = context.eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { _ in
         let (gate, context) = bound.value
-        if gate.stall.isOver(context.channel, interval: .seconds(1), limit: gate.front.maxStall) {
+        let channel = context.channel
+        if gate.stall.isOver(
+          channel.bufferedBytes, isWritable: channel.isWritable, interval: .seconds(1), limit: gate.front.maxStall)
+        {
           context.close(promise: nil)
         }
       }

@@ -133,7 +133,8 @@ final class Count {
     guard case .appended(let segment) = update else { return }
     let frames = Count.frames(segment.entries)
     let start = one.log.next - segment.entries.count
-    for index in one.cursors.indices where one.cursors[index].takesNewest(segment, at: start, one.log) {
+    let standing = one.log.standing
+    for index in one.cursors.indices where one.cursors[index].takesNewest(segment, at: start, standing) {
       delivered += segment.entries.count
       bytes += frames.readableBytes
     }

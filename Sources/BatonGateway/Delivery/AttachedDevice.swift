@@ -107,15 +107,25 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   /// The room's newest segment, where that is all there is to do for this device.
   ///
-  /// - Parameter start: the index of its first entry in the room's log.
+  /// - Parameters:
+  ///   - start: the index of its first entry in the room's log.
+  ///   - shared: its bytes, once a device of the room has asked for them.
   /// - Returns: false where nothing was done: it is to be pumped.
-  func take(_ segment: Segment, at start: Int) -> Bool {
+  func take(
+    _ segment: Segment, at start: Int, _ log: SessionLog.Standing, _ shared: inout FrameBytes.Shared?
+  ) -> Bool {
     guard let wire, !isPumping, !isClosed, charges.isEmpty, wire.isWritable,
-      cursor.takesNewest(segment, at: start, room.log)
+      cursor.takesNewest(segment, at: start, log)
     else { return false }
     isPumping = true
     let delivery = Delivery(segment, 0..<segment.entries.count, joined: false)
-    if form == .entries { write(delivery, wire) } else { wire.writeAndFlush(bytes(of: delivery)) }
+    if form == .entries {
+      write(delivery, wire)
+    } else {
+      let bytes = FrameBytes.of(delivery, form.encoding, only: attach.onlyResponse, hub.encodings, &shared)
+      count(delivery, bytes)
+      wire.writeAndFlush(bytes)
+    }
     isPumping = false
     return true
   }
@@ -130,9 +140,13 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
 
   private func bytes(of delivery: Delivery) -> ByteBuffer {
     let bytes = FrameBytes.of(delivery, form.encoding, only: attach.onlyResponse, hub.encodings)
+    count(delivery, bytes)
+    return bytes
+  }
+
+  private func count(_ delivery: Delivery, _ bytes: ByteBuffer) {
     hub.counters.entriesDelivered.add(UInt64(delivery.range.count))
     hub.counters.bytesSent.add(UInt64(bytes.readableBytes))
-    return bytes
   }
 
   /// As far as the device takes bytes; false where nothing was written.

@@ -5,6 +5,27 @@ import NIOCore
 
 /// The bytes of entries on each wire.
 enum FrameBytes {
+  /// A newest segment's, for the devices of a room one after the other: nearly all want the same.
+  struct Shared {
+    let wire: Segment.Encoding.Wire
+    let bytes: ByteBuffer
+  }
+
+  static func of(
+    _ newest: Delivery, _ wire: Segment.Encoding.Wire, only response: String?, _ cache: EncodingCache,
+    _ shared: inout Shared?
+  ) -> ByteBuffer {
+    if response == nil {
+      guard let known = shared else {
+        let bytes = encode(newest.entries, wire, joined: false)
+        shared = Shared(wire: wire, bytes: bytes)
+        return bytes
+      }
+      if known.wire == wire { return known.bytes }
+    }
+    return of(newest, wire, only: response, cache)
+  }
+
   /// Shared with every device that wants the same.
   static func of(
     _ delivery: Delivery, _ wire: Segment.Encoding.Wire, only response: String?, _ cache: EncodingCache

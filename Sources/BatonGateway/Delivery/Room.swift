@@ -66,7 +66,9 @@ final class Room: @unchecked Sendable {
   /// To those who are live and level, which are nearly all, the same bytes.
   private func deliver(_ segment: Segment, paceMs: Int64) {
     let start = log.next - segment.entries.count
-    for device in devices where !device.take(segment, at: start) {
+    let standing = log.standing
+    var shared: FrameBytes.Shared?
+    for device in devices where !device.take(segment, at: start, standing, &shared) {
       // It was read so late because nobody wanted it sooner.
       if device.paceMs > 0, device.paceMs <= paceMs { device.windowPassed() } else { device.pump() }
     }

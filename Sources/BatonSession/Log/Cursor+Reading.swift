@@ -115,11 +115,13 @@ extension Cursor {
   /// Takes the log's newest segment where that is all there is to do, as `next` would in several steps: the device is live
   /// and had everything before it.
   ///
-  /// - Parameter start: the index of the segment's first entry.
+  /// - Parameters:
+  ///   - start: the index of the segment's first entry.
+  ///   - log: as it is with the segment.
   /// - Returns: false where nothing was taken; ask for the `next` step.
-  package mutating func takesNewest(_ segment: Segment, at start: Int, _ log: borrowing SessionLog) -> Bool {
+  package mutating func takesNewest(_ segment: Segment, at start: Int, _ log: SessionLog.Standing) -> Bool {
     guard isLive, steps.isEmpty, arrived == nil, !$endWatch, case .following(let follower) = phase,
-      follower.index == start, follower.epoch == log.epoch, !log.isStalled, !log.isWrongType
+      follower.index == start, follower.epoch == log.epoch, !log.isInTrouble
     else { return false }
     if case .window = request.rollup { return false }
     trail?.delivered(Delivery(segment, 0..<segment.entries.count, joined: false))

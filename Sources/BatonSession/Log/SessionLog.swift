@@ -51,6 +51,18 @@ package struct SessionLog {
   private var fresh = 0
   private var grouped = 0
 
+  /// What a device that is live and level has to know of it: plain numbers, so that the log is not copied for each device.
+  package struct Standing: Sendable {
+    let next: Int
+    let epoch: Int
+    let end: Place
+    let isInTrouble: Bool
+  }
+
+  package var standing: Standing {
+    Standing(next: next, epoch: epoch, end: end, isInTrouble: isStalled || isWrongType)
+  }
+
   package init() {}
 
   package mutating func apply(_ update: TailUpdate) {

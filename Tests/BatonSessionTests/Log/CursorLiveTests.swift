@@ -189,7 +189,7 @@ import Testing
     stand.write(4...4)
     change(&stand)
     guard let (segment, _) = stand.log.segment(at: stand.log.next - 1) else { return (false, stand.steps()) }
-    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - segment.entries.count, stand.log)
+    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - segment.entries.count, stand.log.standing)
     return (isTaken, stand.steps())
   }
 
@@ -198,8 +198,8 @@ import Testing
     var stand = live()
     stand.write(4...4)
     guard let (segment, _) = stand.log.segment(at: stand.log.next - 1) else { return #expect(Bool(false)) }
-    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log)
-    let isTakenAgain = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log)
+    let isTaken = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log.standing)
+    let isTakenAgain = stand.cursor.takesNewest(segment, at: stand.log.next - 1, stand.log.standing)
     #expect(isTaken && !isTakenAgain && show(stand.cursor.place.offset) == "4")
     stand.write(5...5)
     #expect(stand.steps() == ["tell 5"], "and goes on from there")

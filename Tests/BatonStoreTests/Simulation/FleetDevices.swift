@@ -132,7 +132,7 @@ extension Fleet {
   /// The newest segment in one call, as a gateway's room does it.
   private func take(_ update: TailUpdate, _ device: SimulatedDevice, _ room: SimulatedRoom) -> Bool {
     guard case .appended(let segment) = update, device.takes, complaints.isEmpty,
-      device.cursor?.takesNewest(segment, at: room.log.next - segment.entries.count, room.log) == true
+      device.cursor?.takesNewest(segment, at: room.log.next - segment.entries.count, room.log.standing) == true
     else { return false }
     tally.takenAtOnce += 1
     judge(device, .deliver(Delivery(segment, 0..<segment.entries.count, joined: false)))

@@ -5,28 +5,28 @@ import NIOCore
 
 /// Carries out what a device's cursor decides. Everything happens on the device's event loop.
 final class AttachedDevice: DeviceDriver, @unchecked Sendable {
-  private let form: DeviceRequest.Wire
   private let hub: LoopHub
   private let room: Room
   private var cursor: Cursor
+  private let form: DeviceRequest.Wire
+  private var isPumping = false
+  private var isClosed = false
+  /// Commands of the device that Redis has not answered.
+  private var pendingCommands: UInt8 = 0
+  /// How long it can wait for what is new: its rollup window while it is live, but for what the tail's clock is late.
+  /// Milliseconds.
+  private var pace: Int32 = 0
   /// Nil before the device is let in, and when it is gone.
   private var wire: (any DeviceWire)?
   private var admission: EventLoopPromise<Admission>?
   /// What was decided before the device was let in.
   private var held: [Cursor.Step] = []
-  /// Commands of the device that Redis has not answered.
-  private var pendingCommands = 0
-  /// The page that is being read, and how often the same one was asked for without getting on.
-  private var pageTicket: UInt64?
+  /// The page that is being read, and how often the same one was asked for without getting on. 0: none is.
+  private var pageTicket: UInt64 = 0
   private var patience = PagePatience()
   /// History that was written and has not left, and the bytes that waited when it was last looked at.
   private var charges: [MemoryCharge] = []
   private var stall = StallWatch()
-  private var isPumping = false
-  private var isClosed = false
-  /// How long it can wait for what is new: its rollup window while it is live, but for what the tail's clock is late.
-  /// Milliseconds.
-  private(set) var paceMs: Int64 = 0
 
   /// - Parameter gone: the connection has ended. Fails once who uses it tells that by `closed`.
   init(
@@ -44,6 +44,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
   }
 
   private var attach: AttachRequest { cursor.request }
+  var paceMs: Int64 { Int64(pace) }
 
   // MARK: admission
 
@@ -100,7 +101,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     // A flush can make the device writable again before it returns.
     while advance() { wire?.flush() }
     if wire?.isWritable != false { charges.removeAll() }
-    if case .window(let window) = attach.rollup { setPace(cursor.isLive ? Int64(window) - 20 : 0) }
+    if case .window(let window) = attach.rollup { setPace(cursor.isLive ? Int32(clamping: window) - 20 : 0) }
     // Nothing came that would end the wait for something to send.
     if admission != nil, cursor.isLive, !cursor.isFinishing { admit(.admitted(self)) }
   }
@@ -169,10 +170,10 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     return wrote
   }
 
-  private func setPace(_ pace: Int64) {
-    guard pace != paceMs, !isClosed else { return }
-    let wasHasty = paceMs == 0
-    paceMs = pace
+  private func setPace(_ pace: Int32) {
+    guard pace != self.pace, !isClosed else { return }
+    let wasHasty = self.pace == 0
+    self.pace = pace
     if wasHasty != (pace == 0) { room.paceChanged(isHasty: pace == 0) }
   }
 
@@ -243,8 +244,8 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
     wire = nil
     charges.removeAll()
     held.removeAll()
-    if let ticket = pageTicket {
-      let session = attach.session
+    if pageTicket != 0 {
+      let (session, ticket) = (attach.session, pageTicket)
       hub.store.eventLoop.execute { [store = hub.store] in store.abandon(ticket, session: session) }
     }
     admission?.fail(Problem.storeUnavailable)
@@ -272,7 +273,7 @@ final class AttachedDevice: DeviceDriver, @unchecked Sendable {
       store.read(page, id: ticket, waits: waits) { outcome in
         self.hub.eventLoop.execute {
           guard !self.isClosed else { return }
-          self.pageTicket = nil
+          self.pageTicket = 0
           if case .refused(let reason) = outcome, self.admission != nil { return self.refuse(.refusedByStore(reason)) }
           self.cursor.pageArrived(outcome)
           self.pump()

@@ -120,7 +120,7 @@ extension Cursor {
   ///   - log: as it is with the segment.
   /// - Returns: false where nothing was taken; ask for the `next` step.
   package mutating func takesNewest(_ segment: Segment, at start: Int, _ log: SessionLog.Standing) -> Bool {
-    guard isLive, steps.isEmpty, arrived == nil, !$endWatch, case .following(let follower) = phase,
+    guard isLive, steps.isEmpty, arrived == nil, !hasEnd, case .following(let follower) = phase,
       follower.index == start, follower.epoch == log.epoch, !log.isInTrouble
     else { return false }
     if case .window = request.rollup { return false }

@@ -80,13 +80,16 @@ package struct Cursor: Sendable {
   var steps: [Step] = []
   var arrived: PageOutcome?
   private var saidStalled = false
-  @Boxed var endWatch: EndWatch?
   /// Only where a reset goes back to what the device still has: after `$`.
   var trail: Trail?
+  private var watched: Watched?
 
   package init(_ request: AttachRequest) {
     self.request = request
   }
+
+  /// Whether the attach has an end that is yet to come.
+  var hasEnd: Bool { watched != nil }
 
   package mutating func pageArrived(_ outcome: PageOutcome) { arrived = outcome }
 
@@ -100,7 +103,7 @@ package struct Cursor: Sendable {
 
   /// It is live, and whether all has been sent that was asked for is being looked up.
   package var isFinishing: Bool {
-    if case .survey? = endWatch?.decision { isLive } else { false }
+    if case .survey? = watched?.end.decision { isLive } else { false }
   }
 
   /// Nil: nothing to do until something happens.
@@ -188,7 +191,7 @@ package struct Cursor: Sendable {
     }
     switch asked {
     case .survey:
-      endWatch?.surveyed(page.entries, more: page.more)
+      changeEndWatch { $0.surveyed(page.entries, more: page.more) }
       return nil
     case .stale: return nil
     case .nothing, .page, .tail, .store: break
@@ -207,23 +210,24 @@ package struct Cursor: Sendable {
 
   mutating func deliver(_ delivery: Delivery) -> Step {
     if let end = delivery.entries.end { place = Place(offset: end) }
-    if $endWatch { for entry in delivery.entries { endWatch?.delivered(entry) } }
-    trail?.delivered(delivery)
+    noted(delivery)
     return .deliver(delivery)
   }
 
   /// Goes on from here, with history first.
   mutating func stand(at place: Place, more: Bool) {
     self.place = place
-    endWatch = EndWatch(request, from: place)
+    watched = EndWatch(request, from: place).map(Watched.init)
     phase = .paging(Pager(more: more))
   }
 
-  mutating func verified(_ anchor: Entry) { if anchor.endsResponse { endWatch?.delivered(anchor) } }
+  mutating func verified(_ anchor: Entry) {
+    if anchor.endsResponse { changeEndWatch { $0.delivered(anchor) } }
+  }
 
   mutating func finishIfDone() -> Advance {
-    guard $endWatch else { return .nothing }
-    switch endWatch?.decision {
+    guard let watched else { return .nothing }
+    switch watched.end.decision {
     case .finish:
       phase = .finished
       return .step(.finish)
@@ -232,8 +236,28 @@ package struct Cursor: Sendable {
       let step = ask(span, look: false)
       wait = .survey
       return .step(step)
-    case .wait, nil: return .nothing
+    case .wait: return .nothing
     }
+  }
+
+  // MARK: whether all was sent
+
+  /// On the heap: most attaches have no end. Changed only by a cursor that has it for itself.
+  private final class Watched: @unchecked Sendable {
+    var end: EndWatch
+    init(_ end: EndWatch) { self.end = end }
+  }
+
+  private mutating func changeEndWatch(_ change: (inout EndWatch) -> Void) {
+    if !isKnownUniquelyReferenced(&watched) { watched = watched.map { Watched($0.end) } }
+    if let watched { change(&watched.end) }
+  }
+
+  /// The device was sent this.
+  private mutating func noted(_ delivery: Delivery) {
+    trail?.delivered(delivery)
+    guard watched != nil else { return }
+    changeEndWatch { end in for entry in delivery.entries { end.delivered(entry) } }
   }
 }
 

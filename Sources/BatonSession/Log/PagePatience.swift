@@ -6,8 +6,8 @@ package struct PagePatience: Sendable {
 
   /// Its hash: that another page is taken for it costs that page a pause.
   private var last: Int?
+  private var repeats: Int32 = 0
   private var askedAt: Int64 = 0
-  private var repeats: Int64 = 0
 
   package init() {}
 
@@ -15,8 +15,9 @@ package struct PagePatience: Sendable {
   /// - Returns: milliseconds, 0 to 500.
   package mutating func pause(before page: PageRequest, at now: Int64) -> Int64 {
     let hash = page.hashValue
-    repeats = hash == last ? max(0, repeats + 1 - (now - askedAt) / PagePatience.longestMs) : 0
-    let pause = repeats < 3 ? 0 : min(50 << min(repeats - 3, 4), PagePatience.longestMs)
+    let forgotten = Int32(clamping: (now - askedAt) / PagePatience.longestMs)
+    repeats = hash == last ? max(0, repeats + 1 - forgotten) : 0
+    let pause = repeats < 3 ? 0 : min(50 << Int64(min(repeats - 3, 4)), PagePatience.longestMs)
     (last, askedAt) = (hash, now)
     return pause
   }

@@ -24,14 +24,24 @@ enum Handshake {
 }
 
 extension HTTPHeaders {
-  /// The members of a comma list, over all fields of that name.
+  /// The members of a comma list, over all fields of that name (RFC 9110 section 5.6.1).
   func members(_ name: String) -> [String] {
-    self[name].flatMap { $0.split(separator: ",", omittingEmptySubsequences: false) }
-      .map { String($0).trimmingCharacters(in: .whitespaces) }
-      .filter { !$0.isEmpty }
+    var members: [String] = []
+    for field in self[name] {
+      for member in field.utf8.split(separator: UInt8(ascii: ",")) {
+        let trimmed = member.drop(while: Self.isSpace)
+        guard let last = trimmed.lastIndex(where: { !Self.isSpace($0) }) else { continue }
+        members.append(String(Substring(trimmed[...last])))
+      }
+    }
+    return members
   }
 
+  /// RFC 9110 section 5.6.3.
+  private static func isSpace(_ byte: UInt8) -> Bool { byte == UInt8(ascii: " ") || byte == UInt8(ascii: "\t") }
+
+  /// - Parameter member: in lower case; whatever the case of the header's.
   func hasMember(_ name: String, _ member: String) -> Bool {
-    members(name).contains { $0.lowercased() == member }
+    members(name).contains { $0.utf8.count == member.utf8.count && $0.lowercased() == member }
   }
 }

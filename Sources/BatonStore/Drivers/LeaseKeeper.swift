@@ -37,8 +37,31 @@ final class LeaseKeeper {
   /// Somebody may be told `live`.
   private let release: (SessionName) -> Void
   private let rescue: ResponseRescue
-  private var sessions: [SessionName: Watched] = [:]
+  private var sessions = Turns()
+  private var turn = 0
   private var isTicking = false
+
+  /// All sessions, in parts that are looked at one after the other within ``LeaseWatch/interval``: all at once would keep the
+  /// live ones waiting for milliseconds.
+  private struct Turns {
+    static let count = 16
+    private(set) var parts: [[SessionName: Watched]] = Array(repeating: [:], count: Turns.count)
+
+    subscript(session: SessionName) -> Watched? {
+      get { parts[Turns.part(of: session)][session] }
+      _modify { yield &parts[Turns.part(of: session)][session] }
+    }
+
+    private static func part(of session: SessionName) -> Int { session.hashValue & (count - 1) }
+
+    mutating func remove(_ session: SessionName) -> Watched? {
+      parts[Turns.part(of: session)].removeValue(forKey: session)
+    }
+
+    var isEmpty: Bool { parts.allSatisfy(\.isEmpty) }
+    var names: [SessionName] { parts.flatMap(\.keys) }
+    var haveResponses: Bool { parts.contains { $0.values.contains { !$0.responses.isEmpty } } }
+  }
 
   init(
     keyPrefix: String, commands: CommandLink, shard: ShardState, rescue: ResponseRescue, on eventLoop: any EventLoop,
@@ -84,7 +107,7 @@ final class LeaseKeeper {
   /// - Returns: whether somebody waits for `live` until a response's end was read.
   @discardableResult
   func end(_ session: SessionName) -> Bool {
-    guard let watched = sessions.removeValue(forKey: session) else { return false }
+    guard let watched = sessions.remove(session) else { return false }
     return watched.isHeld && watched.hasEnded
   }
 
@@ -108,7 +131,7 @@ final class LeaseKeeper {
 
   /// Nothing that was seen counts: the connection is another now. Another master may have open what had ended.
   func begunAnew() {
-    for session in sessions.keys {
+    for session in sessions.names {
       sessions[session]?.watch.connectionLost()
       if sessions[session]?.cursor == nil { sessions[session]?.cursor = "0" }
     }
@@ -117,21 +140,20 @@ final class LeaseKeeper {
   private func tick() {
     guard !isTicking, !sessions.isEmpty else { return }
     isTicking = true
-    eventLoop.assumeIsolated().scheduleTask(in: LeaseWatch.interval) { [weak self] in
+    let pause = TimeAmount.nanoseconds(LeaseWatch.interval.nanoseconds / Int64(Turns.count))
+    eventLoop.assumeIsolated().scheduleTask(in: pause) { [weak self] in
       guard let self else { return }
       self.isTicking = false
-      if self.sessions.contains(where: { !$0.value.responses.isEmpty }) {
-        // Whether writes succeed has to be known before a look is judged.
-        self.commands.tryWrite { [weak self] in self?.lookAtAll() }
-      } else {
-        self.lookAtAll()
-      }
+      self.turn = (self.turn + 1) % Turns.count
+      // Whether writes succeed has to be known before a look is judged: it is asked on the same connection.
+      if self.turn == 0, self.sessions.haveResponses { self.commands.tryWrite() }
+      self.lookAtPart()
       self.tick()
     }
   }
 
-  private func lookAtAll() {
-    for (session, watched) in sessions where !watched.isLooking {
+  private func lookAtPart() {
+    for (session, watched) in sessions.parts[turn] where !watched.isLooking {
       if watched.cursor != nil { walk(session) } else if !watched.responses.isEmpty { look(session) }
     }
   }

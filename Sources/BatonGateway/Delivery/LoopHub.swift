@@ -1,6 +1,7 @@
 import BatonProtocol
 import BatonSession
 import BatonStore
+import DequeModule
 import NIOCore
 
 /// The rooms of one event loop.
@@ -16,8 +17,11 @@ final class LoopHub: @unchecked Sendable {
   let budget: WindowBudget
   let encodings = EncodingCache()
   private var rooms: [SessionName: Room] = [:]
-  /// Of all rooms.
-  private var windowBytes = 0
+  /// Rooms with a window, each once, and when it is to be seen whether it is still added to: a few at a time, because a
+  /// thousand of them take milliseconds.
+  private var withWindow: Deque<(due: NIODeadline, room: Room)> = []
+  private var spread = 0
+  private static let turns = 16
   private var windows: [Int: [ObjectIdentifier: AttachedDevice]] = [:]
 
   /// Gone once the gateway has ended.
@@ -36,11 +40,13 @@ final class LoopHub: @unchecked Sendable {
     eventLoop.scheduleRepeatedTask(initialDelay: .seconds(1), delay: .seconds(1)) { [weak self] task in
       guard let self else { return task.cancel() }
       self.encodings.forget()
-      let now = NIODeadline.now()
-      let isShort = store.budget.isShort
-      if self.windowBytes > 0 { for room in self.rooms.values { room.rest(now) } }
-      if isShort { for room in self.rooms.values { for device in room.devices { device.giveWay() } } }
+      if store.budget.isShort { for room in self.rooms.values { for device in room.devices { device.giveWay() } } }
       self.metrics.windowBytes.set(self.budget.bytes)
+    }
+    let turn = TimeAmount.nanoseconds(1_000_000_000 / Int64(LoopHub.turns))
+    eventLoop.scheduleRepeatedTask(initialDelay: turn, delay: turn) { [weak self] task in
+      guard let self else { return task.cancel() }
+      self.restRooms(.now())
     }
   }
 
@@ -62,10 +68,22 @@ final class LoopHub: @unchecked Sendable {
     store.eventLoop.execute { [weak hub] in hub?.pace(room.session, of: room, milliseconds: milliseconds) }
   }
 
-  func account(_ bytes: Int) {
-    guard bytes != 0 else { return }
-    windowBytes += bytes
-    budget.add(bytes)
+  func account(_ bytes: Int) { if bytes != 0 { budget.add(bytes) } }
+
+  // MARK: windows that nobody adds to
+
+  /// The room has a window now: it is looked at about every second from now on.
+  func hasWindow(_ room: Room) {
+    // What begins at the same time is not looked at all at once.
+    spread = (spread + 1) % LoopHub.turns
+    withWindow.append((.now() + .milliseconds(1000 + Int64(spread * 1000 / LoopHub.turns)), room))
+  }
+
+  private func restRooms(_ now: NIODeadline) {
+    while let (due, room) = withWindow.first, due <= now {
+      withWindow.removeFirst()
+      if room.rest(now) { withWindow.append((max(due, now - .milliseconds(500)) + .seconds(1), room)) }
+    }
   }
 
   var isOverBudget: Bool { budget.bytes > limits.nodeWindowBytes }

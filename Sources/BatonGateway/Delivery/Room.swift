@@ -9,6 +9,7 @@ final class Room: @unchecked Sendable {
   private(set) var log = SessionLog()
   private(set) var devices: [AttachedDevice] = []
   private var lastAppend = NIODeadline.now()
+  private var hasWindow = false
   /// Devices that want everything at once, and how long all can wait, as it was told. Milliseconds.
   private var hasty = 0
   private var paceMs: Int64 = 0
@@ -75,13 +76,20 @@ final class Room: @unchecked Sendable {
   }
 
   /// The window goes soon after the last entry.
-  func rest(_ now: NIODeadline) {
+  ///
+  /// - Returns: whether there is still one.
+  func rest(_ now: NIODeadline) -> Bool {
     if log.bytes > 0, now - lastAppend > .seconds(5) { account { $0.shrink(toBytes: 0) } }
+    hasWindow = log.bytes > 0
+    return hasWindow
   }
 
   private func account(_ change: (inout SessionLog) -> Void) {
     let before = log.bytes
     change(&log)
     hub.account(log.bytes - before)
+    guard log.bytes > 0, !hasWindow else { return }
+    hasWindow = true
+    hub.hasWindow(self)
   }
 }

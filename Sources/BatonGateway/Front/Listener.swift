@@ -13,7 +13,8 @@ package final class Listener: Sendable {
   private let limits: HTTPLimits
   private let control: ControlChannel
   private let logger: Logger
-  private let opened = AsyncStream<ControlChannel.Value>.makeStream()
+  /// Ends once it was stopped and nobody is answered any more.
+  private let over = AsyncStream<Void>.makeStream()
   private let state = NIOLockedValueBox(State())
 
   private struct State {
@@ -21,6 +22,10 @@ package final class Listener: Sendable {
     var isStopped = false
     /// Connections that are not a device's.
     var gated: [ObjectIdentifier: any Channel] = [:]
+    /// Connections that Hummingbird has.
+    var answering: [ObjectIdentifier: Task<Void, Never>] = [:]
+
+    var isOver: Bool { isStopped && answering.isEmpty }
   }
 
   /// - Parameter logger: of what goes wrong inside Hummingbird.
@@ -71,23 +76,26 @@ package final class Listener: Sendable {
     }
     if isStopped { return }
     if let address = server.localAddress { onListening(address) }
-    await withDiscardingTaskGroup { group in
-      for await connection in opened.stream {
-        group.addTask { await self.control.handle(value: connection, logger: self.logger) }
-      }
+    await withTaskCancellationHandler {
+      for await _ in over.stream {}
+    } onCancel: {
+      stop()
+      for task in state.withLockedValue({ Array($0.answering.values) }) { task.cancel() }
     }
+    for task in state.withLockedValue({ Array($0.answering.values) }) { await task.value }
   }
 
   /// Accepts no more connections, and has each end that carries no request, at once or after the answer that it waits for.
   /// Devices stay.
   func stop() {
-    let (server, gated) = state.withLockedValue { state in
-      defer { state = State(isStopped: true) }
-      return (state.server, Array(state.gated.values))
+    let (server, gated, isOver) = state.withLockedValue { state in
+      state.isStopped = true
+      defer { (state.server, state.gated) = (nil, [:]) }
+      return (state.server, Array(state.gated.values), state.isOver)
     }
     server?.close(promise: nil)
     for channel in gated { channel.pipeline.fireUserInboundEventTriggered(ChannelShouldQuiesceEvent()) }
-    opened.continuation.finish()
+    if isOver { over.continuation.finish() }
   }
 
   private func accepted(_ channel: any Channel) throws {
@@ -122,7 +130,21 @@ package final class Listener: Sendable {
   /// A control request has come: Hummingbird's handlers are added behind the gate.
   func open(_ channel: any Channel) throws {
     try channel.syncOptions?.setOption(.maxMessagesPerRead, value: 4)
-    if case .terminated = opened.continuation.yield(try control.open(channel)) { throw ChannelError.ioOnClosedChannel }
+    let connection = try control.open(channel)
+    state.withLockedValue { state in
+      state.answering[ObjectIdentifier(channel)] = Task {
+        await control.handle(value: connection, logger: logger)
+        answered(channel)
+      }
+    }
+  }
+
+  private func answered(_ channel: any Channel) {
+    let isOver = state.withLockedValue { state in
+      state.answering[ObjectIdentifier(channel)] = nil
+      return state.isOver
+    }
+    if isOver { over.continuation.finish() }
   }
 }
 

@@ -386,6 +386,7 @@ final class Gate: ChannelDuplexHandler, RemovableChannelHandler {
     let channel = context.channel
     if hasHTTP {
       listener.ended(channel)
+      try? channel.syncOptions?.setOption(.recvAllocator, value: ReceiveBuffers.forDevices)
       context.fireUserInboundEventTriggered(ChannelEvent.inputClosed)
     } else {
       context.pipeline.syncOperations.removeHandler(self, promise: nil)

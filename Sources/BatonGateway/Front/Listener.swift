@@ -58,7 +58,7 @@ package final class Listener: Sendable {
         channel.eventLoop.makeCompletedFuture { try channel.pipeline.syncOperations.addHandler(accepting()) }
       }
       .childChannelOption(.allowRemoteHalfClosure, value: true)
-      .childChannelOption(.recvAllocator, value: ReceiveBuffers())
+      .childChannelOption(.recvAllocator, value: ReceiveBuffers.forDevices)
       // More are kept for as many reads.
       .childChannelOption(.maxMessagesPerRead, value: 1)
       .childChannelInitializer { channel in channel.eventLoop.makeCompletedFuture { try self.accepted(channel) } }
@@ -130,6 +130,7 @@ package final class Listener: Sendable {
   /// A control request has come: Hummingbird's handlers are added behind the gate.
   func open(_ channel: any Channel) throws {
     try channel.syncOptions?.setOption(.maxMessagesPerRead, value: 4)
+    try channel.syncOptions?.setOption(.recvAllocator, value: ReceiveBuffers.forRequests)
     let connection = try control.open(channel)
     state.withLockedValue { state in
       state.answering[ObjectIdentifier(channel)] = Task {
@@ -146,25 +147,4 @@ package final class Listener: Sendable {
     }
     if isOver { over.continuation.finish() }
   }
-}
-
-/// How much is read at once: the first buffer stays a connection's for ever, and devices say little. It grows with what comes,
-/// and unlike NIO's own fits into the channel.
-private struct ReceiveBuffers: RecvByteBufferAllocator {
-  private static let least: Int32 = 256
-  private static let most: Int32 = 65_536
-  private var size = ReceiveBuffers.least
-
-  mutating func record(actualReadBytes: Int) -> Bool {
-    if actualReadBytes >= Int(size), size < ReceiveBuffers.most {
-      size *= 2
-      return true
-    }
-    if actualReadBytes < Int(size) / 4, size > ReceiveBuffers.least { size /= 2 }
-    return false
-  }
-
-  func buffer(allocator: ByteBufferAllocator) -> ByteBuffer { allocator.buffer(capacity: Int(size)) }
-
-  func nextBufferSize() -> Int? { Int(size) }
 }
